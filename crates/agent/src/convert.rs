@@ -1,0 +1,87 @@
+//! From the words of the crates below to those of the contract.
+
+use godwit_migration::handover::PeerState;
+use godwit_node::Finding;
+use godwit_rpc::v1::{AskReply, Failure, NodeFacts, ask_reply};
+
+/// A finding of the node's inspection.
+#[must_use]
+pub fn finding(finding: Finding) -> Failure {
+    Failure {
+        reason: finding.reason,
+        message: finding.message,
+        remedy: finding.remedy,
+    }
+}
+
+/// What CRIU said about a container.
+#[must_use]
+pub fn criu_failure(failure: &godwit_criu::Failure, container: &str) -> Failure {
+    Failure {
+        reason: failure.reason.clone(),
+        message: format!("container {container}: {}", failure.message),
+        remedy: failure.remedy.clone(),
+    }
+}
+
+/// What must match between two nodes.
+#[must_use]
+pub fn facts(facts: godwit_node::facts::Facts) -> NodeFacts {
+    NodeFacts {
+        architecture: facts.architecture,
+        cpu_flags: facts.cpu_flags,
+        kernel: facts.kernel,
+        criu: facts.criu.unwrap_or_default(),
+        cgroup: facts.cgroup.to_string(),
+        agent: env!("CARGO_PKG_VERSION").into(),
+        boot_id: facts.boot_id,
+    }
+}
+
+/// A failure in the protocol's words.
+#[must_use]
+pub fn to_migration(failure: Failure) -> godwit_migration::Failure {
+    godwit_migration::Failure::new(failure.reason, failure.message, failure.remedy)
+}
+
+/// A failure in the contract's words.
+#[must_use]
+pub fn from_migration(failure: godwit_migration::Failure) -> Failure {
+    Failure {
+        reason: failure.reason,
+        message: failure.message,
+        remedy: failure.remedy,
+    }
+}
+
+/// Where the target stands, from the contract's words; `None` when it does not know the migration.
+#[must_use]
+pub fn peer_state(reply: AskReply) -> Option<PeerState> {
+    let why = to_migration(reply.failure.clone().unwrap_or_default());
+    Some(match reply.state() {
+        ask_reply::State::Unknown => return None,
+        ask_reply::State::Prepared => PeerState::Prepared,
+        ask_reply::State::Restoring => PeerState::Restoring,
+        ask_reply::State::Swapped => PeerState::Swapped,
+        ask_reply::State::Running => PeerState::Running,
+        ask_reply::State::Withdrawing => PeerState::Withdrawing(why),
+        ask_reply::State::Never => PeerState::Never(why),
+    })
+}
+
+/// Where the target stands, in the contract's words.
+#[must_use]
+pub fn ask_reply(state: PeerState) -> AskReply {
+    let (state, failure) = match state {
+        PeerState::Prepared => (ask_reply::State::Prepared, None),
+        PeerState::Restoring => (ask_reply::State::Restoring, None),
+        PeerState::Swapped => (ask_reply::State::Swapped, None),
+        PeerState::Running => (ask_reply::State::Running, None),
+        PeerState::Withdrawing(why) => (ask_reply::State::Withdrawing, Some(why)),
+        PeerState::Never(why) => (ask_reply::State::Never, Some(why)),
+    };
+    AskReply {
+        state: state.into(),
+        failure: failure.map(from_migration),
+    }
+}

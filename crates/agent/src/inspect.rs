@@ -1,0 +1,198 @@
+//! Planning on the source node: what is in the pod and what of it could not be moved. Touches nothing.
+
+use std::collections::BTreeSet;
+
+use godwit_node::{
+    blockers,
+    cgroup::Cgroup,
+    cri::{self, Container, Runtime, Sandbox, State},
+    facts,
+    host::Host,
+    process,
+    volumes::{self, Index, Side},
+};
+use godwit_rpc::v1::{self, AssessReply, AssessRequest, Failure, InspectReply};
+
+use crate::{
+    convert,
+    failure::{failure, internal},
+};
+
+/// A pod as its runtime knows it.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    /// Its sandbox.
+    pub sandbox: Sandbox,
+    /// Its running containers.
+    pub containers: Vec<Container>,
+}
+
+impl Pod {
+    /// Looks the pod up.
+    ///
+    /// # Errors
+    /// When the runtime does not answer, or the pod has no running container.
+    pub async fn find(client: &cri::Client, uid: &str) -> Result<Self, Failure> {
+        let sandbox = client
+            .sandbox_of(uid)
+            .await
+            .map_err(|error| convert::finding(error.finding()))?
+            .ok_or_else(|| {
+                failure(
+                    "PodNotRunning",
+                    format!("this node's runtime has no sandbox of the pod with UID {uid}"),
+                    "wait until the pod runs",
+                )
+            })?;
+        let mut containers = client
+            .containers_of(uid)
+            .await
+            .map_err(|error| convert::finding(error.finding()))?;
+        containers.retain(|container| container.state == State::Running);
+        if containers.is_empty() {
+            return Err(failure(
+                "PodNotRunning",
+                format!(
+                    "no container of {}/{} runs",
+                    sandbox.namespace, sandbox.name
+                ),
+                "wait until the pod runs",
+            ));
+        }
+        Ok(Self {
+            sandbox,
+            containers,
+        })
+    }
+
+    /// The cgroup of each container, in the order of the containers.
+    ///
+    /// # Errors
+    /// When a container has just ended.
+    pub fn cgroups(&self, host: &Host) -> Result<Vec<Cgroup>, Failure> {
+        self.containers
+            .iter()
+            .map(|container| {
+                Cgroup::of(host, container.pid).map_err(|error| convert::finding(error.finding()))
+            })
+            .collect()
+    }
+}
+
+/// Answers `Inspect`.
+///
+/// # Errors
+/// When the pod is not here or cannot be looked at.
+pub async fn inspect(
+    host: &Host,
+    client: &cri::Client,
+    uid: &str,
+) -> Result<InspectReply, Failure> {
+    let pod = Pod::find(client, uid).await?;
+    let node = convert::facts(facts::gather(host).await);
+    let host = host.clone();
+    tokio::task::spawn_blocking(move || look(&host, &pod, node))
+        .await
+        .map_err(|error| internal("the inspection ended early", error))?
+}
+
+fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Failure> {
+    let found = blockers::inspect(&blockers::Subject {
+        host,
+        sandbox: &pod.sandbox,
+        containers: &pod.containers,
+    });
+    let mut reply = InspectReply {
+        blockers: found.blockers.into_iter().map(convert::finding).collect(),
+        warnings: found.warnings,
+        node: Some(node),
+        ..InspectReply::default()
+    };
+    let mut pids = Vec::new();
+    for (container, cgroup) in pod.containers.iter().zip(pod.cgroups(host)?) {
+        let processes =
+            process::tree(&cgroup).map_err(|error| internal("cannot list processes", error))?;
+        reply.processes += u32::try_from(processes.len()).unwrap_or(u32::MAX);
+        reply.fds += processes
+            .iter()
+            .map(|process| u32::try_from(process.fds.len()).unwrap_or(u32::MAX))
+            .sum::<u32>();
+        pids.extend(processes.iter().map(|process| process.pid));
+        let runtime = match &container.runtime {
+            Runtime::Runc => "runc".to_owned(),
+            Runtime::Crun => "crun".to_owned(),
+            Runtime::Other(name) => {
+                reply.blockers.push(failure(
+                    "RuntimeNotSupported",
+                    format!("container {} runs under {name}", container.name),
+                    "only containers of runc and crun can be moved",
+                ));
+                name.clone()
+            }
+        };
+        reply.containers.push(v1::Container {
+            name: container.name.clone(),
+            id: container.id.clone(),
+            runtime,
+            restart_count: container.attempt,
+            image_ref: container.image_ref.clone(),
+        });
+    }
+    reply.resident_bytes = godwit_memory::footprint(&pids).rss;
+    if let Some(first) = pod.containers.first() {
+        let connections = process::connections(first.pid)
+            .map_err(|error| internal("cannot list connections", error))?;
+        reply.connections = u32::try_from(connections.outside.len()).unwrap_or(u32::MAX);
+        if reply.connections > 0 {
+            reply.warnings.push(format!(
+                "{} connection(s) to outside the pod will be closed; clients reconnect",
+                reply.connections
+            ));
+        }
+    }
+    for directory in volumes::directories(
+        host,
+        Side::Source,
+        &pod.sandbox.uid,
+        &pod.sandbox,
+        &pod.containers,
+    )
+    .map_err(|error| convert::finding(error.finding()))?
+    {
+        reply.files_bytes += Index::read(&directory, BTreeSet::new())
+            .map_err(|error| internal("cannot list the pod's files", error))?
+            .bytes();
+    }
+    Ok(reply)
+}
+
+/// Answers `Assess`: could this node take it?
+pub async fn assess(host: &Host, request: &AssessRequest) -> AssessReply {
+    let facts = facts::gather(host).await;
+    let mut reply = AssessReply::default();
+    let need = request.bytes.saturating_add(64 << 20);
+    if facts.run_free < need {
+        reply.blockers.push(failure(
+            "NoRoomForImages",
+            format!(
+                "the pod needs {} MiB on the target's /run, which has {} MiB free",
+                need >> 20,
+                facts.run_free >> 20
+            ),
+            "choose a node with more memory, or enlarge the tmpfs at /run",
+        ));
+    }
+    if facts.memory_available < need.saturating_mul(2) {
+        reply.blockers.push(failure(
+            "NotEnoughMemory",
+            format!(
+                "images and restored pod need {} MiB on the target, which has {} MiB available",
+                need >> 19,
+                facts.memory_available >> 20
+            ),
+            "choose a node with more memory",
+        ));
+    }
+    reply.node = Some(convert::facts(facts));
+    reply
+}

@@ -1,0 +1,247 @@
+//! Puts the runtime handler `godwit` onto the node and takes it away again.
+//!
+//! ```text
+//!   agent's image                      node
+//!   /usr/local/bin/godwit-runtime ──▶  /opt/godwit/bin/godwit-runtime
+//!                                      /etc/containerd/conf.d/godwit.toml        (containerd: then restarted; its shims keep every pod running)
+//!                                      /etc/crio/crio.conf.d/50-godwit.conf      (CRI-O: then told to reload, restarted only if that is not enough)
+//! ```
+//! The runtime itself is asked (CRI `Status`) whether it knows the handler; only what is missing is done, so running pods are never disturbed twice.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use godwit_api::names::RUNTIME_HANDLER;
+use godwit_node::{
+    cri::{self, Kind},
+    host::Host,
+};
+
+/// The wrapper in the agent's image.
+const IN_IMAGE: &str = "/usr/local/bin/godwit-runtime";
+/// The wrapper on the node.
+pub const ON_NODE: &str = "/opt/godwit/bin/godwit-runtime";
+/// Which runtime is below the wrapper, for the wrapper.
+const SETTINGS: &str = "/opt/godwit/etc/runtime.json";
+/// For how long a runtime may need to come back with the handler.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// What is written for a runtime.
+struct DropIn {
+    path: &'static str,
+    content: String,
+    process: &'static str,
+}
+
+fn drop_in(kind: Kind) -> DropIn {
+    match kind {
+        Kind::Containerd => DropIn {
+            path: "/etc/containerd/conf.d/godwit.toml",
+            content: format!(
+                r#"# Written by Godwit's agent: the runtime handler of pods that arrive by migration.
+version = 3
+
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{RUNTIME_HANDLER}]
+  runtime_type = 'io.containerd.runc.v2'
+  pod_annotations = ['godwit.dev/*']
+
+  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{RUNTIME_HANDLER}.options]
+    BinaryName = '{ON_NODE}'
+"#
+            ),
+            process: "containerd",
+        },
+        Kind::CriO => DropIn {
+            path: "/etc/crio/crio.conf.d/50-godwit.conf",
+            content: format!(
+                r#"# Written by Godwit's agent: the runtime handler of pods that arrive by migration.
+[crio.runtime.runtimes.{RUNTIME_HANDLER}]
+runtime_path = "{ON_NODE}"
+runtime_type = "oci"
+runtime_root = "/run/runc"
+"#
+            ),
+            process: "crio",
+        },
+    }
+}
+
+/// Installs or renews everything; returns when the runtime knows the handler.
+///
+/// # Errors
+/// When a file cannot be written, runc is not on the node, or the runtime does not take the handler up.
+pub async fn install(host: &Host) -> anyhow::Result<cri::Client> {
+    let runc = find(host, "runc").context(
+        "runc is not on this node: install it (1.2 or later); restored pods run under it",
+    )?;
+    let settings = format!("{{\"runtime\": \"{}\"}}\n", runc.display());
+    write_if_other(&host.path(SETTINGS), settings.as_bytes(), 0o644)?;
+    let wrapper =
+        fs::read(IN_IMAGE).with_context(|| format!("{IN_IMAGE} is not in the agent's image"))?;
+    write_if_other(&host.path(ON_NODE), &wrapper, 0o755)?;
+
+    let client = cri::Client::detect(host)
+        .await
+        .context("neither containerd nor CRI-O answers on this node")?;
+    let drop_in = drop_in(client.kind());
+    let changed = write_if_other(&host.path(drop_in.path), drop_in.content.as_bytes(), 0o644)?;
+    if !changed && knows_handler(&client).await {
+        return Ok(client);
+    }
+    tracing::info!(
+        file = drop_in.path,
+        runtime = drop_in.process,
+        "runtime handler installed"
+    );
+    if client.kind() == Kind::CriO
+        && signal(host, drop_in.process, "HUP").is_ok()
+        && wait_for_handler(host, Duration::from_secs(5))
+            .await
+            .is_some()
+    {
+        return cri::Client::detect(host)
+            .await
+            .context("CRI-O went away after its reload");
+    }
+    restart(host, drop_in.process).await?;
+    match wait_for_handler(host, PATIENCE).await {
+        Some(client) => Ok(client),
+        None if client.kind() == Kind::Containerd => bail!(
+            "containerd does not take up {}: add `imports = [\"/etc/containerd/conf.d/*.toml\"]` to /etc/containerd/config.toml",
+            drop_in.path
+        ),
+        None => bail!(
+            "CRI-O does not take up {}: look at its log for the reason",
+            drop_in.path
+        ),
+    }
+}
+
+/// Takes the handler and the wrapper away.
+///
+/// # Errors
+/// When a file cannot be removed or the runtime does not come back.
+pub async fn uninstall(host: &Host) -> anyhow::Result<()> {
+    let client = cri::Client::detect(host).await?;
+    let drop_in = drop_in(client.kind());
+    for file in [drop_in.path, SETTINGS, ON_NODE] {
+        match fs::remove_file(host.path(file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).context(file);
+            }
+            _ => {}
+        }
+    }
+    restart(host, drop_in.process).await
+}
+
+fn find(host: &Host, program: &str) -> Option<PathBuf> {
+    [
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+        "/usr/libexec/crio",
+    ]
+    .iter()
+    .map(|directory| Path::new(directory).join(program))
+    .find(|path| host.path(path).exists())
+}
+
+/// Whether the file had to be written. The file is replaced by a rename: what runs from the old one goes on.
+fn write_if_other(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<bool> {
+    if fs::read(path).is_ok_and(|there| there == content) {
+        return Ok(false);
+    }
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    let temporary = path.with_extension("godwit-new");
+    fs::write(&temporary, content)
+        .with_context(|| format!("cannot write {}", temporary.display()))?;
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(mode))?;
+    fs::rename(&temporary, path).with_context(|| format!("cannot replace {}", path.display()))?;
+    Ok(true)
+}
+
+async fn knows_handler(client: &cri::Client) -> bool {
+    client
+        .handlers()
+        .await
+        .is_ok_and(|handlers| handlers.iter().any(|handler| handler == RUNTIME_HANDLER))
+}
+
+async fn wait_for_handler(host: &Host, patience: Duration) -> Option<cri::Client> {
+    let end = Instant::now() + patience;
+    while Instant::now() < end {
+        if let Ok(client) = cri::Client::detect(host).await
+            && knows_handler(&client).await
+        {
+            return Some(client);
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    None
+}
+
+/// Restarts a service of the node: through systemd where it runs, else by ending the process for its supervisor to start it again.
+async fn restart(host: &Host, process: &str) -> anyhow::Result<()> {
+    if host.path("/run/systemd/system").exists() {
+        let status = host
+            .command("systemctl", ["restart", process])?
+            .status()
+            .await?;
+        if !status.success() {
+            bail!("systemctl restart {process} failed: {status}");
+        }
+        return Ok(());
+    }
+    signal(host, process, "TERM")
+        .map_err(|error| anyhow::anyhow!("cannot restart {process}: {error}"))
+}
+
+/// Signals the oldest process of that name.
+fn signal(host: &Host, process: &str, signal: &str) -> io::Result<()> {
+    let mut found: Option<(u64, i32)> = None;
+    for entry in fs::read_dir(host.path("/proc"))? {
+        let entry = entry?;
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        if fs::read_to_string(entry.path().join("comm"))
+            .is_ok_and(|comm| comm.trim_end() == process)
+        {
+            let started = fs::read_to_string(entry.path().join("stat"))
+                .ok()
+                .and_then(|stat| {
+                    stat.rsplit(')')
+                        .next()?
+                        .split_whitespace()
+                        .nth(19)?
+                        .parse()
+                        .ok()
+                })
+                .unwrap_or(u64::MAX);
+            if found.is_none_or(|(oldest, _)| started < oldest) {
+                found = Some((started, pid));
+            }
+        }
+    }
+    let (_, pid) = found.ok_or(io::ErrorKind::NotFound)?;
+    let signal: nix::sys::signal::Signal = format!("SIG{signal}")
+        .parse()
+        .map_err(|_| io::ErrorKind::InvalidInput)?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).map_err(io::Error::from)
+}

@@ -1,0 +1,142 @@
+//! Godwit's agent: one on every node. It installs the runtime handler, then serves the controller, the other agents and the node's keepers.
+//!
+//! ```text
+//!   controller ──mTLS──▶ service::control ─┐
+//!   other agent ─mTLS──▶ service::handoff ─┼──▶ registry ──▶ source::session   (the pod leaves)
+//!   keepers ──unix────▶ socket, desk ──────┘           └───▶ target::session   (the pod comes)
+//! ```
+
+mod arbiter;
+mod clock;
+mod convert;
+mod events;
+mod failure;
+mod inspect;
+mod install;
+mod journal;
+mod node;
+mod registry;
+mod service;
+mod socket;
+mod source;
+mod target;
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
+
+use anyhow::Context;
+use clap::Parser;
+use godwit_api::names;
+use godwit_node::host::Host;
+use godwit_rpc::{
+    Identity, certificates, tls,
+    v1::{agent_server::AgentServer, handoff_server::HandoffServer},
+};
+use godwit_runtime::protocol::SOCKET;
+use k8s_openapi::api::core::v1::Node as KubeNode;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+
+/// Largest message of the contract, in bytes.
+const MESSAGE: usize = 8 << 20;
+
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// Name of this node in the cluster.
+    #[arg(long, env = "NODE_NAME")]
+    node_name: String,
+    /// Address of this node on which the agent serves.
+    #[arg(long, env = "NODE_IP")]
+    node_ip: IpAddr,
+    /// Namespace of Godwit's own pods.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "godwit-system")]
+    namespace: String,
+    /// Port on which the agent serves.
+    #[arg(long, default_value_t = names::AGENT_PORT)]
+    port: u16,
+    /// Where the journal is, on the node.
+    #[arg(long, default_value = "/var/lib/godwit/journal")]
+    journal: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let arguments = Arguments::parse();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let host = Host::detect();
+    let kube = kube::Client::try_default().await.context("no API server")?;
+    let cri = install::install(&host)
+        .await
+        .context("cannot install the runtime handler")?;
+    let credentials = certificates::obtain(
+        kube.clone(),
+        &arguments.namespace,
+        Identity::Agent(arguments.node_name.clone()),
+    )
+    .await;
+    let node = Arc::new(node::Node {
+        name: arguments.node_name,
+        journal: journal::Journal::open(host.path(&arguments.journal))
+            .context("cannot open the journal")?,
+        host,
+        cri,
+        kube,
+        credentials: credentials.clone(),
+    });
+    let registry =
+        registry::Registry::load(node.clone()).context("cannot take up what the journal holds")?;
+    let listener = tokio::net::TcpListener::bind((arguments.node_ip, arguments.port))
+        .await
+        .context("cannot listen")?;
+    let serve = tls::server()
+        .add_service(
+            AgentServer::new(service::control::Control::new(registry.clone()))
+                .max_decoding_message_size(MESSAGE),
+        )
+        .add_service(
+            HandoffServer::new(service::handoff::Peer::new(registry.clone()))
+                .max_decoding_message_size(MESSAGE),
+        )
+        .serve_with_incoming(tls::incoming(listener, credentials));
+    let socket_path = node.host.path(SOCKET);
+    let socket = socket::serve(&socket_path, registry.desk.clone());
+    announce(&node).await.context("cannot label the node")?;
+    tracing::info!(
+        node = node.name,
+        runtime = node.cri.runtime_name(),
+        "serving"
+    );
+    tokio::select! {
+        outcome = serve => outcome.context("the server ended"),
+        outcome = socket => outcome.context("the node's socket ended"),
+        _ = tokio::signal::ctrl_c() => Ok(()),
+        () = terminated() => Ok(()),
+    }
+}
+
+/// Says on the node object that pods can come here and leave.
+async fn announce(node: &node::Node) -> Result<(), kube::Error> {
+    let nodes: Api<KubeNode> = Api::all(node.kube.clone());
+    let patch = serde_json::json!({"metadata": {"labels": {names::NODE_LABEL_READY: "ready"}}});
+    nodes
+        .patch_metadata(&node.name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .map(|_| ())
+}
+
+async fn terminated() {
+    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(mut signal) => {
+            signal.recv().await;
+        }
+        Err(_) => std::future::pending().await,
+    }
+}

@@ -1,0 +1,56 @@
+//! What every part of the agent shares: the node it is on and whom it can talk to.
+
+use std::sync::Arc;
+
+use godwit_node::{cri, host::Host};
+use godwit_rpc::{Credentials, Identity, tls, v1::handoff_client::HandoffClient};
+use tonic::transport::Channel;
+
+use crate::{failure::failure, journal::Journal};
+
+/// Largest message of the contract, in bytes.
+const MESSAGE: usize = 8 << 20;
+
+/// This node.
+pub struct Node {
+    /// Its name in the cluster.
+    pub name: String,
+    /// Its root and namespaces.
+    pub host: Host,
+    /// Its container runtime.
+    pub cri: cri::Client,
+    /// The API server.
+    pub kube: kube::Client,
+    /// What survives the agent.
+    pub journal: Journal,
+    /// Certificate and key.
+    pub credentials: Arc<Credentials>,
+}
+
+impl Node {
+    /// A client for another node's agent; it connects when it is used.
+    ///
+    /// # Errors
+    /// When the address cannot be one.
+    pub fn handoff(
+        &self,
+        address: &str,
+        node: &str,
+    ) -> Result<HandoffClient<Channel>, godwit_rpc::v1::Failure> {
+        let channel = tls::connect(
+            address,
+            Identity::Agent(node.to_owned()),
+            self.credentials.clone(),
+        )
+        .map_err(|error| {
+            failure(
+                "AgentUnreachable",
+                format!("the agent of node {node} cannot be reached at {address}: {error}"),
+                "look at the agent's pod on that node",
+            )
+        })?;
+        Ok(HandoffClient::new(channel)
+            .max_decoding_message_size(MESSAGE)
+            .max_encoding_message_size(MESSAGE))
+    }
+}

@@ -1,0 +1,194 @@
+//! `Agent`: what the controller asks for.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use godwit_migration::handover::source::State;
+use godwit_rpc::{
+    Identity, tls,
+    v1::{self, agent_server::Agent, switch_event},
+};
+use tonic::{Request, Response, Status};
+
+use super::{Replies, named};
+use crate::{arbiter::Arbiter, inspect, registry::Registry, source, target};
+
+/// Answers the controller.
+pub struct Control {
+    registry: Arc<Registry>,
+}
+
+impl Control {
+    /// For this node's migrations.
+    #[must_use]
+    pub fn new(registry: Arc<Registry>) -> Self {
+        Self { registry }
+    }
+}
+
+fn admit<T>(request: &Request<T>) -> Result<(), Status> {
+    tls::require(request, &[Identity::Controller])
+}
+
+#[tonic::async_trait]
+impl Agent for Control {
+    async fn inspect(
+        &self,
+        request: Request<v1::InspectRequest>,
+    ) -> Result<Response<v1::InspectReply>, Status> {
+        admit(&request)?;
+        let migration = named(request.into_inner().migration)?;
+        let node = &self.registry.node;
+        let reply = match inspect::inspect(&node.host, &node.cri, &migration.source_pod_uid).await {
+            Ok(reply) => reply,
+            Err(blocker) => v1::InspectReply {
+                blockers: vec![blocker],
+                ..v1::InspectReply::default()
+            },
+        };
+        Ok(Response::new(reply))
+    }
+
+    async fn assess(
+        &self,
+        request: Request<v1::AssessRequest>,
+    ) -> Result<Response<v1::AssessReply>, Status> {
+        admit(&request)?;
+        Ok(Response::new(
+            inspect::assess(&self.registry.node.host, &request.into_inner()).await,
+        ))
+    }
+
+    async fn prepare_target(
+        &self,
+        request: Request<v1::PrepareTargetRequest>,
+    ) -> Result<Response<v1::PrepareTargetReply>, Status> {
+        admit(&request)?;
+        let request = request.into_inner();
+        let migration = named(request.migration)?;
+        let registry = &self.registry;
+        registry
+            .target_or(&migration, || {
+                target::session::Session::prepare(
+                    registry.node.clone(),
+                    registry.desk.clone(),
+                    migration.clone(),
+                    request.containers,
+                )
+            })
+            .map_err(|why| Status::failed_precondition(why.message))?;
+        Ok(Response::new(v1::PrepareTargetReply {}))
+    }
+
+    async fn await_keepers(
+        &self,
+        request: Request<v1::AwaitKeepersRequest>,
+    ) -> Result<Response<v1::AwaitKeepersReply>, Status> {
+        admit(&request)?;
+        let request = request.into_inner();
+        let session = self
+            .registry
+            .target(&named(request.migration)?)
+            .ok_or_else(|| Status::not_found("this migration was not prepared here"))?;
+        Ok(Response::new(
+            session
+                .keepers(Duration::from_millis(request.wait_ms.into()))
+                .await,
+        ))
+    }
+
+    type SwitchStream = Replies<v1::SwitchEvent>;
+
+    async fn switch(
+        &self,
+        request: Request<v1::SwitchRequest>,
+    ) -> Result<Response<Self::SwitchStream>, Status> {
+        admit(&request)?;
+        let request = request.into_inner();
+        let migration = named(request.migration)?;
+        let registry = &self.registry;
+        let deadline = source::session::deadline(request.deadline_unix_ms);
+        let session = registry
+            .source_or(&migration, || {
+                source::session::Session::begin(registry.node.clone(), migration.clone(), deadline)
+            })
+            .map_err(|why| Status::failed_precondition(why.message))?;
+        let last =
+            |event: &v1::SwitchEvent| matches!(event.event, Some(switch_event::Event::Outcome(_)));
+        Ok(Response::new(session.events.follow(last).map(Ok).boxed()))
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<v1::CancelRequest>,
+    ) -> Result<Response<v1::CancelReply>, Status> {
+        admit(&request)?;
+        let request = request.into_inner();
+        if let Some(session) = self.registry.source(&named(request.migration)?) {
+            session.cancel(&request.why);
+        }
+        Ok(Response::new(v1::CancelReply {}))
+    }
+
+    async fn undo(
+        &self,
+        request: Request<v1::UndoRequest>,
+    ) -> Result<Response<v1::UndoReply>, Status> {
+        admit(&request)?;
+        if let Some(session) = self
+            .registry
+            .target(&named(request.into_inner().migration)?)
+        {
+            session.undo("the controller undid it");
+        }
+        Ok(Response::new(v1::UndoReply {}))
+    }
+
+    async fn retire(
+        &self,
+        request: Request<v1::RetireRequest>,
+    ) -> Result<Response<v1::RetireReply>, Status> {
+        admit(&request)?;
+        if let Some(session) = self
+            .registry
+            .source(&named(request.into_inner().migration)?)
+        {
+            session.retire();
+            for _ in 0..300 {
+                if *session.machine().state() == State::Retired {
+                    return Ok(Response::new(v1::RetireReply {}));
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            return Err(Status::failed_precondition(
+                "the source has not heard yet that the target runs",
+            ));
+        }
+        Ok(Response::new(v1::RetireReply {}))
+    }
+
+    async fn forget(
+        &self,
+        request: Request<v1::ForgetRequest>,
+    ) -> Result<Response<v1::ForgetReply>, Status> {
+        admit(&request)?;
+        let migration = named(request.into_inner().migration)?;
+        let was_source = self.registry.source(&migration).is_some();
+        let forgotten = self
+            .registry
+            .forget(&migration)
+            .map_err(|error| Status::internal(error.to_string()))?;
+        if !forgotten {
+            return Err(Status::failed_precondition(
+                "the hand-over has not ended on this node",
+            ));
+        }
+        if was_source {
+            let arbiter = Arbiter::new(self.registry.node.kube.clone(), &migration);
+            arbiter.remove().await.map_err(|error| {
+                Status::unavailable(format!("the Handover cannot be removed: {error}"))
+            })?;
+        }
+        Ok(Response::new(v1::ForgetReply {}))
+    }
+}

@@ -1,0 +1,113 @@
+//! Dumps one frozen container with the node's CRIU, and says in plain words why not when CRIU refuses.
+
+use std::{path::PathBuf, process::Stdio, time::Duration};
+
+use godwit_criu::{Which, dump, explain};
+use godwit_node::{
+    cri::{Container, Sandbox},
+    host::Host,
+};
+use godwit_rpc::v1::Failure;
+
+use crate::failure::{failure, internal};
+
+/// After this a dump has hung and CRIU is killed: the one case in which that is done, because a killed CRIU may leave its code in the processes.
+const HARD_LIMIT: Duration = Duration::from_secs(120);
+
+/// Everything about the dump of one container that can be known before the freeze.
+pub struct Dump {
+    /// The container's name in its pod.
+    pub name: String,
+    /// Where the images go, as the node names it (tmpfs).
+    pub images: PathBuf,
+    work: PathBuf,
+    plan: dump::Plan,
+}
+
+impl Dump {
+    /// Looks at the running container; touches nothing but its own empty directories below `base` (a node path on tmpfs).
+    ///
+    /// # Errors
+    /// When the container's mounts cannot be carried, named in the failure.
+    pub fn prepare(
+        host: &Host,
+        container: &Container,
+        freezer: &std::path::Path,
+        base: &std::path::Path,
+    ) -> Result<Self, Failure> {
+        let plan = dump::Plan::of(&dump::Source {
+            spec: &container.spec.raw,
+            pid: container.pid,
+            proc: std::path::Path::new("/proc"),
+            freezer,
+            rootfs: &container.rootfs,
+        })
+        .map_err(|problem| crate::convert::criu_failure(&problem.failure(), &container.name))?;
+        let images = base.join(&container.name).join("images");
+        let work = base.join(&container.name).join("work");
+        for directory in [&images, &work] {
+            let there = host.path(directory);
+            let _ = std::fs::remove_dir_all(&there);
+            std::fs::create_dir_all(&there)
+                .map_err(|error| internal("cannot make room for the images", error))?;
+        }
+        Ok(Self {
+            name: container.name.clone(),
+            images,
+            work,
+            plan,
+        })
+    }
+
+    /// What the target must provide, as JSON.
+    #[must_use]
+    pub fn externals(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.plan.externals).unwrap_or_default()
+    }
+
+    /// Runs `criu dump`. The tasks are frozen before and stay frozen.
+    ///
+    /// # Errors
+    /// What CRIU could not dump and what to do.
+    pub async fn run(&self, host: &Host, sandbox: &Sandbox) -> Result<(), Failure> {
+        let mut command = host
+            .command_in_pod(
+                &sandbox.namespaces,
+                "criu",
+                self.plan.args(&self.images, &self.work),
+            )
+            .map_err(|error| internal("cannot start criu", error))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0);
+        let mut criu = command
+            .spawn()
+            .map_err(|error| internal("cannot start criu", error))?;
+        let status = match tokio::time::timeout(HARD_LIMIT, criu.wait()).await {
+            Ok(status) => status.map_err(|error| internal("cannot wait for criu", error))?,
+            Err(_) => {
+                let _ = criu.kill().await;
+                return Err(failure(
+                    "DumpTimedOut",
+                    format!(
+                        "criu did not finish the dump of container {} within {} s",
+                        self.name,
+                        HARD_LIMIT.as_secs()
+                    ),
+                    "look for processes in state D or T in the container; the migration can be tried again",
+                ));
+            }
+        };
+        if status.success() {
+            return Ok(());
+        }
+        let log =
+            std::fs::read_to_string(host.path(self.work.join("dump.log"))).unwrap_or_default();
+        Err(crate::convert::criu_failure(
+            &explain(&log, Which::Dump),
+            &self.name,
+        ))
+    }
+}

@@ -1,0 +1,11 @@
+//! The source role: the pod leaves this node.
+
+pub mod dump;
+pub mod fence;
+pub mod files;
+pub mod grip;
+pub mod init;
+pub mod orphans;
+pub mod pod;
+pub mod session;
+pub mod stream;

@@ -1,0 +1,279 @@
+//! The source pod's hands: what is looked at, dumped and sent. Decides nothing; what must survive the agent is in [`Grip`].
+//!
+//! ```text
+//!   prepare ─▶ open ─▶ copy files (running) ─▶ [frozen by the grip] ─▶ dump ‖ stream ‖ copy files that changed
+//! ```
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use godwit_node::{
+    cgroup::{self, Cgroup},
+    cri, facts,
+    host::Host,
+    process,
+    volumes::{self, Side},
+};
+use godwit_rpc::v1::{
+    FileChunk, Migration, OpenRequest, Receipt, SourceContainer, handoff_client::HandoffClient,
+};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use super::{dump::Dump, files::Travelling, grip::Grip, stream};
+use crate::{
+    convert,
+    failure::{failure, internal},
+    inspect::Pod,
+};
+
+type Failure = godwit_rpc::v1::Failure;
+
+/// Where images are written on their way: tmpfs, never a disk.
+const IMAGES: &str = "/run/godwit/out";
+/// The source pod at hand.
+pub struct SourcePod {
+    host: Host,
+    pod: Pod,
+    cgroups: Vec<Cgroup>,
+    dumps: Vec<Dump>,
+    travelling: Mutex<Vec<Travelling>>,
+    /// What survives the agent.
+    pub grip: Grip,
+    /// Bytes sent.
+    pub sent: Arc<AtomicU64>,
+    /// Bytes expected.
+    pub total: u64,
+}
+
+impl SourcePod {
+    /// Finds the pod and prepares everything that can be known while it runs. Touches nothing.
+    ///
+    /// # Errors
+    /// When the pod is not here, has changed since planning, or cannot be dumped.
+    pub async fn prepare(host: &Host, client: &cri::Client, uid: &str) -> Result<Self, Failure> {
+        let pod = Pod::find(client, uid).await?;
+        let host = host.clone();
+        let base = images_of(uid);
+        tokio::task::spawn_blocking(move || {
+            let cgroups = pod.cgroups(&host)?;
+            let grip = Grip::of(&host, &pod)?;
+            let mut dumps = Vec::new();
+            for (container, cgroup) in pod.containers.iter().zip(&cgroups) {
+                dumps.push(Dump::prepare(
+                    &host,
+                    container,
+                    &cgroup_on_node(cgroup),
+                    &base,
+                )?);
+            }
+            let directories = volumes::directories(
+                &host,
+                Side::Source,
+                &pod.sandbox.uid,
+                &pod.sandbox,
+                &pod.containers,
+            )
+            .map_err(|error| convert::finding(error.finding()))?;
+            let pids: Vec<(String, Vec<i32>)> = pod
+                .containers
+                .iter()
+                .zip(&cgroups)
+                .map(|(container, cgroup)| {
+                    (container.name.clone(), cgroup.pids().unwrap_or_default())
+                })
+                .collect();
+            let all: Vec<i32> = pids
+                .iter()
+                .flat_map(|(_, pids)| pids.iter().copied())
+                .collect();
+            let total = godwit_memory::footprint(&all).rss;
+            let travelling = directories.into_iter().map(|directory| {
+                let mapped = volumes::mapped(&directory, &pids);
+                Travelling::new(directory, mapped)
+            });
+            Ok(Self {
+                travelling: Mutex::new(travelling.collect()),
+                sent: Arc::default(),
+                host: host.clone(),
+                pod,
+                cgroups,
+                dumps,
+                grip,
+                total,
+            })
+        })
+        .await
+        .map_err(|error| internal("preparing ended early", error))?
+    }
+
+    /// Lets the target start its restores, which then wait for images.
+    ///
+    /// # Errors
+    /// What the target lacks.
+    pub async fn open(
+        &self,
+        client: &mut HandoffClient<Channel>,
+        migration: &Migration,
+    ) -> Result<(), Failure> {
+        let mut request = OpenRequest {
+            migration: Some(migration.clone()),
+            boot_id: facts::boot_id()
+                .map_err(|error| internal("cannot read the boot id", error))?,
+            source_ip: self
+                .pod
+                .sandbox
+                .ips
+                .first()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            containers: Vec::new(),
+        };
+        for (container, dump) in self.pod.containers.iter().zip(&self.dumps) {
+            let descriptors = process::descriptors(container.pid)
+                .map_err(|error| internal("cannot look at the init process", error))?;
+            request.containers.push(SourceContainer {
+                name: container.name.clone(),
+                id: container.id.clone(),
+                restart_count: container.attempt,
+                descriptors: descriptors.to_vec(),
+                hostname: self.pod.sandbox.hostname.clone(),
+                externals: dump.externals(),
+            });
+        }
+        let reply = client
+            .open(request)
+            .await
+            .map_err(|status| unreachable(&status))?
+            .into_inner();
+        reply.failure.map_or(Ok(()), Err)
+    }
+
+    /// Sends the pod's files, or what changed of them since the last call.
+    ///
+    /// # Errors
+    /// When one cannot be read or the target does not take it.
+    pub async fn copy_files(
+        &self,
+        client: &HandoffClient<Channel>,
+        migration: &Migration,
+    ) -> Result<(), Failure> {
+        let sent = self.sent.clone();
+        let mut travelling = self.travelling.lock().await;
+        let all = travelling.iter_mut().map(|travelling| {
+            let (mut client, sent) = (client.clone(), sent.clone());
+            async move {
+                let bytes = travelling.send(&mut client, migration).await?;
+                sent.fetch_add(bytes, Ordering::Relaxed);
+                Ok::<(), Failure>(())
+            }
+        });
+        futures::future::try_join_all(all).await.map(|_| ())
+    }
+
+    /// Dumps all containers at once, each image sent while it is written.
+    ///
+    /// # Errors
+    /// What could not be dumped or sent.
+    pub async fn dump(
+        &self,
+        client: &HandoffClient<Channel>,
+        migration: &Migration,
+    ) -> Result<(), Failure> {
+        futures::future::try_join_all(
+            self.dumps
+                .iter()
+                .map(|dump| self.dump_one(dump, client.clone(), migration)),
+        )
+        .await
+        .map(|_| ())
+    }
+
+    async fn dump_one(
+        &self,
+        dump: &Dump,
+        mut client: HandoffClient<Channel>,
+        migration: &Migration,
+    ) -> Result<(), Failure> {
+        let (out, chunks) = mpsc::channel::<FileChunk>(16);
+        let (finish, finished) = watch::channel(false);
+        let directory = self.host.path(&dump.images);
+        let head = stream::head(migration, &dump.name, "images");
+        let sent = self.sent.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let count = |bytes| {
+                sent.fetch_add(bytes, Ordering::Relaxed);
+            };
+            stream::follow(
+                &directory,
+                &head,
+                &out,
+                &finished,
+                &[godwit_criu::descriptors::FILE],
+                &count,
+            )
+        });
+        let call = tokio::spawn(async move { client.files(ReceiverStream::new(chunks)).await });
+        let dumped = dump.run(&self.host, &self.pod.sandbox).await;
+        if dumped.is_err() {
+            // What was sent of a dump that failed is of no use.
+            call.abort();
+        }
+        finish.send_replace(true);
+        let read = reading
+            .await
+            .map_err(|error| internal("reading the images ended early", error))?;
+        dumped?;
+        let receipt: Receipt = call
+            .await
+            .map_err(|error| internal("sending the images ended early", error))?
+            .map_err(|status| unreachable(&status))?
+            .into_inner();
+        if let Some(refusal) = receipt.failure {
+            return Err(refusal);
+        }
+        let sent = read.map_err(|error| internal("cannot read the images", error))?;
+        if (sent.files, sent.bytes) != (receipt.files, receipt.bytes) {
+            return Err(failure(
+                "TransferDamaged",
+                format!(
+                    "{} images with {} bytes were sent for container {}, {} with {} arrived",
+                    sent.files, sent.bytes, dump.name, receipt.files, receipt.bytes
+                ),
+                "try again; look for a fault in the network between the nodes",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Where the images of a pod are on their way, as the node names it.
+#[must_use]
+pub fn images_of(uid: &str) -> PathBuf {
+    Path::new(IMAGES).join(uid)
+}
+
+/// The cgroup's directory as CRIU will see it in the node's mount namespace.
+fn cgroup_on_node(cgroup: &Cgroup) -> PathBuf {
+    match cgroup.version() {
+        cgroup::Version::V1 => Path::new("/sys/fs/cgroup/freezer")
+            .join(cgroup.name().strip_prefix("/").unwrap_or(cgroup.name())),
+        cgroup::Version::V2 => Path::new("/sys/fs/cgroup")
+            .join(cgroup.name().strip_prefix("/").unwrap_or(cgroup.name())),
+    }
+}
+
+/// The other agent did not answer.
+fn unreachable(status: &tonic::Status) -> Failure {
+    failure(
+        "TargetUnreachable",
+        format!("the target's agent did not answer: {}", status.message()),
+        "look at the agent on the target node and at the network between the nodes",
+    )
+}

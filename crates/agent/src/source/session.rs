@@ -1,0 +1,700 @@
+//! One migration in the source role: drives `godwit_migration::handover::source::Machine`, event by event, and does what it says.
+//!
+//! ```text
+//!   Agent.Switch, Cancel, Retire ─┐                          ┌─▶ journal, fence, gate, freeze, dump, seal, thaw, kill  (here)
+//!   Handoff.Sealed (from target) ─┼─▶ commands ─▶ Machine ───┼─▶ Handover (API server)      ─┐
+//!   answers of what was begun   ──┘        ▲                 └─▶ Handoff.Restore, Ask (target) ─┤
+//!                                          └────────────────── answers ◀──────────────────────┘
+//! ```
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use godwit_migration::handover::{
+    PeerState, Sealed,
+    source::{Effect, Event, Machine, Outcome},
+};
+use godwit_rpc::v1::{
+    self, Copied, FreezeReport, Migration, SwitchEvent, handoff_client::HandoffClient, switch_event,
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tonic::transport::Channel;
+
+use super::{
+    grip::Grip,
+    orphans,
+    pod::{SourcePod, images_of},
+};
+use crate::{
+    arbiter::Arbiter,
+    clock::Timer,
+    convert,
+    events::Events,
+    failure::{failure, internal},
+    node::Node,
+};
+
+type Failure = v1::Failure;
+
+/// Role name in the journal and the timeline.
+pub const ROLE: &str = "source";
+/// Between two askings when nothing is heard.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What survives the agent.
+#[derive(Clone, Deserialize, Serialize)]
+pub struct Entry {
+    /// The migration, encoded as the contract's message.
+    migration: Vec<u8>,
+    machine: Machine,
+    grip: Option<Grip>,
+    /// What the frozen containers consist of: name and JSON.
+    shapes: Vec<(String, Vec<u8>)>,
+}
+
+enum Command {
+    Event(Event),
+    /// An answer of the API server, with the number of the call.
+    Api(u64, Event),
+    AskSealed(oneshot::Sender<Sealed>),
+    Prepared(Box<SourcePod>, HandoffClient<Channel>),
+    Step(v1::Step),
+}
+
+/// A handle to one migration.
+#[derive(Clone)]
+pub struct Session {
+    /// What the controller said about it.
+    pub migration: Arc<Migration>,
+    commands: mpsc::UnboundedSender<Command>,
+    /// What `Agent.Switch` tells.
+    pub events: Arc<Events<SwitchEvent>>,
+    machine: Arc<Mutex<Machine>>,
+}
+
+impl Session {
+    /// Begins a switch: prepares, opens the target, and then lets the machine begin.
+    #[must_use]
+    pub fn begin(node: Arc<Node>, migration: Migration, deadline: Option<SystemTime>) -> Self {
+        let (session, worker) = Self::make(node, migration, Machine::new(), None);
+        tokio::spawn(worker.run(Start::Fresh(deadline)));
+        session
+    }
+
+    /// Takes a switch up again after the agent restarted.
+    ///
+    /// # Errors
+    /// When the journal's entry cannot be understood.
+    pub fn resume(node: Arc<Node>, entry: Entry) -> anyhow::Result<(String, Self)> {
+        let migration: Migration = prost::Message::decode(entry.migration.as_slice())?;
+        let key = migration.source_pod_uid.clone();
+        let (session, mut worker) = Self::make(node, migration, entry.machine, entry.grip);
+        worker.shapes = entry.shapes;
+        tokio::spawn(worker.run(Start::Journal));
+        Ok((key, session))
+    }
+
+    fn make(
+        node: Arc<Node>,
+        migration: Migration,
+        machine: Machine,
+        grip: Option<Grip>,
+    ) -> (Self, Worker) {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let session = Self {
+            migration: Arc::new(migration.clone()),
+            commands,
+            events: Events::new(),
+            machine: Arc::new(Mutex::new(machine)),
+        };
+        let arbiter = Arbiter::new(node.kube.clone(), &migration);
+        let worker = Worker {
+            node,
+            arbiter,
+            migration,
+            grip,
+            session: session.clone(),
+            inbox,
+            pod: None,
+            handoff: None,
+            dump: None,
+            api_call: 0,
+            sealed_reply: None,
+            frozen_at: None,
+            stood_still: None,
+            steps: Vec::new(),
+            shapes: Vec::new(),
+        };
+        (session, worker)
+    }
+
+    fn feed(&self, event: Event) {
+        let _ = self.commands.send(Command::Event(event));
+    }
+
+    /// Takes it back if it has not committed.
+    pub fn cancel(&self, why: &str) {
+        self.feed(Event::Cancel(convert::to_migration(failure(
+            "Cancelled",
+            why,
+            "start another migration when you want the pod to move",
+        ))));
+    }
+
+    /// Ends the source for good; only after the target runs.
+    pub fn retire(&self) {
+        self.feed(Event::Retire);
+    }
+
+    /// Answers the target's question.
+    pub async fn ask_sealed(&self) -> Option<Sealed> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::AskSealed(reply)).ok()?;
+        answer.await.ok()
+    }
+
+    /// The machine as it is now.
+    #[must_use]
+    pub fn machine(&self) -> Machine {
+        self.machine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+enum Start {
+    Fresh(Option<SystemTime>),
+    Journal,
+}
+
+struct Worker {
+    node: Arc<Node>,
+    arbiter: Arbiter,
+    migration: Migration,
+    grip: Option<Grip>,
+    session: Session,
+    inbox: mpsc::UnboundedReceiver<Command>,
+    pod: Option<Arc<SourcePod>>,
+    handoff: Option<HandoffClient<Channel>>,
+    dump: Option<JoinHandle<()>>,
+    api_call: u64,
+    sealed_reply: Option<oneshot::Sender<Sealed>>,
+    frozen_at: Option<Instant>,
+    stood_still: Option<Duration>,
+    steps: Vec<v1::Step>,
+    shapes: Vec<(String, Vec<u8>)>,
+}
+
+impl Worker {
+    async fn run(mut self, start: Start) {
+        match start {
+            Start::Fresh(deadline) => self.prepare(deadline),
+            Start::Journal => {
+                orphans::await_criu(&self.node.host, &images_of(&self.migration.source_pod_uid))
+                    .await;
+                let same_boot = self.grip.as_ref().is_none_or(Grip::same_boot);
+                self.feed(Event::Restarted { same_boot }).await;
+            }
+        }
+        let mut retry = tokio::time::interval(RETRY);
+        retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        retry.reset();
+        while let Some(command) = tokio::select! {
+            command = self.inbox.recv() => command,
+            _ = retry.tick(), if !self.session.machine().finished() => Some(Command::Event(Event::Retry)),
+        } {
+            match command {
+                Command::Event(event) => self.feed(event).await,
+                Command::Api(call, event) if call == self.api_call => self.feed(event).await,
+                Command::Api(..) => {}
+                Command::AskSealed(reply) => {
+                    self.sealed_reply = Some(reply);
+                    let facts = self.look().await;
+                    self.feed(Event::AskSealed(facts)).await;
+                }
+                Command::Prepared(pod, handoff) => {
+                    self.grip = Some(pod.grip.clone());
+                    self.pod = Some(Arc::from(pod));
+                    self.handoff = Some(handoff);
+                    self.feed(Event::Begin).await;
+                }
+                Command::Step(step) => self.step(step),
+            }
+        }
+    }
+
+    /// Everything before the machine's first step runs beside it, so that a cancel is heard.
+    fn prepare(&self, deadline: Option<SystemTime>) {
+        let (node, migration, commands) = (
+            self.node.clone(),
+            self.migration.clone(),
+            self.session.commands.clone(),
+        );
+        if let Some(deadline) = deadline {
+            let commands = commands.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(
+                    deadline
+                        .duration_since(SystemTime::now())
+                        .unwrap_or_default(),
+                )
+                .await;
+                let _ = commands.send(Command::Event(Event::DeadlinePassed));
+            });
+        }
+        let events = self.session.events.clone();
+        tokio::spawn(async move {
+            match prepare(&node, &migration, &commands, &events).await {
+                Ok((pod, handoff)) => {
+                    let _ = commands.send(Command::Prepared(Box::new(pod), handoff));
+                }
+                Err(why) => {
+                    let _ =
+                        commands.send(Command::Event(Event::Cancel(convert::to_migration(why))));
+                }
+            }
+        });
+    }
+
+    async fn feed(&mut self, event: Event) {
+        let effects = {
+            let mut machine = self
+                .session
+                .machine
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let before = format!("{:?}", machine.state());
+            tracing::debug!(
+                migration = self.migration.name,
+                ?event,
+                state = before,
+                "source"
+            );
+            machine.step(event)
+        };
+        for effect in effects {
+            self.execute(effect).await;
+        }
+    }
+
+    async fn execute(&mut self, effect: Effect) {
+        tracing::debug!(migration = self.migration.name, ?effect, "source does");
+        match effect {
+            Effect::Journal => self.journal().await,
+            Effect::CreateHandover => self.api(|arbiter, migration| async move {
+                Event::HandoverCreated(arbiter.create(&migration).await)
+            }),
+            Effect::ReadHandover => {
+                self.api(|arbiter, _| async move { Event::Handover(arbiter.read().await) })
+            }
+            Effect::WriteAborted { version } => self.api(move |arbiter, _| async move {
+                Event::AbortWritten(
+                    arbiter
+                        .swap(&version, godwit_api::HandoverState::Aborted)
+                        .await,
+                )
+            }),
+            Effect::Fence => self
+                .with_grip(|grip, node| grip.fence(&node.host))
+                .await
+                .unwrap_or_default(),
+            Effect::Unfence => {
+                self.must("take the fence away", |grip, node| grip.unfence(&node.host))
+                    .await
+            }
+            Effect::ShutTraffic => self.shut_traffic().await,
+            Effect::OpenTraffic => {
+                self.must("open the traffic gate", |grip, node| {
+                    open_traffic(grip, node)
+                })
+                .await
+            }
+            Effect::Freeze => self.freeze().await,
+            Effect::Dump => self.dump(),
+            Effect::SealPod => self.seal_pod().await,
+            Effect::Thaw => self.thaw().await,
+            Effect::Kill => {
+                self.must("end the sealed pod", |grip, node| grip.kill(&node.host))
+                    .await
+            }
+            Effect::OfferToTarget => self.offer(),
+            Effect::AskTarget { abandon } => self.ask(abandon),
+            Effect::AnswerSealed(answer) => {
+                if let Some(reply) = self.sealed_reply.take() {
+                    let _ = reply.send(answer);
+                }
+            }
+            Effect::Report(outcome) => self.report(outcome),
+        }
+    }
+
+    /// Makes the machine durable. A disk that refuses must not let the protocol go on without it.
+    async fn journal(&self) {
+        let entry = Entry {
+            migration: prost::Message::encode_to_vec(&self.migration),
+            machine: self.session.machine(),
+            grip: self.grip.clone(),
+            shapes: self.shapes.clone(),
+        };
+        while let Err(error) = self
+            .node
+            .journal
+            .write(ROLE, &self.migration.source_pod_uid, &entry)
+        {
+            tracing::error!(%error, "the journal cannot be written; waiting");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        self.point("journaled").await;
+    }
+
+    fn api<F, Fut>(&mut self, call: F)
+    where
+        F: FnOnce(Arbiter, Migration) -> Fut,
+        Fut: Future<Output = Event> + Send + 'static,
+    {
+        self.api_call += 1;
+        let (number, commands) = (self.api_call, self.session.commands.clone());
+        let answer = call(self.arbiter.clone(), self.migration.clone());
+        tokio::spawn(async move {
+            let _ = commands.send(Command::Api(number, answer.await));
+        });
+    }
+
+    async fn with_grip<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Grip, &Node) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (grip, node) = (self.grip.clone()?, self.node.clone());
+        tokio::task::spawn_blocking(move || act(&grip, &node))
+            .await
+            .ok()
+    }
+
+    /// Does something that has to succeed sooner or later.
+    async fn must(
+        &self,
+        what: &str,
+        act: impl Fn(&Grip, &Node) -> Result<(), Failure> + Clone + Send + 'static,
+    ) {
+        for attempt in 0..50 {
+            match self.with_grip(act.clone()).await {
+                None | Some(Ok(())) => return,
+                Some(Err(why)) => tracing::warn!(
+                    migration = self.migration.name,
+                    reason = why.reason,
+                    message = why.message,
+                    attempt,
+                    "cannot {what}"
+                ),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn look(&self) -> godwit_migration::handover::SealFacts {
+        self.with_grip(|grip, node| grip.look(&node.host))
+            .await
+            .unwrap_or_default()
+    }
+
+    async fn shut_traffic(&mut self) {
+        self.point("shut-traffic").await;
+        let timer = Timer::start(ROLE, "gate");
+        match self.with_grip(|grip, node| shut_traffic(grip, node)).await {
+            Some(Err(why)) => tracing::warn!(
+                reason = why.reason,
+                message = why.message,
+                "the traffic gate does not shut"
+            ),
+            _ => self.step(timer.stop()),
+        }
+    }
+
+    async fn freeze(&mut self) {
+        self.point("freeze").await;
+        let timer = Timer::start(ROLE, "freeze");
+        self.frozen_at = Some(Instant::now());
+        let frozen = self
+            .with_grip(|grip, node| {
+                grip.freeze(&node.host)
+                    .and_then(|()| grip.shapes(&node.host))
+            })
+            .await
+            .unwrap_or_else(|| Err(internal("cannot freeze", "the pod was not prepared")));
+        let event = match frozen {
+            Ok(shapes) => {
+                self.shapes = shapes;
+                self.step(timer.stop());
+                Event::Frozen
+            }
+            Err(why) => Event::FreezeFailed(convert::to_migration(why)),
+        };
+        self.point("frozen").await;
+        self.session.feed(event);
+    }
+
+    fn dump(&mut self) {
+        let (Some(pod), Some(handoff)) = (self.pod.clone(), self.handoff.clone()) else {
+            self.session
+                .feed(Event::DumpFailed(convert::to_migration(internal(
+                    "cannot dump",
+                    "the pod was not prepared",
+                ))));
+            return;
+        };
+        let (migration, session) = (self.migration.clone(), self.session.clone());
+        self.dump = Some(tokio::spawn(async move {
+            let timer = Timer::start(ROLE, "dump");
+            let delta = async {
+                let timer = Timer::start(ROLE, "delta");
+                pod.copy_files(&handoff, &migration)
+                    .await
+                    .map(|()| timer.stop())
+            };
+            let dumping = async { pod.dump(&handoff, &migration).await.map(|()| timer.stop()) };
+            // Both are awaited to their ends: CRIU is never killed while it has a hand in the processes.
+            let (dumped, copied) = tokio::join!(dumping, delta);
+            let event = match (dumped, copied) {
+                (Ok(dump), Ok(delta)) => {
+                    let _ = session.commands.send(Command::Step(dump));
+                    let _ = session.commands.send(Command::Step(delta));
+                    Event::DumpDone
+                }
+                (Err(why), _) | (_, Err(why)) => Event::DumpFailed(convert::to_migration(why)),
+            };
+            let copied = Copied {
+                bytes: pod.sent.load(Ordering::Relaxed),
+                total: pod.sent.load(Ordering::Relaxed),
+            };
+            session.events.push(SwitchEvent {
+                event: Some(switch_event::Event::Copied(copied)),
+            });
+            session.feed(event);
+        }));
+    }
+
+    async fn seal_pod(&mut self) {
+        self.point("dumped").await;
+        let timer = Timer::start(ROLE, "seal");
+        self.must("seal the pod", |grip, node| grip.seal(&node.host))
+            .await;
+        let facts = self.look().await;
+        self.step(timer.stop());
+        self.point("sealed").await;
+        self.session.feed(Event::PodSealed(facts));
+    }
+
+    async fn thaw(&mut self) {
+        if let Some(dump) = self.dump.take() {
+            let _ = dump.await;
+        }
+        self.must("thaw the pod", |grip, node| grip.thaw(&node.host))
+            .await;
+        self.ran_again();
+        let images = self
+            .node
+            .host
+            .path(images_of(&self.migration.source_pod_uid));
+        let _ = std::fs::remove_dir_all(images);
+    }
+
+    /// The pod stands still no longer.
+    fn ran_again(&mut self) {
+        if let (Some(frozen), None) = (self.frozen_at, self.stood_still) {
+            self.stood_still = Some(frozen.elapsed());
+        }
+    }
+
+    fn client(&mut self) -> Result<HandoffClient<Channel>, Failure> {
+        if let Some(client) = &self.handoff {
+            return Ok(client.clone());
+        }
+        let client = self
+            .node
+            .handoff(&self.migration.target_address, &self.migration.target_node)?;
+        Ok(self.handoff.insert(client).clone())
+    }
+
+    fn offer(&mut self) {
+        let containers = self
+            .shapes
+            .iter()
+            .cloned()
+            .map(|(name, shape)| v1::ContainerShape { name, shape })
+            .collect();
+        let Ok(mut client) = self.client() else {
+            self.session.feed(Event::TargetSilent);
+            return;
+        };
+        let (session, migration) = (self.session.clone(), self.migration.clone());
+        tokio::spawn(async move {
+            let request = v1::RestoreRequest {
+                migration: Some(migration),
+                containers,
+            };
+            let answer = async {
+                let mut stream = client.restore(request).await.ok()?.into_inner();
+                while let Ok(Some(event)) = stream.message().await {
+                    match event.event {
+                        Some(v1::restore_event::Event::Step(step)) => {
+                            let _ = session.commands.send(Command::Step(step));
+                        }
+                        Some(v1::restore_event::Event::State(state)) => {
+                            return convert::peer_state(state);
+                        }
+                        None => {}
+                    }
+                }
+                None
+            };
+            let event = answer.await.map_or(Event::TargetSilent, Event::Target);
+            session.feed(event);
+        });
+    }
+
+    fn ask(&mut self, abandon: bool) {
+        let Ok(mut client) = self.client() else {
+            self.session.feed(Event::TargetSilent);
+            return;
+        };
+        let (session, migration) = (self.session.clone(), self.migration.clone());
+        tokio::spawn(async move {
+            let reply = client
+                .ask(v1::AskRequest {
+                    migration: Some(migration),
+                    abandon,
+                })
+                .await
+                .ok();
+            let state: Option<PeerState> =
+                reply.and_then(|reply| convert::peer_state(reply.into_inner()));
+            session.feed(state.map_or(Event::TargetSilent, Event::Target));
+        });
+    }
+
+    fn step(&mut self, step: v1::Step) {
+        if step.who != ROLE && step.step == "open" {
+            self.ran_again();
+        }
+        self.steps.push(step.clone());
+        self.session.events.push(SwitchEvent {
+            event: Some(switch_event::Event::Step(step)),
+        });
+    }
+
+    fn report(&mut self, outcome: Outcome) {
+        if matches!(outcome, Outcome::Running) {
+            self.ran_again();
+        }
+        let freeze = freeze_report(self.stood_still, &self.steps);
+        let result = match outcome {
+            Outcome::Running => v1::outcome::Result::Running(v1::Running::default()),
+            Outcome::TakenBack(why) => v1::outcome::Result::TakenBack(convert::from_migration(why)),
+        };
+        let outcome = v1::Outcome {
+            result: Some(result),
+            freeze: Some(freeze),
+        };
+        self.session.events.push(SwitchEvent {
+            event: Some(switch_event::Event::Outcome(outcome)),
+        });
+    }
+
+    /// A fault point of this role.
+    async fn point(&self, name: &str) {
+        if let Err(error) = godwit_fault::point(&format!("agent.source.{name}")).await {
+            self.session
+                .feed(Event::Cancel(convert::to_migration(internal(
+                    "stopped", error,
+                ))));
+        }
+    }
+}
+
+/// Everything that is done while the pod runs.
+async fn prepare(
+    node: &Node,
+    migration: &Migration,
+    commands: &mpsc::UnboundedSender<Command>,
+    events: &Events<SwitchEvent>,
+) -> Result<(SourcePod, HandoffClient<Channel>), Failure> {
+    let step = |timer: Timer| {
+        let _ = commands.send(Command::Step(timer.stop()));
+    };
+    godwit_fault::point("agent.source.prepare")
+        .await
+        .map_err(|error| internal("stopped", error))?;
+    let timer = Timer::start(ROLE, "inspect");
+    let pod = SourcePod::prepare(&node.host, &node.cri, &migration.source_pod_uid).await?;
+    step(timer);
+    let mut handoff = node.handoff(&migration.target_address, &migration.target_node)?;
+    let timer = Timer::start(ROLE, "copy");
+    pod.copy_files(&handoff, migration).await?;
+    step(timer);
+    events.push(SwitchEvent {
+        event: Some(switch_event::Event::Copied(Copied {
+            bytes: pod.sent.load(Ordering::Relaxed),
+            total: pod.total,
+        })),
+    });
+    let timer = Timer::start(ROLE, "prime");
+    pod.open(&mut handoff, migration).await?;
+    step(timer);
+    godwit_fault::point("agent.source.opened")
+        .await
+        .map_err(|error| internal("stopped", error))?;
+    Ok((pod, handoff))
+}
+
+fn shut_traffic(grip: &Grip, node: &Node) -> Result<(), Failure> {
+    grip.gate(&node.host)?
+        .shut()
+        .map_err(|error| internal("cannot shut the traffic gate", error))
+}
+
+fn open_traffic(grip: &Grip, node: &Node) -> Result<(), Failure> {
+    match grip.gate(&node.host) {
+        Ok(gate) => gate
+            .open()
+            .map_err(|error| internal("cannot open the traffic gate", error)),
+        // The sandbox is gone, and its rules with it.
+        Err(_) => Ok(()),
+    }
+}
+
+fn freeze_report(stood_still: Option<Duration>, steps: &[v1::Step]) -> FreezeReport {
+    let ms = |name: &str| {
+        let us: i64 = steps
+            .iter()
+            .filter(|step| step.step == name)
+            .map(|step| step.duration_us)
+            .sum();
+        u32::try_from(us / 1000).unwrap_or(0)
+    };
+    FreezeReport {
+        total_ms: stood_still.map_or(0, |time| {
+            u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+        }),
+        dump_ms: ms("dump"),
+        delta_ms: ms("seal"),
+        restore_ms: ms("restore"),
+        verify_ms: ms("verify"),
+        commit_ms: ms("commit") + ms("confirm"),
+    }
+}
+
+/// Milliseconds since the epoch to a time; 0 is none.
+#[must_use]
+pub fn deadline(unix_ms: i64) -> Option<SystemTime> {
+    u64::try_from(unix_ms)
+        .ok()
+        .filter(|ms| *ms > 0)
+        .map(|ms| UNIX_EPOCH + Duration::from_millis(ms))
+}

@@ -1,0 +1,232 @@
+//! The desk at which the node's keepers, stand-ins and gates ask, and where the target role leaves its orders.
+//!
+//! Each container of a target pod has one [`Seat`]: what was seen of it, and what it has been told. Questions wait at the seat until the order is there; orders
+//! stay, so that a question asked again (after a restart of the agent) gets the same answer.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use godwit_runtime::protocol::{Reply, Request};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+/// What a keeper is told.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub enum KeeperOrder {
+    /// Restore from here.
+    Restore {
+        /// The image directory, as the node names it.
+        images: PathBuf,
+        /// More lines for CRIU's configuration.
+        criu: Vec<String>,
+    },
+    /// End with this code.
+    Exit(i32),
+}
+
+/// What the stand-in or the gate is told.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go on.
+    Go,
+    /// Fail the restore; nothing has run.
+    Abort(String),
+}
+
+/// Orders for one container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// For its keeper.
+    pub keeper: Option<KeeperOrder>,
+    /// For the CRIU stand-in.
+    pub images: Option<Verdict>,
+    /// For the gate.
+    pub gate: Option<Verdict>,
+    /// What was seen has been taken in (and journaled): `Resumed` and `Restored` may be answered up to here.
+    pub noted: Seen,
+}
+
+/// What was seen of one container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The keeper has asked and waits (or waited) for its order.
+    pub keeper: bool,
+    /// The stand-in waits for images.
+    pub images: bool,
+    /// CRIU stands at the gate, with the pid of the restored init.
+    pub gate: Option<i32>,
+    /// The processes run.
+    pub resumed: Option<i32>,
+    /// `runc restore` has ended: exit code and the end of its output.
+    pub restored: Option<(i32, String)>,
+}
+
+/// One container of a target pod.
+pub struct Seat {
+    orders: watch::Sender<Orders>,
+    seen: watch::Sender<Seen>,
+}
+
+impl Seat {
+    fn new() -> Self {
+        Self {
+            orders: watch::Sender::default(),
+            seen: watch::Sender::default(),
+        }
+    }
+
+    /// Changes the orders.
+    pub fn order(&self, change: impl FnOnce(&mut Orders)) {
+        self.orders.send_modify(change);
+    }
+
+    /// Follows what is seen.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Seen> {
+        self.seen.subscribe()
+    }
+
+    async fn wait<T>(&self, pick: impl Fn(&Orders) -> Option<T>) -> T {
+        let mut orders = self.orders.subscribe();
+        loop {
+            if let Some(order) = pick(&orders.borrow_and_update()) {
+                return order;
+            }
+            if orders.changed().await.is_err() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// Decides about a `create` that names a migration.
+pub type Doorman = Box<dyn Fn(Request) -> BoxFuture<'static, Reply> + Send + Sync>;
+
+/// All seats.
+pub struct Desk {
+    seats: Mutex<HashMap<String, Arc<Seat>>>,
+    doorman: OnceLock<Doorman>,
+}
+
+impl Desk {
+    /// An empty desk.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            seats: Mutex::default(),
+            doorman: OnceLock::new(),
+        })
+    }
+
+    /// Sets who decides about `create`; until then such a `create` fails and is tried again by the kubelet.
+    pub fn employ(&self, doorman: Doorman) {
+        let _ = self.doorman.set(doorman);
+    }
+
+    /// The seat of a container, made where there is none.
+    #[must_use]
+    pub fn seat(&self, container: &str) -> Arc<Seat> {
+        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        seats
+            .entry(container.to_owned())
+            .or_insert_with(|| Arc::new(Seat::new()))
+            .clone()
+    }
+
+    fn known(&self, container: &str) -> Option<Arc<Seat>> {
+        self.seats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(container)
+            .cloned()
+    }
+
+    /// Forgets a container.
+    pub fn clear(&self, container: &str) {
+        self.seats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(container);
+    }
+
+    /// Whoever asked this has gone before it was answered.
+    pub fn left(&self, request: &Request) {
+        if let Request::Keeper { container } = request
+            && let Some(seat) = self.known(container)
+        {
+            seat.seen.send_modify(|seen| seen.keeper = false);
+        }
+    }
+
+    /// Answers a question; waits for as long as the migration needs.
+    pub async fn answer(&self, request: &Request) -> Reply {
+        let container = match request {
+            Request::Create { .. } => {
+                return match self.doorman.get() {
+                    Some(doorman) => doorman(request.clone()).await,
+                    None => Reply::Fail {
+                        why: "Godwit's agent is starting".into(),
+                    },
+                };
+            }
+            Request::Keeper { container }
+            | Request::Images { container }
+            | Request::Gate { container, .. }
+            | Request::Resumed { container, .. }
+            | Request::Restored { container, .. } => container,
+        };
+        let Some(seat) = self.known(container) else {
+            // Not in the journal: the migration was undone, or never came here. Nothing of it has run and nothing will.
+            return match request {
+                Request::Keeper { .. } => Reply::Exit { code: 125 },
+                Request::Images { .. } | Request::Gate { .. } => Reply::Abort {
+                    why: "this migration was undone".into(),
+                },
+                _ => Reply::Ok,
+            };
+        };
+        match request {
+            Request::Keeper { .. } => {
+                seat.seen.send_modify(|seen| seen.keeper = true);
+                match seat.wait(|orders| orders.keeper.clone()).await {
+                    KeeperOrder::Restore { images, criu } => Reply::Restore { images, criu },
+                    KeeperOrder::Exit(code) => Reply::Exit { code },
+                }
+            }
+            Request::Images { .. } => {
+                seat.seen.send_modify(|seen| seen.images = true);
+                seat.wait(|orders| orders.images.clone()).await.into()
+            }
+            Request::Gate { init_pid, .. } => {
+                seat.seen.send_modify(|seen| seen.gate = Some(*init_pid));
+                seat.wait(|orders| orders.gate.clone()).await.into()
+            }
+            Request::Resumed { init_pid, .. } => {
+                seat.seen.send_modify(|seen| seen.resumed = Some(*init_pid));
+                seat.wait(|orders| orders.noted.resumed.map(|_| Reply::Ok))
+                    .await
+            }
+            Request::Restored { code, output, .. } => {
+                seat.seen
+                    .send_modify(|seen| seen.restored = Some((*code, output.clone())));
+                seat.wait(|orders| orders.noted.restored.as_ref().map(|_| Reply::Ok))
+                    .await
+            }
+            Request::Create { .. } => Reply::Ok,
+        }
+    }
+}
+
+impl From<Verdict> for Reply {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Go => Self::Go,
+            Verdict::Abort(why) => Self::Abort { why },
+        }
+    }
+}

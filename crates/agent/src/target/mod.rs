@@ -1,0 +1,8 @@
+//! The target role: the pod comes to this node.
+
+pub mod desk;
+pub mod files;
+pub mod mounts;
+pub mod pod;
+pub mod receive;
+pub mod session;

@@ -1,0 +1,335 @@
+//! The target pod's hands: everything that is done to its keepers, images and network on the way from "keepers wait" to "runs". Decides nothing.
+//!
+//! ```text
+//!   open: descriptors, tmpfs, old address on lo, keepers told ─▶ stand-ins wait
+//!   verify_images, images_go: stand-ins told ─▶ all containers at the gate
+//!   verify: restored tree against the frozen source's; old connections ended
+//!   open_gate | abort
+//! ```
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use godwit_criu::{Which, descriptors, explain, images, mounts::External, restore};
+use godwit_network::{addresses, sockets};
+use godwit_node::{
+    cgroup::{Cgroup, Version},
+    cri,
+    host::Host,
+    process::{self, Shape},
+    volumes::{self, Directory, Side},
+};
+use godwit_rpc::v1::{ContainerShape, Failure, OpenRequest, SourceContainer};
+use godwit_runtime::protocol::CONTAINERS;
+
+use super::desk::{Desk, KeeperOrder, Seat, Seen, Verdict};
+use crate::{
+    convert,
+    failure::{failure, internal},
+};
+
+/// Where images live on the node: tmpfs, never a disk.
+const IMAGES: &str = "/run/godwit/images";
+/// How long keepers may take to start their restores and arrive at the stand-in.
+const STARTING: Duration = Duration::from_secs(20);
+/// One container that is to be restored.
+struct Slot {
+    name: String,
+    id: String,
+    seat: Arc<Seat>,
+    images: PathBuf,
+    container: cri::Container,
+}
+
+/// The target pod at hand.
+pub struct TargetPod {
+    host: Host,
+    sandbox: cri::Sandbox,
+    slots: Vec<Slot>,
+    /// What of the pod's files can be received.
+    pub directories: Vec<Directory>,
+    source_ip: Option<IpAddr>,
+}
+
+impl TargetPod {
+    /// Finds the pod and the keepers (name and container id) in the node's runtime.
+    ///
+    /// # Errors
+    /// When the runtime does not know them (any more).
+    pub async fn find(
+        host: &Host,
+        client: &cri::Client,
+        desk: &Desk,
+        source_uid: &str,
+        pod_uid: &str,
+        keepers: &[(String, String)],
+        source_ip: Option<IpAddr>,
+    ) -> Result<Self, Failure> {
+        let sandbox = client
+            .sandbox_of(pod_uid)
+            .await
+            .map_err(|error| convert::finding(error.finding()))?
+            .ok_or_else(|| {
+                failure(
+                    "TargetPodGone",
+                    "the target pod has no sandbox any more",
+                    "look at the events of the target pod; try again",
+                )
+            })?;
+        let containers = client
+            .containers_of(pod_uid)
+            .await
+            .map_err(|error| convert::finding(error.finding()))?;
+        let directories = volumes::directories(host, Side::Target, pod_uid, &sandbox, &containers)
+            .map_err(|error| convert::finding(error.finding()))?;
+        let mut slots = Vec::new();
+        for (name, id) in keepers {
+            let container = containers
+                .iter()
+                .find(|container| &container.id == id)
+                .cloned()
+                .ok_or_else(|| {
+                    failure(
+                        "TargetPodGone",
+                        format!("container {name} of the target pod is gone"),
+                        "look at the events of the target pod; try again",
+                    )
+                })?;
+            let images = Path::new(IMAGES).join(source_uid).join(name);
+            slots.push(Slot {
+                name: name.clone(),
+                id: id.clone(),
+                seat: desk.seat(id),
+                images,
+                container,
+            });
+        }
+        Ok(Self {
+            host: host.clone(),
+            sandbox,
+            slots,
+            directories,
+            source_ip,
+        })
+    }
+
+    /// Where the images of a container are to be written, as the agent opens it.
+    #[must_use]
+    pub fn images_of(&self, container: &str) -> Option<PathBuf> {
+        self.slots
+            .iter()
+            .find(|slot| slot.name == container)
+            .map(|slot| self.host.path(&slot.images))
+    }
+
+    /// Lets every keeper start `runc restore`, which stops before it reads an image. Returns when all stand there.
+    ///
+    /// # Errors
+    /// When a mount of the source has no counterpart here, or a keeper cannot start.
+    pub async fn open(&self, request: &OpenRequest) -> Result<(), Failure> {
+        let netns = self.netns()?;
+        if let Some(ip) = self.source_ip
+            && !self.sandbox.ips.contains(&ip)
+        {
+            addresses::add_temporary(&netns, ip)
+                .map_err(|error| internal("cannot put the old address into the new pod", error))?;
+        }
+        for slot in &self.slots {
+            let source = request
+                .containers
+                .iter()
+                .find(|container| container.name == slot.name)
+                .ok_or_else(|| {
+                    failure(
+                        "ContainerMissing",
+                        format!("the source has no running container {}", slot.name),
+                        "migrate when all containers of the pod run",
+                    )
+                })?;
+            let order = self.order(slot, source).await?;
+            slot.seat.order(|orders| orders.keeper = Some(order));
+        }
+        tokio::time::timeout(STARTING, self.all(|seen| seen.images))
+            .await
+            .map_err(|_| {
+                failure(
+                    "KeeperStuck",
+                    "a keeper did not start its restore in time",
+                    "look at the runtime's log on the target node; try again",
+                )
+            })?
+    }
+
+    async fn order(&self, slot: &Slot, source: &SourceContainer) -> Result<KeeperOrder, Failure> {
+        let externals: Vec<External> = serde_json::from_slice(&source.externals)
+            .map_err(|error| internal("the source's list of mounts is damaged", error))?;
+        let scratch = Path::new(CONTAINERS).join(&slot.id).join("scratch");
+        let cgroup = Cgroup::of(&self.host, slot.container.pid)
+            .map_err(|error| convert::finding(error.finding()))?;
+        let prepared = restore::prepare(
+            &externals,
+            &restore::Target {
+                spec: &slot.container.spec.raw,
+                scratch: &scratch,
+                cgroups: Path::new("/sys/fs/cgroup"),
+                cgroup: cgroup.name(),
+                v2: cgroup.version() == Version::V2,
+            },
+        )
+        .map_err(|problem| convert::criu_failure(&problem.failure(), &slot.name))?;
+        super::mounts::make(&self.host, &prepared)
+            .await
+            .map_err(|error| internal("cannot prepare the container's tmpfs mounts", error))?;
+        let images = self.host.path(&slot.images);
+        std::fs::create_dir_all(&images)
+            .map_err(|error| internal("cannot make room for the images", error))?;
+        descriptors::write(&images, &source.descriptors)
+            .map_err(|error| internal("cannot write descriptors.json", error))?;
+        Ok(KeeperOrder::Restore {
+            images: slot.images.clone(),
+            criu: prepared.lines,
+        })
+    }
+
+    /// Checks that the images are whole: CRIU spins for ever on a short pages file.
+    ///
+    /// # Errors
+    /// What is wrong with which image.
+    pub async fn verify_images(&self) -> Result<(), Failure> {
+        for slot in &self.slots {
+            let directory = self.host.path(&slot.images);
+            tokio::task::spawn_blocking(move || images::verify(&directory))
+                .await
+                .map_err(|error| internal("the images could not be checked", error))?
+                .map_err(|problem| convert::criu_failure(&problem.failure(), &slot.name))?;
+        }
+        Ok(())
+    }
+
+    /// Lets CRIU read the images.
+    pub fn images_go(&self) {
+        for slot in &self.slots {
+            slot.seat.order(|orders| orders.images = Some(Verdict::Go));
+        }
+    }
+
+    /// Compares what was restored with what was frozen, and ends the connections that cannot live on here.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub async fn verify(&self, expected: &[ContainerShape]) -> Result<u32, Failure> {
+        for slot in &self.slots {
+            let pid = slot.seat.watch().borrow().gate.unwrap_or_default();
+            let shape: Shape = expected
+                .iter()
+                .find(|container| container.name == slot.name)
+                .and_then(|container| serde_json::from_slice(&container.shape).ok())
+                .ok_or_else(|| internal("the source did not say what to expect", &slot.name))?;
+            let cgroup =
+                Cgroup::of(&self.host, pid).map_err(|error| convert::finding(error.finding()))?;
+            let restored = process::tree(&cgroup)
+                .map_err(|error| internal("cannot list the restored processes", error))?;
+            let missing = shape.missing_in(&Shape::of(&restored));
+            if !missing.is_empty() {
+                return Err(failure(
+                    "RestoreIncomplete",
+                    format!(
+                        "container {}: after the restore this is missing: {}",
+                        slot.name,
+                        missing.join("; ")
+                    ),
+                    "this is a fault of CRIU or Godwit: keep restore.log and report it",
+                ));
+            }
+        }
+        let Some(ip) = self.source_ip.filter(|ip| !self.sandbox.ips.contains(ip)) else {
+            return Ok(0);
+        };
+        let netns = self.netns()?;
+        let destroyed = sockets::destroy(&netns, ip)
+            .map_err(|error| internal("cannot end the old connections", error))?;
+        addresses::remove(&netns, ip)
+            .map_err(|error| internal("cannot take the old address away", error))?;
+        Ok(destroyed.established)
+    }
+
+    /// Lets the processes run.
+    pub fn open_gate(&self) {
+        for slot in &self.slots {
+            slot.seat.order(|orders| orders.gate = Some(Verdict::Go));
+        }
+    }
+
+    /// Waits until all containers have reached a point, or one has failed.
+    async fn all(&self, reached: impl Fn(&Seen) -> bool + Copy) -> Result<(), Failure> {
+        futures::future::try_join_all(self.slots.iter().map(|slot| async move {
+            let mut seen = slot.seat.watch();
+            let outcome = seen
+                .wait_for(|seen| {
+                    reached(seen) || seen.restored.as_ref().is_some_and(|(code, _)| *code != 0)
+                })
+                .await;
+            match outcome {
+                Ok(seen) => match &seen.restored {
+                    Some((code, output)) if !reached(&seen) => {
+                        Err(restore_failure(&slot.name, *code, output))
+                    }
+                    _ => Ok(()),
+                },
+                Err(_) => Err(internal("container", "its keeper was forgotten")),
+            }
+        }))
+        .await
+        .map(|_| ())
+    }
+
+    fn netns(&self) -> Result<PathBuf, Failure> {
+        self.sandbox
+            .namespaces
+            .net
+            .as_ref()
+            .map(|path| self.host.path(path))
+            .ok_or_else(|| {
+                failure(
+                    "NoNetworkNamespace",
+                    "the target pod has no network namespace of its own",
+                    "pods with hostNetwork cannot be moved",
+                )
+            })
+    }
+
+    /// Frees what the restore needed: images and temporary mounts.
+    pub fn tidy(&self) {
+        for slot in &self.slots {
+            if let Err(error) = std::fs::remove_dir_all(self.host.path(&slot.images))
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, images = %slot.images.display(), "cannot free the images");
+            }
+        }
+    }
+}
+
+/// Fails the restore of one container; nothing of it has run and nothing will.
+pub fn abort(seat: &Seat, why: &str) {
+    seat.order(|orders| {
+        orders.images = Some(Verdict::Abort(why.to_owned()));
+        orders.gate = Some(Verdict::Abort(why.to_owned()));
+        orders.keeper = Some(KeeperOrder::Exit(125));
+    });
+}
+
+/// Why `runc restore` failed, in plain words.
+#[must_use]
+pub fn restore_failure(container: &str, code: i32, output: &str) -> Failure {
+    let mut failure = convert::criu_failure(&explain(output, Which::Restore), container);
+    if failure.reason.is_empty() {
+        failure.reason = "RestoreFailed".into();
+    }
+    failure.message = format!("{} (runc restore ended with {code})", failure.message);
+    failure
+}

@@ -1,0 +1,782 @@
+//! One migration in the target role: drives `godwit_migration::handover::target::Machine`, event by event, and does what it says.
+//!
+//! ```text
+//!   PrepareTarget, Undo (controller)        ─┐                          ┌─▶ journal, orders to keepers, stand-ins and gates, verification  (here)
+//!   Open, Files, Restore, Ask (source agent) ─┼─▶ commands ─▶ Machine ──┼─▶ Handover (API server)  ─┐
+//!   what keepers, stand-ins and gates report ─┘        ▲                └─▶ Handoff.Sealed (source) ─┤
+//!                                                      └────────────── answers ◀─────────────────────┘
+//! ```
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use godwit_api::HandoverState;
+use godwit_migration::handover::{
+    PeerState, Sealed,
+    target::{Create, Effect, Event, Machine, State},
+};
+use godwit_rpc::v1::{
+    self, AwaitKeepersReply, ContainerShape, Migration, OpenRequest, RestoreEvent, restore_event,
+};
+use godwit_runtime::protocol::{CONSUMED, Reply};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    desk::{Desk, KeeperOrder, Seen},
+    pod::{TargetPod, restore_failure},
+};
+use crate::{
+    arbiter::Arbiter,
+    clock::Timer,
+    convert,
+    events::Events,
+    failure::{failure, internal},
+    journal::write_durably,
+    node::Node,
+};
+
+type Failure = v1::Failure;
+
+/// Role name in the journal and the timeline.
+pub const ROLE: &str = "target";
+/// Between two askings when nothing is heard.
+const RETRY: Duration = Duration::from_secs(1);
+/// After this a restore has hung. Nothing has run, so giving up takes nothing from anybody.
+const RESTORING: Duration = Duration::from_secs(300);
+
+/// What survives the agent.
+#[derive(Clone, Deserialize, Serialize)]
+pub struct Entry {
+    /// The migration, encoded as the contract's message.
+    migration: Vec<u8>,
+    boot_id: String,
+    machine: Machine,
+    /// Name and container id of every keeper.
+    keepers: Vec<(String, String)>,
+    source_ip: String,
+}
+
+enum Command {
+    Event(Event),
+    /// An answer of the API server, with the number of the call.
+    Api(u64, Event),
+    Create {
+        name: String,
+        id: String,
+        reply: oneshot::Sender<Reply>,
+    },
+    Open {
+        request: Box<OpenRequest>,
+        reply: oneshot::Sender<Result<(), Failure>>,
+    },
+    Restore(Vec<ContainerShape>),
+    Ask {
+        abandon: bool,
+        reply: oneshot::Sender<PeerState>,
+    },
+    Seen {
+        name: String,
+        id: String,
+        seen: Seen,
+    },
+    Images {
+        container: String,
+        reply: oneshot::Sender<Result<PathBuf, Failure>>,
+    },
+    Directory {
+        container: String,
+        kind: String,
+        reply: oneshot::Sender<Result<godwit_node::volumes::Directory, Failure>>,
+    },
+}
+
+/// A handle to one migration.
+#[derive(Clone)]
+pub struct Session {
+    /// What the controller said about it.
+    pub migration: Arc<Migration>,
+    commands: mpsc::UnboundedSender<Command>,
+    /// What `Handoff.Restore` tells.
+    pub events: Arc<Events<RestoreEvent>>,
+    machine: Arc<Mutex<Machine>>,
+    waiting: watch::Receiver<Vec<String>>,
+    containers: Arc<Vec<String>>,
+}
+
+impl Session {
+    /// Expects the containers of the target pod.
+    #[must_use]
+    pub fn prepare(
+        node: Arc<Node>,
+        desk: Arc<Desk>,
+        migration: Migration,
+        containers: Vec<String>,
+    ) -> Self {
+        let machine = Machine::new(containers.clone());
+        let boot_id = godwit_node::facts::boot_id().unwrap_or_default();
+        let entry = Entry {
+            migration: prost::Message::encode_to_vec(&migration),
+            boot_id,
+            machine,
+            keepers: Vec::new(),
+            source_ip: String::new(),
+        };
+        Self::make(node, desk, migration, entry, None)
+    }
+
+    /// Takes a migration up again after the agent restarted.
+    ///
+    /// # Errors
+    /// When the journal's entry cannot be understood.
+    pub fn resume(node: Arc<Node>, desk: Arc<Desk>, entry: Entry) -> anyhow::Result<Self> {
+        let migration: Migration = prost::Message::decode(entry.migration.as_slice())?;
+        let same_boot = godwit_node::facts::boot_id().is_ok_and(|now| now == entry.boot_id);
+        Ok(Self::make(node, desk, migration, entry, Some(same_boot)))
+    }
+
+    fn make(
+        node: Arc<Node>,
+        desk: Arc<Desk>,
+        migration: Migration,
+        entry: Entry,
+        restarted: Option<bool>,
+    ) -> Self {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let (waiting_now, waiting) = watch::channel(Vec::new());
+        let containers = Arc::new(entry.machine.containers().keys().cloned().collect());
+        let session = Self {
+            migration: Arc::new(migration),
+            commands,
+            events: Events::new(),
+            machine: Arc::new(Mutex::new(entry.machine.clone())),
+            waiting,
+            containers,
+        };
+        let worker = Worker {
+            arbiter: Arbiter::new(node.kube.clone(), &session.migration),
+            node,
+            desk,
+            session: session.clone(),
+            inbox,
+            entry,
+            waiting: waiting_now,
+            pod: None,
+            shapes: Vec::new(),
+            api_call: 0,
+            peer_reply: None,
+            timer: None,
+            restoring_since: None,
+        };
+        tokio::spawn(worker.run(restarted));
+        session
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let gone = |_| internal("the migration", "it has just ended here");
+        self.commands
+            .send(make(reply))
+            .map_err(|_| internal("the migration", "it has just ended here"))?;
+        answer.await.map_err(gone)
+    }
+
+    fn feed(&self, event: Event) {
+        let _ = self.commands.send(Command::Event(event));
+    }
+
+    /// Decides about a `create` of a container of the target pod.
+    pub async fn create(&self, name: &str, id: &str) -> Reply {
+        let (name, id) = (name.to_owned(), id.to_owned());
+        self.ask(|reply| Command::Create { name, id, reply })
+            .await
+            .unwrap_or_else(|why| Reply::Fail { why: why.message })
+    }
+
+    /// Lets the keepers start their restores.
+    ///
+    /// # Errors
+    /// What is missing here.
+    pub async fn open(&self, request: OpenRequest) -> Result<(), Failure> {
+        self.ask(|reply| Command::Open {
+            request: Box::new(request),
+            reply,
+        })
+        .await?
+    }
+
+    /// Where the images of a container go.
+    ///
+    /// # Errors
+    /// When there is no such container, or the target is not open.
+    pub async fn images(&self, container: &str) -> Result<PathBuf, Failure> {
+        let container = container.to_owned();
+        self.ask(|reply| Command::Images { container, reply })
+            .await?
+    }
+
+    /// Where files of the pod go.
+    ///
+    /// # Errors
+    /// When the target pod has no such directory.
+    pub async fn directory(
+        &self,
+        container: &str,
+        kind: &str,
+    ) -> Result<godwit_node::volumes::Directory, Failure> {
+        let (container, kind) = (container.to_owned(), kind.to_owned());
+        self.ask(|reply| Command::Directory {
+            container,
+            kind,
+            reply,
+        })
+        .await?
+    }
+
+    /// Everything has been sent; what happens is told by `events`.
+    pub fn restore(&self, shapes: Vec<ContainerShape>) {
+        let _ = self.commands.send(Command::Restore(shapes));
+    }
+
+    /// Where it stands.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub async fn stand(&self, abandon: bool) -> Result<PeerState, Failure> {
+        self.ask(|reply| Command::Ask { abandon, reply }).await
+    }
+
+    /// Takes the preparation back, if it is not too late.
+    pub fn undo(&self, why: &str) {
+        self.feed(Event::Undo(convert::to_migration(failure(
+            "Undone",
+            why,
+            "see the migration's own reason",
+        ))));
+    }
+
+    /// Which keepers wait: returns when all do, or after `patience`.
+    pub async fn keepers(&self, patience: Duration) -> AwaitKeepersReply {
+        let mut waiting = self.waiting.clone();
+        let all = self.containers.len();
+        let _ =
+            tokio::time::timeout(patience, waiting.wait_for(|waiting| waiting.len() >= all)).await;
+        let waiting = self.waiting.borrow().clone();
+        let missing = self
+            .containers
+            .iter()
+            .filter(|name| !waiting.contains(name))
+            .cloned()
+            .collect();
+        let failure = match self.machine().state() {
+            State::Never { why } => Some(convert::from_migration(why.clone())),
+            _ => None,
+        };
+        AwaitKeepersReply {
+            waiting,
+            missing,
+            failure,
+        }
+    }
+
+    /// The machine as it is now.
+    #[must_use]
+    pub fn machine(&self) -> Machine {
+        self.machine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+struct Worker {
+    node: Arc<Node>,
+    desk: Arc<Desk>,
+    arbiter: Arbiter,
+    session: Session,
+    inbox: mpsc::UnboundedReceiver<Command>,
+    entry: Entry,
+    waiting: watch::Sender<Vec<String>>,
+    pod: Option<Arc<TargetPod>>,
+    shapes: Vec<ContainerShape>,
+    api_call: u64,
+    peer_reply: Option<oneshot::Sender<PeerState>>,
+    timer: Option<Timer>,
+    restoring_since: Option<Instant>,
+}
+
+impl Worker {
+    async fn run(mut self, restarted: Option<bool>) {
+        match restarted {
+            None => self.journal().await,
+            Some(same_boot) => {
+                for (name, id) in self.entry.keepers.clone() {
+                    self.follow(name, id);
+                }
+                self.feed(Event::Restarted { same_boot }).await;
+            }
+        }
+        let mut retry = tokio::time::interval(RETRY);
+        retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        retry.reset();
+        while let Some(command) = tokio::select! {
+            command = self.inbox.recv() => command,
+            _ = retry.tick(), if !self.session.machine().finished() => Some(Command::Event(Event::Retry)),
+        } {
+            self.take(command).await;
+        }
+    }
+
+    async fn take(&mut self, command: Command) {
+        match command {
+            Command::Event(Event::Retry) => {
+                if self
+                    .restoring_since
+                    .is_some_and(|since| since.elapsed() > RESTORING)
+                    && *self.session.machine().state() == State::Restoring
+                {
+                    let why = failure(
+                        "RestoreTimedOut",
+                        "CRIU did not finish the restore",
+                        "look at restore.log on the target node",
+                    );
+                    self.feed(Event::Undo(convert::to_migration(why))).await;
+                }
+                self.feed(Event::Retry).await;
+            }
+            Command::Event(event) => self.feed(event).await,
+            Command::Api(call, event) if call == self.api_call => self.feed(event).await,
+            Command::Api(..) => {}
+            Command::Create { name, id, reply } => {
+                let answer = self.create(name, id).await;
+                let _ = reply.send(answer);
+            }
+            Command::Open { request, reply } => {
+                let outcome = self.open(&request).await;
+                let _ = reply.send(outcome);
+            }
+            Command::Restore(shapes) => self.restore(shapes).await,
+            Command::Ask { abandon, reply } => {
+                self.peer_reply = Some(reply);
+                self.feed(Event::AskedByPeer { abandon }).await;
+            }
+            Command::Seen { name, id, seen } => self.seen(name, &id, seen).await,
+            Command::Images { container, reply } => {
+                let found = self.pod.as_ref().and_then(|pod| pod.images_of(&container));
+                let _ = reply.send(found.ok_or_else(|| not_open(&container)));
+            }
+            Command::Directory {
+                container,
+                kind,
+                reply,
+            } => {
+                let outcome = self.directory(&container, &kind).await;
+                let _ = reply.send(outcome);
+            }
+        }
+    }
+
+    async fn create(&mut self, name: String, id: String) -> Reply {
+        if !self.session.containers.contains(&name) {
+            // An init container: it was done at the source.
+            self.desk
+                .seat(&id)
+                .order(|orders| orders.keeper = Some(KeeperOrder::Exit(0)));
+            return Reply::Keep;
+        }
+        match self.session.machine().create() {
+            Create::Afresh => return Reply::Plain,
+            Create::Refuse => {
+                return Reply::Fail {
+                    why: "this migration does not take a new container now".into(),
+                };
+            }
+            Create::Keep => {}
+        }
+        if let Some(position) = self
+            .entry
+            .keepers
+            .iter()
+            .position(|(known, _)| *known == name)
+        {
+            let (_, old) = self.entry.keepers.remove(position);
+            self.desk.clear(&old);
+        }
+        self.pod = None;
+        self.entry.keepers.push((name.clone(), id.clone()));
+        self.journal().await;
+        self.follow(name, id);
+        Reply::Keep
+    }
+
+    /// Hears what is seen of a container.
+    fn follow(&self, name: String, id: String) {
+        let seat = self.desk.seat(&id);
+        let mut seen = seat.watch();
+        let commands = self.session.commands.clone();
+        tokio::spawn(async move {
+            loop {
+                let now = seen.borrow_and_update().clone();
+                if commands
+                    .send(Command::Seen {
+                        name: name.clone(),
+                        id: id.clone(),
+                        seen: now,
+                    })
+                    .is_err()
+                    || seen.changed().await.is_err()
+                {
+                    return;
+                }
+            }
+        });
+    }
+
+    async fn seen(&mut self, name: String, id: &str, seen: Seen) {
+        if !self.entry.keepers.iter().any(|(_, known)| known == id) {
+            return;
+        }
+        self.waiting.send_modify(|waiting| {
+            waiting.retain(|known| *known != name);
+            if seen.keeper {
+                waiting.push(name.clone());
+            }
+        });
+        let seat = self.desk.seat(id);
+        let mut noted = Seen::default();
+        seat.order(|orders| noted = orders.noted.clone());
+        if seen.gate.is_some() && noted.gate != seen.gate {
+            self.feed(Event::AtGate {
+                container: name.clone(),
+            })
+            .await;
+        }
+        if seen.resumed.is_some() && noted.resumed != seen.resumed {
+            self.stop_timer();
+            self.feed(Event::Resumed {
+                container: name.clone(),
+            })
+            .await;
+        }
+        if let Some((code, output)) = &seen.restored
+            && noted.restored != seen.restored
+            && *code != 0
+        {
+            // Killed by a signal (128 + n) is no proof of anything once the gate is open.
+            let ran = seen.resumed.is_some() || *code >= 128;
+            let why = convert::to_migration(restore_failure(&name, *code, output));
+            self.feed(Event::RestoreFailed {
+                container: name.clone(),
+                ran,
+                failure: why,
+            })
+            .await;
+        }
+        seat.order(|orders| orders.noted = seen);
+    }
+
+    async fn pod(&mut self) -> Result<Arc<TargetPod>, Failure> {
+        if let Some(pod) = &self.pod {
+            return Ok(pod.clone());
+        }
+        let migration = &self.session.migration;
+        let pod = TargetPod::find(
+            &self.node.host,
+            &self.node.cri,
+            &self.desk,
+            &migration.source_pod_uid,
+            &migration.target_pod_uid,
+            &self.entry.keepers,
+            self.entry.source_ip.parse().ok(),
+        )
+        .await?;
+        Ok(self.pod.insert(Arc::new(pod)).clone())
+    }
+
+    async fn open(&mut self, request: &OpenRequest) -> Result<(), Failure> {
+        if *self.session.machine().state() != State::Prepared {
+            return Err(failure(
+                "TargetNotReady",
+                "the target is not waiting for this migration any more",
+                "try again",
+            ));
+        }
+        self.point("open").await?;
+        self.entry.source_ip.clone_from(&request.source_ip);
+        self.pod = None;
+        self.journal().await;
+        let pod = self.pod().await?;
+        pod.open(request).await
+    }
+
+    async fn directory(
+        &mut self,
+        container: &str,
+        kind: &str,
+    ) -> Result<godwit_node::volumes::Directory, Failure> {
+        let pod = self.pod().await?;
+        let wanted = Some(container.to_owned()).filter(|name| !name.is_empty());
+        pod.directories
+            .iter()
+            .find(|directory| directory.kind.to_string() == kind && directory.container == wanted)
+            .cloned()
+            .ok_or_else(|| {
+                failure(
+                    "VolumeMissing",
+                    format!("the target pod has nothing for {kind} of the source pod"),
+                    "do not change the target pod's spec on the way (admission webhooks)",
+                )
+            })
+    }
+
+    async fn restore(&mut self, shapes: Vec<ContainerShape>) {
+        if !shapes.is_empty() {
+            self.shapes = shapes;
+        }
+        if *self.session.machine().state() == State::Prepared {
+            let checked = match self.point("restore").await {
+                Ok(()) => match self.pod().await {
+                    Ok(pod) => pod.verify_images().await,
+                    Err(why) => Err(why),
+                },
+                Err(why) => Err(why),
+            };
+            if let Err(why) = checked {
+                self.feed(Event::Undo(convert::to_migration(why))).await;
+                return;
+            }
+            self.restoring_since = Some(Instant::now());
+            self.timer = Some(Timer::start(ROLE, "restore"));
+        }
+        self.feed(Event::ImagesReady).await;
+    }
+
+    async fn feed(&mut self, event: Event) {
+        let effects = {
+            let mut machine = self
+                .session
+                .machine
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            tracing::debug!(migration = self.session.migration.name, ?event, state = ?machine.state(), "target");
+            machine.step(event)
+        };
+        for effect in effects {
+            self.execute(effect).await;
+        }
+    }
+
+    async fn execute(&mut self, effect: Effect) {
+        tracing::debug!(
+            migration = self.session.migration.name,
+            ?effect,
+            "target does"
+        );
+        match effect {
+            Effect::Journal => self.journal().await,
+            Effect::AnswerImagesGo => {
+                if let Some(pod) = &self.pod {
+                    pod.images_go();
+                }
+            }
+            Effect::Verify => self.verify(),
+            Effect::ReadHandover => {
+                self.api(|arbiter| async move { Event::Handover(arbiter.read().await) })
+            }
+            Effect::WriteSwap { version } => {
+                if let Err(why) = self.point("swap").await {
+                    self.session.feed(Event::Undo(convert::to_migration(why)));
+                    return;
+                }
+                self.timer = Some(Timer::start(ROLE, "commit"));
+                self.api(|arbiter| async move {
+                    Event::SwapWritten(arbiter.swap(&version, HandoverState::Target).await)
+                });
+            }
+            Effect::WriteRunning { version } => {
+                let _ = self.point("running").await;
+                self.api(|arbiter| async move {
+                    Event::RunningWritten(arbiter.swap(&version, HandoverState::Running).await)
+                });
+            }
+            Effect::WriteBack { version } => {
+                self.api(|arbiter| async move {
+                    Event::BackWritten(arbiter.swap(&version, HandoverState::Source).await)
+                });
+            }
+            Effect::AskSealed => {
+                self.stop_timer();
+                let _ = self.point("swapped").await;
+                self.ask_sealed();
+            }
+            Effect::OpenGate => self.open_gate().await,
+            Effect::AbortGate => self.abort().await,
+            Effect::MarkConsumed => self.mark_consumed().await,
+            Effect::AnswerPeer(state) => {
+                if let Some(reply) = self.peer_reply.take() {
+                    let _ = reply.send(state);
+                }
+            }
+            Effect::Report(state) => {
+                self.stop_timer();
+                if matches!(state, PeerState::Running)
+                    && let Some(pod) = &self.pod
+                {
+                    pod.tidy();
+                }
+                self.session.events.push(RestoreEvent {
+                    event: Some(restore_event::Event::State(convert::ask_reply(state))),
+                });
+            }
+        }
+    }
+
+    /// Makes the machine durable. A disk that refuses must not let the protocol go on without it.
+    async fn journal(&mut self) {
+        self.entry.machine = self.session.machine();
+        while let Err(error) =
+            self.node
+                .journal
+                .write(ROLE, &self.session.migration.source_pod_uid, &self.entry)
+        {
+            tracing::error!(%error, "the journal cannot be written; waiting");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    fn api<F, Fut>(&mut self, call: F)
+    where
+        F: FnOnce(Arbiter) -> Fut,
+        Fut: Future<Output = Event> + Send + 'static,
+    {
+        self.api_call += 1;
+        let (number, commands) = (self.api_call, self.session.commands.clone());
+        let answer = call(self.arbiter.clone());
+        tokio::spawn(async move {
+            let _ = commands.send(Command::Api(number, answer.await));
+        });
+    }
+
+    fn verify(&mut self) {
+        self.stop_timer();
+        self.timer = Some(Timer::start(ROLE, "verify"));
+        let (pod, shapes, session) = (self.pod.clone(), self.shapes.clone(), self.session.clone());
+        tokio::spawn(async move {
+            let outcome = match pod {
+                Some(pod) => match godwit_fault::point("agent.target.verify").await {
+                    Ok(()) => pod.verify(&shapes).await.map(|_| ()),
+                    Err(error) => Err(internal("stopped", error)),
+                },
+                None => Err(internal("cannot verify", "the target pod is not at hand")),
+            };
+            session.feed(match outcome {
+                Ok(()) => Event::VerifiedOk,
+                Err(why) => Event::VerifyFailed(convert::to_migration(why)),
+            });
+        });
+        // Its time counts until the swap is sent.
+    }
+
+    fn ask_sealed(&mut self) {
+        self.timer = Some(Timer::start(ROLE, "confirm"));
+        let (session, migration) = (self.session.clone(), self.session.migration.clone());
+        let client = self
+            .node
+            .handoff(&migration.source_address, &migration.source_node);
+        tokio::spawn(async move {
+            let answer = match client {
+                Ok(mut client) => client
+                    .sealed(v1::SealedRequest {
+                        migration: Some((*migration).clone()),
+                    })
+                    .await
+                    .ok(),
+                Err(_) => None,
+            };
+            session.feed(match answer.map(tonic::Response::into_inner) {
+                Some(reply) if reply.sealed => Event::SealedReply(Sealed::Yes),
+                Some(reply) if !reply.why_not.is_empty() => {
+                    Event::SealedReply(Sealed::No { why: reply.why_not })
+                }
+                _ => Event::SourceSilent,
+            });
+        });
+    }
+
+    async fn open_gate(&mut self) {
+        self.stop_timer();
+        let _ = self.point("gate").await;
+        self.timer = Some(Timer::start(ROLE, "open"));
+        match self.pod().await {
+            Ok(pod) => pod.open_gate(),
+            // The gates ask by container id: the orders can be left at the desk all the same.
+            Err(_) => {
+                for (_, id) in &self.entry.keepers {
+                    self.desk
+                        .seat(id)
+                        .order(|orders| orders.gate = Some(super::desk::Verdict::Go));
+                }
+            }
+        }
+    }
+
+    async fn abort(&mut self) {
+        let why = match self.session.machine().state() {
+            State::Never { why } | State::GivingBack { why } => why.message.clone(),
+            _ => "this migration was taken back".into(),
+        };
+        for (_, id) in &self.entry.keepers {
+            super::pod::abort(&self.desk.seat(id), &why);
+        }
+        if let Some(pod) = self.pod.take() {
+            pod.tidy();
+        }
+    }
+
+    async fn mark_consumed(&self) {
+        let marker = self
+            .node
+            .host
+            .path(CONSUMED)
+            .join(&self.session.migration.target_pod_uid);
+        loop {
+            let written = marker
+                .parent()
+                .map_or(Ok(()), std::fs::create_dir_all)
+                .and_then(|()| write_durably(&marker, b""));
+            match written {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::error!(%error, "the consumed marker cannot be written; waiting")
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    fn stop_timer(&mut self) {
+        if let Some(timer) = self.timer.take() {
+            self.session.events.push(RestoreEvent {
+                event: Some(restore_event::Event::Step(timer.stop())),
+            });
+        }
+    }
+
+    /// A fault point of this role.
+    async fn point(&self, name: &str) -> Result<(), Failure> {
+        godwit_fault::point(&format!("agent.target.{name}"))
+            .await
+            .map_err(|error| internal("stopped", error))
+    }
+}
+
+fn not_open(container: &str) -> Failure {
+    failure(
+        "TargetNotReady",
+        format!("the target has no keeper for container {container}"),
+        "try again",
+    )
+}

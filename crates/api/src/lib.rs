@@ -1,0 +1,20 @@
+//! The Kubernetes side of Godwit's contract: the objects of `godwit.dev/v1alpha1` and every label, annotation and name that more than one part uses.
+//!
+//! ```text
+//!   kubectl migrate ──creates──▶ PodMigration ◀──status── controller
+//!                                     │ names
+//!                                     ▼
+//!                                 Handover  ◀──status.state── the two agents, nobody else
+//! ```
+
+pub mod handover;
+pub mod migration;
+pub mod names;
+
+pub use handover::{Handover, HandoverSpec, HandoverState, HandoverStatus};
+pub use migration::{PodMigration, PodMigrationSpec, PodMigrationStatus};
+
+/// API group of all objects.
+pub const GROUP: &str = "godwit.dev";
+/// API version of all objects.
+pub const VERSION: &str = "v1alpha1";

@@ -1,0 +1,228 @@
+//! `PodMigration`: one order to move one pod, and the record of how it went.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Move one running pod to another node.
+#[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[kube(
+    group = "godwit.dev",
+    version = "v1alpha1",
+    kind = "PodMigration",
+    plural = "podmigrations",
+    shortname = "pm",
+    namespaced,
+    status = "PodMigrationStatus",
+    printcolumn = r#"{"name":"Pod","type":"string","jsonPath":".spec.podName"}"#,
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"From","type":"string","jsonPath":".status.sourceNode"}"#,
+    printcolumn = r#"{"name":"To","type":"string","jsonPath":".status.targetNode"}"#,
+    printcolumn = r#"{"name":"Now","type":"string","jsonPath":".status.targetPod"}"#,
+    printcolumn = r#"{"name":"Freeze-ms","type":"integer","jsonPath":".status.freeze.totalMs"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.failure.reason"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PodMigrationSpec {
+    /// Pod in the namespace of this object.
+    pub pod_name: String,
+    /// Node to move to. Without it the scheduler chooses another one than the pod's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_node: Option<String>,
+    /// Seconds for everything up to the commit; when they pass, the migration is taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<u32>,
+    /// Only plan: list what would be done and what is in the way, touch nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// Take the migration back if it has not committed yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cancel: bool,
+    /// Seconds for which the record stays once the migration has ended. Default: one day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u32>,
+}
+
+/// The words used everywhere: here, in spans, metrics, the CLI and the docs (architecture 3).
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Deserialize,
+    Serialize,
+    JsonSchema,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+)]
+pub enum Phase {
+    /// Queued.
+    #[default]
+    Pending,
+    /// Both agents look at what there is to move.
+    Planning,
+    /// Room and agents are made ready.
+    Preparing,
+    /// What can travel while the pod runs travels; the target pod is made, its keepers wait.
+    Copying,
+    /// Freeze, dump, restore, verify, commit, run.
+    Switching,
+    /// The pod runs at the target; what is left is tidied.
+    Settling,
+    /// The pod runs on the target node.
+    Succeeded,
+    /// Taken back: the pod runs on the source node as before.
+    RolledBack,
+    /// Never begun: nothing was touched. A finished dry run ends as Succeeded.
+    Failed,
+}
+
+impl Phase {
+    /// Whether nothing will happen any more.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::RolledBack | Self::Failed)
+    }
+}
+
+/// How it went so far. Written by the controller only.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PodMigrationStatus {
+    /// Where the migration stands.
+    #[serde(default)]
+    pub phase: Phase,
+    /// `metadata.generation` that this status answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Node that the pod ran on at the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_node: Option<String>,
+    /// UID of the source pod: also the name of the Handover.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_pod_uid: Option<String>,
+    /// Node that was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_node: Option<String>,
+    /// Name of the pod that continues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_pod: Option<String>,
+    /// UID of the pod that continues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_pod_uid: Option<String>,
+    /// What was decided at planning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanSummary>,
+    /// Bytes on the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Every step that was taken, in order of its start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub timeline: Vec<Step>,
+    /// For how long the pod stood still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<Freeze>,
+    /// Why it did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// Standard conditions: `Planned`, `Prepared`, `Committed`, `Complete`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// When the controller took it up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When it reached its final phase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Time>,
+}
+
+/// The plan as users see it.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanSummary {
+    /// `Live`.
+    pub engine: String,
+    /// `StopAndCopy`.
+    pub memory: String,
+    /// `Close`: connections end, clients reconnect.
+    pub network: String,
+    /// Containers that move.
+    pub containers: u32,
+    /// Processes in them.
+    pub processes: u32,
+    /// Open file descriptors.
+    pub fds: u32,
+    /// Established TCP connections to outside the pod.
+    pub connections: u32,
+    /// Resident memory in bytes.
+    pub bytes: u64,
+    /// What will be different afterwards, in plain words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// What is in the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blockers: Vec<Failure>,
+}
+
+/// Bytes on the way.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// Bytes sent to the target node.
+    pub bytes: u64,
+    /// Bytes expected in all, as far as known.
+    pub total: u64,
+    /// Bytes per second over the last interval.
+    pub rate: u64,
+}
+
+/// One step of the migration.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// Phase in which it was taken.
+    pub phase: Phase,
+    /// Name of the step, e.g. `dump`.
+    pub step: String,
+    /// `controller`, `source` or `target`.
+    pub who: String,
+    /// Start, microseconds since the epoch by the clock of who took it.
+    pub start_us: i64,
+    /// Duration in microseconds.
+    pub duration_us: i64,
+}
+
+/// The time for which no process of the pod ran, and what it was spent on, in milliseconds. The parts may overlap.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Freeze {
+    /// From the order to freeze to the first resumed (or thawed) process.
+    pub total_ms: u32,
+    /// CRIU writes the images.
+    pub dump_ms: u32,
+    /// What was still on the way when the dump had ended.
+    pub delta_ms: u32,
+    /// CRIU restores up to the gate.
+    pub restore_ms: u32,
+    /// The restored pod is compared with the images.
+    pub verify_ms: u32,
+    /// The commit and the source's confirmation.
+    pub commit_ms: u32,
+}
+
+/// Why something cannot be done or went wrong, and the way out.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// CamelCase, stable, one word for each cause.
+    pub reason: String,
+    /// What was seen, with the names of the container, process, fd, mount or node.
+    pub message: String,
+    /// What to do.
+    pub remedy: String,
+}

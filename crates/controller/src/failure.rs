@@ -1,0 +1,128 @@
+//! Failures as users see them: every reason word of the controller stands in this file.
+
+use std::fmt::Display;
+
+use godwit_api::migration::Failure;
+
+/// A failure from its three parts.
+pub fn new(reason: &str, message: impl Into<String>, remedy: impl Into<String>) -> Failure {
+    Failure { reason: reason.to_owned(), message: message.into(), remedy: remedy.into() }
+}
+
+/// The pod is not there.
+#[must_use]
+pub fn pod_not_found(namespace: &str, pod: &str) -> Failure {
+    new("PodNotFound", format!("there is no pod {pod} in namespace {namespace}"), "Check name and namespace: kubectl get pods -A.")
+}
+
+/// The pod does not run.
+#[must_use]
+pub fn pod_not_running(pod: &str, phase: &str) -> Failure {
+    new("PodNotRunning", format!("pod {pod} is {phase}, only a running pod has something to move"), "Wait until it runs, or delete and create it on the other node.")
+}
+
+/// The pod went away while it was to move.
+#[must_use]
+pub fn pod_deleted(pod: &str) -> Failure {
+    new("PodDeleted", format!("pod {pod} was deleted while it was to move"), "Nothing to do: the deletion takes its course.")
+}
+
+/// Somebody else is at it.
+#[must_use]
+pub fn already_migrating(pod: &str, other: &str) -> Failure {
+    new("AlreadyMigrating", format!("pod {pod} is being moved by PodMigration {other}"), format!("Wait for {other} to end, or cancel it: kubectl migrate cancel {other}."))
+}
+
+/// No such node.
+#[must_use]
+pub fn node_not_found(node: &str) -> Failure {
+    new("NodeNotFound", format!("there is no node {node}"), "Choose one of: kubectl get nodes -l godwit.dev/agent.")
+}
+
+/// The node cannot take pods now.
+#[must_use]
+pub fn node_not_ready(node: &str, why: impl Display) -> Failure {
+    new("NodeNotReady", format!("node {node} is not Ready: {why}"), "Choose another node, or bring this one back.")
+}
+
+/// The node is cordoned.
+#[must_use]
+pub fn node_unschedulable(node: &str) -> Failure {
+    new("NodeUnschedulable", format!("node {node} is cordoned"), format!("Choose another node, or kubectl uncordon {node}."))
+}
+
+/// No agent there.
+#[must_use]
+pub fn no_agent(node: &str) -> Failure {
+    new("NoAgent", format!("node {node} has no ready Godwit agent (label godwit.dev/agent is missing)"), format!("Choose another node, or look at the agent: kubectl -n godwit-system get pods -o wide --field-selector spec.nodeName={node}."))
+}
+
+/// It is there already.
+#[must_use]
+pub fn same_node(pod: &str, node: &str) -> Failure {
+    new("SameNode", format!("pod {pod} runs on node {node} already"), "Name another node, or none: the scheduler chooses then.")
+}
+
+/// Nowhere to go.
+#[must_use]
+pub fn no_target(pod: &str, why: &str) -> Failure {
+    new("NoTarget", format!("no other node can take pod {pod}: {why}"), "Name a node with --to to see what is in its way.")
+}
+
+/// The scheduler found no room.
+#[must_use]
+pub fn node_full(message: &str) -> Failure {
+    new("NodeFull", format!("the scheduler finds no place for the target pod: {message}"), "Choose another node, or make room on this one.")
+}
+
+/// The API server did not accept the target pod.
+#[must_use]
+pub fn target_refused(message: &str) -> Failure {
+    new("TargetRefused", format!("the target pod was not accepted: {message}"), "Change the quota or admission policy that refused it, or move the pod by hand.")
+}
+
+/// The target pod disappeared.
+#[must_use]
+pub fn target_gone(pod: &str, why: &str) -> Failure {
+    new("TargetGone", format!("the target pod {pod} {why}"), "Try again; if it happens again, look at the events of that pod.")
+}
+
+/// The target's kubelet cannot start it.
+#[must_use]
+pub fn target_cannot_start(pod: &str, why: &str) -> Failure {
+    new("TargetCannotStart", format!("the kubelet cannot start the target pod {pod}: {why}"), "See that the image and the volumes of the pod are to be had on the target node.")
+}
+
+/// Not the same program.
+#[must_use]
+pub fn image_differs(container: &str, source: &str, target: &str) -> Failure {
+    new(
+        "ImageDiffers",
+        format!("container {container} runs image {source}, the target node has {target} under that name"),
+        "Use an image by its digest, or load the same image on the target node.",
+    )
+}
+
+/// Nobody answers.
+#[must_use]
+pub fn agent_unreachable(node: &str, why: &str) -> Failure {
+    new("AgentUnreachable", format!("the Godwit agent of node {node} does not answer: {why}"), format!("Look at it: kubectl -n godwit-system get pods -o wide --field-selector spec.nodeName={node}."))
+}
+
+/// The agent says no without saying why in our words.
+#[must_use]
+pub fn agent_refused(node: &str, why: &str) -> Failure {
+    new("AgentRefused", format!("the Godwit agent of node {node} refused: {why}"), "Look at its log: kubectl -n godwit-system logs ds/godwit-agent.")
+}
+
+/// Too late.
+#[must_use]
+pub fn deadline(seconds: i64, doing: &str) -> Failure {
+    new("DeadlineExceeded", format!("{seconds} s passed before the commit, while {doing}"), "Give it more time (--deadline), or see what took so long in status.timeline.")
+}
+
+/// On demand.
+#[must_use]
+pub fn cancelled() -> Failure {
+    new("Cancelled", "the migration was cancelled", "Nothing to do.")
+}

@@ -1,0 +1,234 @@
+//! The record of one migration: its object, and the one way in which its status is written.
+//!
+//! Every write names the resourceVersion on which it is based. When only the rest of the object has changed meanwhile (a user has set `cancel`), the write
+//! is repeated on the new version; when the *status* has changed, another controller is at work and this one stops.
+
+use std::future::Future;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+
+use godwit_api::migration::{Failure, Phase, PodMigrationStatus, Step};
+use godwit_api::{PodMigration, names};
+
+use crate::error::Error;
+
+/// Seconds for everything before the commit, if the user names none.
+pub const DEADLINE: u32 = 120;
+
+/// See the module.
+pub struct Record {
+    api: Api<PodMigration>,
+    object: PodMigration,
+    steps: Vec<Step>,
+}
+
+impl Record {
+    /// Reads the object from the API server, past all caches. `None` when it is gone.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn read(client: &Client, namespace: &str, name: &str) -> Result<Option<Self>, Error> {
+        let api: Api<PodMigration> = Api::namespaced(client.clone(), namespace);
+        Ok(api.get_opt(name).await?.map(|object| Self { api, object, steps: Vec::new() }))
+    }
+
+    /// The object as it was last seen.
+    #[must_use]
+    pub fn object(&self) -> &PodMigration {
+        &self.object
+    }
+
+    /// The status as it was last written or read.
+    #[must_use]
+    pub fn status(&self) -> PodMigrationStatus {
+        self.object.status.clone().unwrap_or_default()
+    }
+
+    /// Namespace of the object and of both pods.
+    #[must_use]
+    pub fn namespace(&self) -> String {
+        self.object.namespace().unwrap_or_default()
+    }
+
+    /// Name of the source pod.
+    #[must_use]
+    pub fn pod(&self) -> &str {
+        &self.object.spec.pod_name
+    }
+
+    /// The phase.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.object.status.as_ref().map_or(Phase::Pending, |status| status.phase)
+    }
+
+    /// When everything before the commit must be over.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Timestamp> {
+        let start = self.object.status.as_ref()?.start_time.as_ref()?.0;
+        Some(start + std::time::Duration::from_secs(u64::from(self.deadline_seconds())))
+    }
+
+    /// Seconds for everything before the commit.
+    #[must_use]
+    pub fn deadline_seconds(&self) -> u32 {
+        self.object.spec.deadline_seconds.unwrap_or(DEADLINE)
+    }
+
+    /// Changes the status and writes it, with the steps taken since the last write. Nothing is written when nothing changes.
+    ///
+    /// # Errors
+    /// [`Error::Superseded`] when another controller has written it, [`Error::Gone`] when the object is gone.
+    pub async fn write(&mut self, change: impl Fn(&mut PodMigrationStatus)) -> Result<(), Error> {
+        loop {
+            let mut next = self.object.clone();
+            let status = next.status.get_or_insert_default();
+            status.timeline.extend(self.steps.iter().cloned());
+            change(status);
+            if next.status == self.object.status {
+                return Ok(());
+            }
+            // `replace` wants the resourceVersion, which the clone carries.
+            match self.api.replace_status(&self.object.name_any(), &PostParams::default(), &next).await {
+                Ok(written) => {
+                    self.object = written;
+                    self.steps.clear();
+                    return Ok(());
+                }
+                Err(kube::Error::Api(error)) if error.is_conflict() => self.refresh().await?,
+                Err(kube::Error::Api(error)) if error.is_not_found() => return Err(Error::Gone),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Reads the object again.
+    ///
+    /// # Errors
+    /// [`Error::Superseded`] when the status is another than the one last seen.
+    pub async fn refresh(&mut self) -> Result<(), Error> {
+        let seen = self.api.get_opt(&self.object.name_any()).await?.ok_or(Error::Gone)?;
+        if seen.status != self.object.status {
+            return Err(Error::Superseded);
+        }
+        self.object = seen;
+        Ok(())
+    }
+
+    /// Notes a step for the next write.
+    pub fn note(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    /// Takes a step of the controller and notes how long it took.
+    pub async fn step<T>(&mut self, name: &str, work: impl Future<Output = T>) -> T {
+        let (start, began) = (Timestamp::now(), tokio::time::Instant::now());
+        let result = work.await;
+        let duration_us = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
+        self.note(Step { phase: self.phase(), step: name.into(), who: "controller".into(), start_us: start.as_microsecond(), duration_us });
+        result
+    }
+
+    /// Whether there are steps that are not written yet.
+    #[must_use]
+    pub fn has_notes(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
+    /// Puts our finalizer on the object, or takes it away.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn hold(&mut self, hold: bool) -> Result<(), Error> {
+        loop {
+            let mut finalizers = self.object.finalizers().to_vec();
+            if finalizers.iter().any(|one| one == names::FINALIZER) == hold {
+                return Ok(());
+            }
+            if hold {
+                finalizers.push(names::FINALIZER.into());
+            } else {
+                finalizers.retain(|one| one != names::FINALIZER);
+            }
+            let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": self.object.resource_version()}});
+            match self.api.patch(&self.object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+                Ok(written) => {
+                    self.object = written;
+                    return Ok(());
+                }
+                Err(kube::Error::Api(error)) if error.is_conflict() => self.refresh().await?,
+                Err(kube::Error::Api(error)) if error.is_not_found() => return if hold { Err(Error::Gone) } else { Ok(()) },
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Sets a condition; the time of the last transition changes only with its status.
+pub fn condition(status: &mut PodMigrationStatus, type_: &str, value: bool, reason: &str, message: &str) {
+    let value = if value { "True" } else { "False" };
+    let now = Time(Timestamp::now());
+    let generation = status.observed_generation;
+    if let Some(old) = status.conditions.iter_mut().find(|one| one.type_ == type_) {
+        if old.status != value {
+            old.last_transition_time = now;
+        }
+        value.clone_into(&mut old.status);
+        reason.clone_into(&mut old.reason);
+        message.clone_into(&mut old.message);
+        old.observed_generation = generation;
+        return;
+    }
+    status.conditions.push(Condition {
+        type_: type_.into(),
+        status: value.into(),
+        reason: reason.into(),
+        message: message.into(),
+        last_transition_time: now,
+        observed_generation: generation,
+    });
+}
+
+/// Ends a migration: phase, time and the condition `Complete`.
+pub fn end(status: &mut PodMigrationStatus, phase: Phase, failure: Option<&Failure>) {
+    status.phase = phase;
+    status.completion_time = Some(Time(Timestamp::now()));
+    if let Some(failure) = failure {
+        status.failure = Some(failure.clone());
+    }
+    let (reason, message) = failure.map_or((format!("{phase:?}"), String::new()), |failure| (failure.reason.clone(), failure.message.clone()));
+    condition(status, "Complete", phase == Phase::Succeeded, &reason, &message);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn a_condition_keeps_its_time_until_its_status_changes() {
+        let mut status = PodMigrationStatus::default();
+        condition(&mut status, "Planned", false, "Waiting", "");
+        let long_ago = Time(Timestamp::UNIX_EPOCH);
+        status.conditions[0].last_transition_time = long_ago.clone();
+        condition(&mut status, "Planned", false, "Blocked", "x");
+        assert_eq!((status.conditions.len(), &status.conditions[0].last_transition_time), (1, &long_ago));
+        condition(&mut status, "Planned", true, "Planned", "");
+        assert_ne!(status.conditions[0].last_transition_time, long_ago);
+    }
+
+    #[test]
+    fn the_end_names_its_reason() {
+        let mut status = PodMigrationStatus::default();
+        end(&mut status, Phase::Failed, Some(&crate::failure::cancelled()));
+        assert_eq!(status.failure.unwrap().reason, "Cancelled");
+        assert_eq!((status.conditions[0].status.as_str(), status.conditions[0].reason.as_str()), ("False", "Cancelled"));
+        let mut good = PodMigrationStatus::default();
+        end(&mut good, Phase::Succeeded, None);
+        assert_eq!((good.conditions[0].status.as_str(), good.conditions[0].reason.as_str()), ("True", "Succeeded"));
+    }
+}

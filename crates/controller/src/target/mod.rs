@@ -1,0 +1,113 @@
+//! The target pod, made from the live source pod.
+//!
+//! ```text
+//!   source pod (as it runs)                     target pod
+//!     name web-0                          ──▶     web-0-m1
+//!     labels                              ──▶     the same; below a ReplicaSet without those of its selector, which wait in an annotation
+//!     spec as admission and scheduler     ──▶     the same, less what they wrote: node name, priority, overhead, ephemeral containers
+//!       left it                                   + runtimeClassName godwit, host name, node affinity, readiness gate, patient probes
+//! ```
+
+mod affinity;
+mod probes;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Pod, PodReadinessGate, PodSpec};
+use kube::ResourceExt;
+use kube::api::ObjectMeta;
+
+use godwit_api::names;
+
+use crate::naming;
+use crate::owner::{ANNOTATION_ADOPTION, Adoption};
+
+/// Prefixes of annotations that say something about the source pod's life and not about its work.
+const NOT_COPIED: [&str; 8] = [
+    "godwit.dev/",
+    "kubectl.kubernetes.io/last-applied-configuration",
+    "kubectl.kubernetes.io/restartedAt",
+    "controller.kubernetes.io/pod-deletion-cost",
+    "kubernetes.io/config.",
+    "cni.projectcalico.org/",
+    "k8s.v1.cni.cncf.io/network-status",
+    "k8s.ovn.org/",
+];
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Order<'a> {
+    /// Name of the target pod.
+    pub name: &'a str,
+    /// The `PodMigration`.
+    pub migration: &'a str,
+    /// Its UID.
+    pub migration_uid: &'a str,
+    /// Nodes of which the scheduler may take one.
+    pub nodes: &'a [String],
+    /// What the owner gets at the end, for a pod that has one.
+    pub adoption: Option<&'a Adoption>,
+}
+
+/// The target pod for `source`.
+#[must_use]
+pub fn pod(source: &Pod, order: &Order<'_>) -> Pod {
+    let moved_before = source.annotations().contains_key(names::ANNOTATION_MIGRATION);
+    Pod { metadata: metadata(source, order), spec: source.spec.clone().map(|spec| self::spec(spec, source, order, moved_before)), status: None }
+}
+
+fn metadata(source: &Pod, order: &Order<'_>) -> ObjectMeta {
+    let mut labels = source.labels().clone();
+    labels.remove(names::LABEL_MIGRATION);
+    if let Some(adoption) = order.adoption {
+        labels.retain(|key, _| !adoption.labels.contains_key(key));
+    }
+    labels.insert(names::LABEL_MIGRATION.into(), label_value(order.migration));
+
+    let mut annotations: BTreeMap<String, String> = source.annotations().clone();
+    annotations.retain(|key, _| !NOT_COPIED.iter().any(|prefix| key.starts_with(prefix)));
+    annotations.insert(names::ANNOTATION_MIGRATION.into(), order.migration_uid.into());
+    annotations.insert(names::ANNOTATION_SOURCE_UID.into(), source.uid().unwrap_or_default());
+    if let Some(json) = order.adoption.and_then(|adoption| serde_json::to_string(adoption).ok()) {
+        annotations.insert(ANNOTATION_ADOPTION.into(), json);
+    }
+
+    let owners: Vec<_> = source.owner_references().iter().filter(|owner| owner.controller != Some(true)).cloned().collect();
+    ObjectMeta {
+        name: Some(order.name.into()),
+        namespace: source.namespace(),
+        labels: Some(labels),
+        annotations: Some(annotations),
+        owner_references: (!owners.is_empty()).then_some(owners),
+        ..ObjectMeta::default()
+    }
+}
+
+fn spec(mut spec: PodSpec, source: &Pod, order: &Order<'_>, moved_before: bool) -> PodSpec {
+    // Written by scheduler and admission; they decide anew.
+    spec.node_name = None;
+    spec.priority = None;
+    spec.preemption_policy = None;
+    spec.overhead = None;
+    spec.scheduling_gates = None;
+    // Debugging guests do not move.
+    spec.ephemeral_containers = None;
+
+    spec.runtime_class_name = Some(names::RUNTIME_HANDLER.into());
+    spec.hostname = naming::hostname(source);
+    let gates = spec.readiness_gates.get_or_insert_default();
+    if !gates.iter().any(|gate| gate.condition_type == names::CONDITION_LIVE) {
+        gates.push(PodReadinessGate { condition_type: names::CONDITION_LIVE.into() });
+    }
+    spec.affinity = affinity::onto(spec.affinity, order.nodes, moved_before);
+    spec.containers.iter_mut().for_each(probes::make_patient);
+    spec
+}
+
+/// A label value: at most 63 characters, ending alphanumerically. The full name is found through the annotation's UID.
+fn label_value(name: &str) -> String {
+    name[..name.len().min(63)].trim_end_matches(['-', '.', '_']).to_owned()
+}

@@ -1,0 +1,245 @@
+//! The commands of `godwit-lab`.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, anyhow};
+use clap::{Parser, Subcommand};
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::cluster::{self, Record};
+use crate::control::Request;
+use crate::ingredients::Ingredients;
+use crate::machine::Machine;
+use crate::progress::Progress;
+use crate::settings::{Settings, own_folder};
+use crate::topology::{Node, SWITCH, Topology};
+use crate::{images, init, namespaces, status};
+
+/// A real Kubernetes cluster of several nodes on this machine.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Brings the cluster up, or leaves a healthy one as it is.
+    Up {
+        /// Nodes and their runtimes, such as `a:containerd,b:crio` (default: a and b on containerd; with GODWIT_CRIO
+        /// also c and d on CRI-O).
+        #[arg(long)]
+        nodes: Option<Topology>,
+    },
+    /// Takes the cluster away; the cache stays.
+    Down,
+    /// Shows machines, services and nodes.
+    Status,
+    /// Runs kubectl as the cluster's administrator.
+    #[command(disable_help_flag = true)]
+    Kubectl {
+        /// Arguments of kubectl.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Runs helm as the cluster's administrator.
+    #[command(disable_help_flag = true)]
+    Helm {
+        /// Arguments of helm.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Runs a command in the clients' network with KUBECONFIG set.
+    Run {
+        /// The command.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// Works on one node.
+    #[command(subcommand)]
+    Node(NodeAction),
+    /// Loads an OCI image archive into every node.
+    LoadImage {
+        /// The archive.
+        archive: PathBuf,
+    },
+    /// Builds localhost/godwit:dev from the built programs and loads it into every node.
+    Image {
+        /// Folder with the built programs (default: that of godwit-lab).
+        #[arg(long)]
+        programs: Option<PathBuf>,
+    },
+    /// Prints the folders and addresses of the lab as KEY=VALUE.
+    Paths,
+    #[command(hide = true)]
+    MachineStart { spec: PathBuf },
+    #[command(hide = true)]
+    MachineInit { spec: PathBuf },
+    #[command(hide = true)]
+    InNetwork {
+        pid: i32,
+        #[arg(required = true, last = true)]
+        command: Vec<OsString>,
+    },
+}
+
+#[derive(Subcommand)]
+enum NodeAction {
+    /// Runs a command inside a node (or the switch, `godwit-lab`).
+    Exec {
+        /// The node.
+        node: String,
+        /// The command.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// Ends a service by SIGTERM; it starts again.
+    Restart { node: String, service: String },
+    /// Ends a service by SIGTERM and leaves it stopped.
+    Stop { node: String, service: String },
+    /// Starts a stopped service again.
+    Resume { node: String, service: String },
+}
+
+/// Runs the command line.
+pub fn run() -> Result<ExitCode> {
+    let settings = Settings::from_env();
+    match Cli::parse().command {
+        Action::Up { nodes } => {
+            let _lock = lock(&settings)?;
+            let topology = nodes.unwrap_or_else(|| Topology::standard(settings.crio.is_some()));
+            cluster::up(&settings, &topology, &Progress::new())?;
+        }
+        Action::Down => {
+            let _lock = lock(&settings)?;
+            Progress::new().step("lab down", || cluster::down(&settings))?;
+        }
+        Action::Status => return status::print(&settings),
+        Action::Kubectl { arguments } => return client(&settings, "kubectl".into(), &arguments),
+        Action::Helm { arguments } => return client(&settings, "helm".into(), &arguments),
+        Action::Run { command } => {
+            if let Some((program, arguments)) = command.split_first() {
+                return client(&settings, program.clone(), arguments);
+            }
+        }
+        Action::Node(action) => return on_node(&settings, action),
+        Action::LoadImage { archive } => {
+            let _lock = lock(&settings)?;
+            load(&settings, &archive)?;
+        }
+        Action::Image { programs } => {
+            let _lock = lock(&settings)?;
+            let programs = programs
+                .or_else(own_folder)
+                .context("the programs' folder is unknown; name it by --programs")?;
+            let ingredients = Ingredients::of(&settings)?;
+            let progress = Progress::new();
+            let archive = progress.step("image localhost/godwit:dev", || {
+                images::build_godwit(&settings, ingredients.app_key(), &programs)
+            })?;
+            if Record::read(&settings).is_some() {
+                progress.step("loaded into every node", || load(&settings, &archive))?;
+            }
+        }
+        Action::Paths => paths(&settings),
+        Action::MachineStart { spec } => init::machine_start(&spec)?,
+        Action::MachineInit { spec } => init::machine_init(&spec)?,
+        Action::InNetwork { pid, command } => {
+            if let Some((program, arguments)) = command.split_first() {
+                namespaces::exec_in_network(pid, Command::new(program).args(arguments))?;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn lock(settings: &Settings) -> Result<Flock<File>> {
+    let path = settings.state.join("lock");
+    std::fs::create_dir_all(&settings.state)
+        .with_context(|| format!("{} cannot be made", settings.state.display()))?;
+    let file =
+        File::create(&path).with_context(|| format!("{} cannot be opened", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| anyhow!("{} cannot be locked: {error}", path.display()))
+}
+
+fn client(settings: &Settings, program: OsString, arguments: &[OsString]) -> Result<ExitCode> {
+    use std::os::unix::process::CommandExt as _;
+    let error = cluster::client_command(settings, &program)?
+        .args(arguments)
+        .exec();
+    Err(error.into())
+}
+
+fn machine(settings: &Settings, name: &str) -> Result<Machine> {
+    Machine::find(settings, name).ok_or_else(|| {
+        let names = Record::read(settings).map_or_else(String::new, |record| {
+            let names: Vec<String> = record.topology.nodes.into_iter().map(|n| n.name).collect();
+            format!("; there are: {}, {SWITCH}", names.join(", "))
+        });
+        anyhow!("no node {name:?} runs{names}")
+    })
+}
+
+fn on_node(settings: &Settings, action: NodeAction) -> Result<ExitCode> {
+    let (node, request) = match action {
+        NodeAction::Exec { node, command } => {
+            let machine = machine(settings, &node)?;
+            let code = namespaces::run_inside(&node, machine.pid, &command)?;
+            return Ok(ExitCode::from(u8::try_from(code).unwrap_or(255)));
+        }
+        NodeAction::Restart { node, service } => (node, Request::Restart(service)),
+        NodeAction::Stop { node, service } => (node, Request::Stop(service)),
+        NodeAction::Resume { node, service } => (node, Request::Resume(service)),
+    };
+    machine(settings, &node)?.ask(&request)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn running(settings: &Settings) -> Result<Vec<(Node, Machine)>> {
+    let record = Record::read(settings)
+        .ok_or_else(|| anyhow!("the lab is not up; start it with: godwit-lab up"))?;
+    record
+        .topology
+        .nodes
+        .into_iter()
+        .map(|node| machine(settings, &node.name).map(|machine| (node, machine)))
+        .collect()
+}
+
+fn load(settings: &Settings, archive: &std::path::Path) -> Result<()> {
+    let nodes = running(settings)?;
+    std::thread::scope(|scope| {
+        let loads: Vec<_> = nodes
+            .iter()
+            .map(|(node, machine)| scope.spawn(|| images::load(node, machine, archive)))
+            .collect();
+        loads.into_iter().try_for_each(|load| {
+            load.join()
+                .map_err(|_| anyhow!("a thread of the lab ended early"))?
+        })
+    })
+}
+
+fn paths(settings: &Settings) {
+    println!("GODWIT_LAB={}", settings.state.display());
+    println!("GODWIT_CACHE={}", settings.cache.display());
+    println!("KUBECONFIG={}", settings.kubeconfig().display());
+    println!("SERVER={}", crate::switch::server());
+    println!("NETNS={SWITCH}");
+    for node in Record::read(settings)
+        .into_iter()
+        .flat_map(|record| record.topology.nodes)
+    {
+        println!(
+            "NODE={} {} {}",
+            node.name,
+            node.runtime.name(),
+            node.address()
+        );
+    }
+}

@@ -1,0 +1,191 @@
+//! A node: kubelet, kube-proxy, CNI and what they need; the container runtime is in [`crate::runtimes`].
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::images::storage;
+use crate::ingredients::prlimit_library;
+use crate::machine::{Machine, MachineSpec};
+use crate::pki::{Authority, kubeconfig};
+use crate::runtimes;
+use crate::settings::Settings;
+use crate::switch::server;
+use crate::topology::{CLUSTER_NETWORK, DNS_SERVICE, Node, Topology};
+
+/// Writes certificates and configuration of a node.
+pub fn prepare(
+    settings: &Settings,
+    topology: &Topology,
+    node: &Node,
+    authority: &Authority,
+) -> Result<MachineSpec> {
+    let data = ["kubelet", storage(node.runtime)];
+    let mut spec = MachineSpec::new(settings, &node.name, &data);
+    runtimes::prepare(settings, node, &mut spec)?;
+
+    let user = authority.client(&format!("system:node:{}", node.name), Some("system:nodes"))?;
+    let proxy = authority.client("system:kube-proxy", None)?;
+    let serving = authority.server(&node.name, &[&node.address(), &node.name])?;
+    let ca = &authority.ca.cert;
+    for (name, content) in [
+        ("ca.crt", ca.clone()),
+        ("kubelet.crt", serving.cert),
+        ("kubelet.key", serving.key),
+        ("kubelet.conf", kubeconfig(&server(), ca, &user)),
+        ("kube-proxy.conf", kubeconfig(&server(), ca, &proxy)),
+        ("kubelet.json", kubelet_config(node).to_string()),
+        ("kube-proxy.json", proxy_config(node).to_string()),
+    ] {
+        spec.write(&format!("/etc/kubernetes/{name}"), 0o600, content)?;
+    }
+    spec.write(
+        "/etc/cni/net.d/10-lab.conflist",
+        0o644,
+        cni_config(node).to_string(),
+    )?;
+    let hosts = topology
+        .nodes
+        .iter()
+        .fold(String::from("127.0.0.1 localhost\n"), |hosts, node| {
+            format!("{hosts}{} {}\n", node.address(), node.name)
+        });
+    spec.write("/etc/hosts", 0o644, hosts)?;
+    spec.write("/etc/hostname", 0o644, format!("{}\n", node.name))?;
+    spec.write("/etc/machine-id", 0o444, machine_id(node))?;
+    if !has_sys_resource()? {
+        let library = prlimit_library(settings);
+        let bytes =
+            fs::read(&library).with_context(|| format!("{} is unreadable", library.display()))?;
+        spec.write("/usr/lib/godwit-lab/prlimit.so", 0o755, bytes)?;
+        spec.write(
+            "/etc/ld.so.preload",
+            0o644,
+            "/usr/lib/godwit-lab/prlimit.so\n",
+        )?;
+    }
+    Ok(spec)
+}
+
+/// Starts kubelet and kube-proxy; the runtime has been started.
+pub fn start(node: &Node, machine: &Machine) -> Result<()> {
+    let label = format!(
+        "--node-labels=godwit.dev/lab-runtime={}",
+        node.runtime.name()
+    );
+    let address = format!("--node-ip={}", node.address());
+    let name = format!("--hostname-override={}", node.name);
+    machine.start_service(
+        "kubelet",
+        &[node.runtime.socket()],
+        &[
+            "/opt/godwit-lab/bin/kubelet",
+            "--config=/etc/kubernetes/kubelet.json",
+            "--kubeconfig=/etc/kubernetes/kubelet.conf",
+            &address,
+            &name,
+            &label,
+            "--v=2",
+        ],
+    )?;
+    machine.start_service(
+        "kube-proxy",
+        &[],
+        &[
+            "/opt/godwit-lab/bin/kube-proxy",
+            "--config=/etc/kubernetes/kube-proxy.json",
+            &name,
+        ],
+    )
+}
+
+/// Whether root here has CAP_SYS_RESOURCE (bit 24, capabilities(7)).
+pub fn has_sys_resource() -> Result<bool> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .context("/proc/self/status tells no capabilities")?;
+    let bits = u64::from_str_radix(effective.trim(), 16)?;
+    Ok(bits & (1 << 24) != 0)
+}
+
+fn machine_id(node: &Node) -> String {
+    format!("{:.32}\n", crate::cache::digest(&["machine", &node.name]))
+}
+
+fn kubelet_config(node: &Node) -> serde_json::Value {
+    json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "containerRuntimeEndpoint": format!("unix://{}", node.runtime.socket()),
+        "cgroupDriver": "cgroupfs",
+        "failCgroupV1": false,
+        "failSwapOn": false,
+        "authentication": {
+            "anonymous": {"enabled": false},
+            "webhook": {"enabled": true},
+            "x509": {"clientCAFile": "/etc/kubernetes/ca.crt"},
+        },
+        "authorization": {"mode": "Webhook"},
+        "tlsCertFile": "/etc/kubernetes/kubelet.crt",
+        "tlsPrivateKeyFile": "/etc/kubernetes/kubelet.key",
+        "clusterDNS": [DNS_SERVICE],
+        "clusterDomain": "cluster.local",
+        "resolvConf": "",
+        "featureGates": {"ContainerCheckpoint": true},
+        // A node here is a part of a machine: it cannot raise limits and must not guard the machine's memory or disk.
+        "oomScoreAdj": 0,
+        "enforceNodeAllocatable": [],
+        "makeIPTablesUtilChains": false,
+        "evictionHard": {"imagefs.available": "1%", "nodefs.available": "1%", "memory.available": "50Mi"},
+        // 100 switches the collection off: images here come from no registry and would not come back.
+        "imageGCHighThresholdPercent": 100,
+        "imageGCLowThresholdPercent": 99,
+        "serializeImagePulls": false,
+    })
+}
+
+fn proxy_config(node: &Node) -> serde_json::Value {
+    json!({
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clientConnection": {"kubeconfig": "/etc/kubernetes/kube-proxy.conf"},
+        "hostnameOverride": node.name,
+        "mode": "nftables",
+        "clusterCIDR": CLUSTER_NETWORK,
+        // On a flat network an answer would bypass the node that translated the request.
+        "nftables": {"masqueradeAll": true},
+        "oomScoreAdj": 0,
+        "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+    })
+}
+
+fn cni_config(node: &Node) -> serde_json::Value {
+    let network = |last: u8| format!("10.88.{}.{last}", node.number);
+    json!({
+        "cniVersion": "1.0.0",
+        "name": "lab",
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": "cni0",
+                "isGateway": false,
+                "ipMasq": false,
+                "hairpinMode": true,
+                "ipam": {
+                    "type": "host-local",
+                    "ranges": [[{
+                        "subnet": CLUSTER_NETWORK,
+                        "rangeStart": network(10),
+                        "rangeEnd": network(200),
+                        "gateway": node.address(),
+                    }]],
+                    "routes": [{"dst": "0.0.0.0/0"}],
+                },
+            },
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+        ],
+    })
+}

@@ -1,0 +1,40 @@
+//! godwit-lab: a real Kubernetes cluster of several nodes on one Linux machine, for tests, demo and benchmarks.
+//!
+//! Nodes are sets of namespaces with an own root file system, cgroup and network; everything in them is the real
+//! program: kubelet, containerd or CRI-O, runc, crun, CRIU. See [`cluster`] for the order of things, [`topology`] for
+//! the addresses, [`machine`] for what a node is made of.
+
+mod cache;
+mod cgroups;
+mod cli;
+mod cluster;
+mod control;
+mod images;
+mod ingredients;
+mod init;
+mod kubelet;
+mod machine;
+mod namespaces;
+mod network;
+mod oci;
+mod pki;
+mod prerequisites;
+mod progress;
+mod runtimes;
+mod settings;
+mod status;
+mod supervisor;
+mod switch;
+mod topology;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("godwit-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

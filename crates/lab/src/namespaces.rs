@@ -1,0 +1,57 @@
+//! Entering a machine: its cgroups and namespaces, then a command.
+
+use std::ffi::OsString;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow};
+use nix::sched::{CloneFlags, setns};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::cgroups::Cgroups;
+
+/// Namespaces that make up a machine.
+pub fn all() -> CloneFlags {
+    CloneFlags::CLONE_NEWCGROUP
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWUTS
+}
+
+fn join(pid: i32, flags: CloneFlags) -> Result<()> {
+    let process = Pid::from_raw(pid).ok_or_else(|| anyhow!("{pid} is not a process id"))?;
+    let handle = pidfd_open(process, PidfdFlags::empty())
+        .with_context(|| format!("process {pid} is gone"))?;
+    setns(handle, flags).with_context(|| format!("the namespaces of process {pid} are closed"))
+}
+
+/// Replaces this process by a command in the network namespace of `pid`; everything else stays this machine's.
+pub fn exec_in_network(pid: i32, command: &mut Command) -> Result<()> {
+    join(pid, CloneFlags::CLONE_NEWNET)?;
+    Err(command.exec()).context(format!("{:?} cannot be run", command.get_program()))
+}
+
+/// Runs a command inside a machine and returns its exit code (128 + signal if one ended it).
+/// The command dies with this process.
+pub fn run_inside(machine: &str, pid: i32, command: &[OsString]) -> Result<i32> {
+    Cgroups::detect()?.join(machine)?;
+    join(pid, all())?;
+    std::env::set_current_dir("/").context("the machine has no root folder")?;
+    let status = Command::new("/usr/bin/setpriv")
+        .args(["--pdeathsig", "KILL", "--"])
+        .args(command)
+        .env_clear()
+        .env(
+            "PATH",
+            "/opt/godwit-lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
+        .env("HOME", "/root")
+        .env("TERM", std::env::var_os("TERM").unwrap_or("dumb".into()))
+        .status()
+        .with_context(|| format!("{command:?} cannot be run in {machine}"))?;
+    Ok(status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+}

@@ -1,0 +1,85 @@
+//! The seal: what the source agent reads when it is asked whether the source still stands still, and what follows from it.
+//!
+//! The question behind it is one: *has any code of the pod run since its dump, and can any run before the arbiter says `Aborted`?* Three things keep it still:
+//!
+//! | what | holds against | lost by |
+//! |---|---|---|
+//! | the containers' cgroups frozen | the processes | `runc kill KILL`, which thaws a container's cgroup (v1) |
+//! | the pod's cgroup frozen, from the end of the dump on | a kubelet that kills; a container made anew starts frozen | a reboot |
+//! | the *fence*: something on the node's disk because of which the kubelet cannot create a container of this pod | a container made anew, also after a reboot | nothing but its removal |
+//!
+//! **A source container that was killed under the seal is not a "no".** It died without running (SIGKILL is delivered before a task returns to user mode), the
+//! dump is complete and the target holds it: answering "no" would throw away the only copy of the pod's memory, for nothing. The answer is "no" only when code of
+//! the pod ran or may have run: a container was started since the freeze, the pod's cgroup is not frozen although nobody was told to thaw it, or the node was
+//! rebooted without a fence (then the kubelet starts the container afresh, and the source is the one that runs). After a "no" the target gives the pod back and
+//! the source goes on, afresh if its processes are gone.
+//!
+//! Without a fence one window stays open, which no question can close: the node reboots *after* it answered "yes", and the kubelet starts the source afresh
+//! beside the target, until the source pod's deletion is on its way. The model shows that trace (`tests/model.rs`, variant `NoFence`).
+
+use serde::{Deserialize, Serialize};
+
+/// What the source agent finds at the moment of the question.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq, Hash)]
+pub struct SealFacts {
+    /// The node's boot id is the one of the freeze.
+    pub same_boot: bool,
+    /// The pod's cgroup is frozen, or no process is in it.
+    pub frozen: bool,
+    /// The fence is in place (it was put there before the freeze).
+    pub fenced: bool,
+    /// A container of the pod that ended since the freeze: its name and what was seen.
+    pub died: Option<String>,
+    /// A container of the pod that was started since the freeze (another id, a higher restart count): its name and what was seen.
+    pub started: Option<String>,
+}
+
+/// The answer to "still sealed?".
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
+pub enum Sealed {
+    /// Nothing of the pod has run since the dump, and nothing will before `Aborted`.
+    Yes,
+    /// Something ran or may have run.
+    No {
+        /// What was seen.
+        why: String,
+    },
+}
+
+impl SealFacts {
+    /// Judges the facts while the dump is on offer.
+    #[must_use]
+    pub fn sealed(&self) -> Sealed {
+        let no = |why: String| Sealed::No { why };
+        if let Some(container) = &self.started {
+            return no(format!(
+                "a container of the source pod was started since the freeze: {container}"
+            ));
+        }
+        if self.same_boot {
+            if self.frozen {
+                Sealed::Yes
+            } else {
+                no("the source pod's cgroup is not frozen any more".into())
+            }
+        } else if self.fenced {
+            Sealed::Yes
+        } else {
+            no("the source node was rebooted, and nothing kept the kubelet from starting the pod afresh".into())
+        }
+    }
+
+    /// Judges the facts at the moment in which the seal closes: here a container that ended is a "no", because it may have run between dump and seal.
+    #[must_use]
+    pub fn closed(&self) -> Sealed {
+        match &self.died {
+            Some(container) => Sealed::No {
+                why: format!("a container of the source pod ended during the dump: {container}"),
+            },
+            None if !self.same_boot => Sealed::No {
+                why: "the source node was rebooted during the dump".into(),
+            },
+            None => self.sealed(),
+        }
+    }
+}

@@ -1,0 +1,715 @@
+//! The target's machine: restore up to the gate, verify, swap, ask the source once more, open; or promise never to.
+//!
+//! ```text
+//!   Prepared ─ImagesReady─▶ Restoring ─all at the gate─▶ Verifying ─verified─▶ Swapping ─H=Target─▶ Owner ─sealed: yes─▶ Opening ─one ran─▶ Running ─▶ Done
+//!      │                        │                            │                    │                  │ no, failed         │ all failed,
+//!      ▼ undone, failed         ▼                            ▼         H=Aborted, │                  ▼                    ▼ none ran
+//!    Never ◀────────────────────┴────────────────────────────┴──────── gone ──────┴◀──H=Source── GivingBack ◀─────────────┘
+//! ```
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Owner, PeerState, Read, Sealed, Version, Written};
+use crate::Failure;
+
+/// Where the target stands.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Keepers wait.
+    Prepared,
+    /// The images are there; the restores run up to the gate.
+    Restoring,
+    /// All containers are held at the gate and are being verified.
+    Verifying,
+    /// Verified; the swap is journaled and is sent, or is about to be, or its reply was lost.
+    Swapping,
+    /// The swap took effect: the pod is the target's. The gate is shut until the source says that it is sealed. (Not journaled: the arbiter knows.)
+    Owner,
+    /// The source is sealed; the gate is open, or was when the agent last lived. Something may have run.
+    Opening,
+    /// Something ran. Never taken back.
+    Running,
+    /// The `Handover` says `Running`. Final.
+    Done,
+    /// Owns the pod, will not run it, proved that nothing ran: gives it back.
+    GivingBack {
+        /// Why.
+        why: Failure,
+    },
+    /// Promise: nothing ran, nothing will, no swap is in effect or under way. Final.
+    Never {
+        /// Why.
+        why: Failure,
+    },
+}
+
+/// Where one container stands.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// A keeper waits, or CRIU restores.
+    Waiting,
+    /// CRIU holds it at `post-restore`.
+    AtGate,
+    /// CRIU said `post-resume`.
+    Resumed,
+    /// The restore failed, or nothing is left of it.
+    Failed {
+        /// It may have run.
+        ran: bool,
+    },
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// `Handoff.Restore` was called, and every file is there and its digest is right. May come again.
+    ImagesReady,
+    /// The gate of this container asks (it asks again after the agent restarted).
+    AtGate {
+        /// Name of the container.
+        container: String,
+    },
+    /// Answer to [`Effect::Verify`]: the restored tree is what the images say.
+    VerifiedOk,
+    /// Answer to [`Effect::Verify`]: it is not.
+    VerifyFailed(Failure),
+    /// The restore of this container failed, or neither its keeper nor its processes are there any more.
+    RestoreFailed {
+        /// Name of the container.
+        container: String,
+        /// Whether anything of it may have run. `false` needs proof: the gate was never answered, or CRIU itself reported the failure by its exit code (it was
+        /// not killed) and its `post-resume` was not called. Ignored, as false, while the gate is shut.
+        ran: bool,
+        /// Why, with the end of CRIU's log.
+        failure: Failure,
+    },
+    /// CRIU said `post-resume` for this container: it runs.
+    Resumed {
+        /// Name of the container.
+        container: String,
+    },
+    /// Answer to [`Effect::ReadHandover`].
+    Handover(Read),
+    /// Answer to [`Effect::WriteSwap`].
+    SwapWritten(Written),
+    /// Answer to [`Effect::WriteBack`].
+    BackWritten(Written),
+    /// Answer to [`Effect::WriteRunning`].
+    RunningWritten(Written),
+    /// Answer to [`Effect::AskSealed`].
+    SealedReply(Sealed),
+    /// The source did not answer [`Effect::AskSealed`], or not with a yes or no: wait.
+    SourceSilent,
+    /// The controller, or the kubelet by deleting the target pod, wants it undone. Too late once the swap took effect.
+    Undo(Failure),
+    /// The source asks `Handoff.Ask`.
+    AskedByPeer {
+        /// The source wants out and asks for the promise.
+        abandon: bool,
+    },
+    /// The timer: ask again.
+    Retry,
+    /// The agent came back with this journal. Then feed `AtGate`, `Resumed` and `RestoreFailed` as they are found.
+    Restarted {
+        /// The node's boot id is the one from before: restored processes may still be held.
+        same_boot: bool,
+    },
+}
+
+/// What the agent is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Make the machine durable. Always the first effect of a step.
+    Journal,
+    /// Answer `Images` with `Go` to every container that asks, now and later.
+    AnswerImagesGo,
+    /// Compare the restored tree of every container with the images. Answer: [`Event::VerifiedOk`] or [`Event::VerifyFailed`].
+    Verify,
+    /// Uncached GET. Answer: [`Event::Handover`].
+    ReadHandover,
+    /// `Source` → `Target`, from this version. Answer: [`Event::SwapWritten`].
+    WriteSwap {
+        /// The version that was read.
+        version: Version,
+    },
+    /// Call `Handoff.Sealed`. Answer: [`Event::SealedReply`] or [`Event::SourceSilent`].
+    AskSealed,
+    /// Answer `Gate` with `Go` to every container that asks, now and later.
+    OpenGate,
+    /// Answer `Images` and `Gate` with `Abort`, keepers with `Exit`, now and later; kill what was restored.
+    AbortGate,
+    /// Make the consumed marker: from now on `create` for this pod starts the image afresh.
+    MarkConsumed,
+    /// `Target` → `Running`, from this version. Answer: [`Event::RunningWritten`].
+    WriteRunning {
+        /// The version that was read or made.
+        version: Version,
+    },
+    /// `Target` → `Source`, from this version. Answer: [`Event::BackWritten`].
+    WriteBack {
+        /// The version that was read or made.
+        version: Version,
+    },
+    /// Answer `Handoff.Ask`.
+    AnswerPeer(PeerState),
+    /// Tell whoever listens to `Handoff.Restore` where it stands now: [`PeerState::Running`], [`PeerState::Never`] or [`PeerState::Withdrawing`].
+    Report(PeerState),
+}
+
+/// What to answer to an OCI `create` of a container of the target pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Create {
+    /// Leave a keeper.
+    Keep,
+    /// Start the image afresh: this migration was consumed.
+    Afresh,
+    /// Refuse; the kubelet comes again.
+    Refuse,
+}
+
+/// The target's side of one migration. Serialised, it is the journal.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
+pub struct Machine {
+    state: State,
+    containers: BTreeMap<String, Stage>,
+    /// The version that the next write starts from, as far as known.
+    version: Option<Version>,
+    /// The source said yes.
+    sealed: bool,
+    /// A swap may be in effect, but the target does not want to run any more.
+    give_up: Option<Failure>,
+    /// The outcome was reported.
+    reported: bool,
+}
+
+impl Machine {
+    /// A machine in [`State::Prepared`] for a pod with these containers.
+    #[must_use]
+    pub fn new(containers: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            state: State::Prepared,
+            containers: containers
+                .into_iter()
+                .map(|name| (name, Stage::Waiting))
+                .collect(),
+            version: None,
+            sealed: false,
+            give_up: None,
+            reported: false,
+        }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Where each container stands, by name.
+    #[must_use]
+    pub fn containers(&self) -> &BTreeMap<String, Stage> {
+        &self.containers
+    }
+
+    /// Whether nothing is left to do: the journal may be dropped and, when the source has finished too, the `Handover` deleted.
+    #[must_use]
+    pub fn finished(&self) -> bool {
+        matches!(self.state, State::Done | State::Never { .. })
+    }
+
+    /// What to answer to `create` of a container of the target pod. A wrapper that cannot reach the agent goes by the consumed marker alone.
+    #[must_use]
+    pub fn create(&self) -> Create {
+        match self.state {
+            State::Prepared => Create::Keep,
+            State::Running | State::Done => Create::Afresh,
+            _ => Create::Refuse,
+        }
+    }
+
+    /// Where it stands, in the words for the source.
+    #[must_use]
+    pub fn peer_state(&self) -> PeerState {
+        match &self.state {
+            State::Prepared => PeerState::Prepared,
+            State::Restoring | State::Verifying => PeerState::Restoring,
+            State::Swapping => match &self.give_up {
+                Some(why) => PeerState::Withdrawing(why.clone()),
+                None => PeerState::Swapped,
+            },
+            State::Owner | State::Opening => PeerState::Swapped,
+            State::Running | State::Done => PeerState::Running,
+            State::GivingBack { why } => PeerState::Withdrawing(why.clone()),
+            State::Never { why } => PeerState::Never(why.clone()),
+        }
+    }
+
+    /// Takes one event and says what to do. Total: what does not fit the state changes nothing.
+    pub fn step(&mut self, event: Event) -> Vec<Effect> {
+        match event {
+            Event::ImagesReady => self.images_ready(),
+            Event::AtGate { container } => self.at_gate(&container),
+            Event::VerifiedOk => self.verified(),
+            Event::VerifyFailed(why) => match self.state {
+                State::Verifying => self.never(why),
+                _ => vec![],
+            },
+            Event::RestoreFailed {
+                container,
+                ran,
+                failure,
+            } => self.restore_failed(&container, ran, failure),
+            Event::Resumed { container } => self.resumed(&container),
+            Event::Handover(read) => self.read(read),
+            Event::SwapWritten(written) => self.swap_written(written),
+            Event::BackWritten(written) => self.back_written(&written),
+            Event::RunningWritten(written) => self.running_written(&written),
+            Event::SealedReply(answer) => self.sealed_reply(answer),
+            Event::SourceSilent => vec![],
+            Event::Undo(why) => self.undo(why),
+            Event::AskedByPeer { abandon } => self.asked(abandon),
+            Event::Retry => self.retry(),
+            Event::Restarted { same_boot } => self.restarted(same_boot),
+        }
+    }
+
+    fn images_ready(&mut self) -> Vec<Effect> {
+        match self.state {
+            State::Prepared => {
+                self.state = State::Restoring;
+                let mut effects = vec![Effect::AnswerImagesGo, Effect::ReadHandover];
+                effects.extend(self.verify_if_all_at_gate());
+                effects
+            }
+            State::Running | State::Done | State::Never { .. } => {
+                vec![Effect::Report(self.peer_state())]
+            }
+            _ => vec![],
+        }
+    }
+
+    fn at_gate(&mut self, container: &str) -> Vec<Effect> {
+        let Some(stage) = self.containers.get_mut(container) else {
+            return vec![];
+        };
+        match self.state {
+            State::Prepared
+            | State::Restoring
+            | State::Verifying
+            | State::Swapping
+            | State::Owner => {
+                if *stage == Stage::Waiting {
+                    *stage = Stage::AtGate;
+                }
+                match self.state {
+                    State::Restoring => self.verify_if_all_at_gate(),
+                    State::Owner => self.open_if_ready(),
+                    _ => vec![],
+                }
+            }
+            State::Opening | State::Running | State::Done => {
+                if *stage == Stage::Waiting {
+                    *stage = Stage::AtGate;
+                }
+                vec![Effect::OpenGate]
+            }
+            State::GivingBack { .. } | State::Never { .. } => vec![Effect::AbortGate],
+        }
+    }
+
+    fn all_at_gate(&self) -> bool {
+        self.containers
+            .values()
+            .all(|stage| *stage == Stage::AtGate)
+    }
+
+    fn verify_if_all_at_gate(&mut self) -> Vec<Effect> {
+        if !self.all_at_gate() {
+            return vec![];
+        }
+        self.state = State::Verifying;
+        vec![Effect::Verify]
+    }
+
+    fn verified(&mut self) -> Vec<Effect> {
+        if self.state != State::Verifying {
+            return vec![];
+        }
+        self.state = State::Swapping;
+        match self.version.clone() {
+            Some(version) => vec![Effect::Journal, Effect::WriteSwap { version }],
+            None => vec![Effect::Journal, Effect::ReadHandover],
+        }
+    }
+
+    fn swap_written(&mut self, written: Written) -> Vec<Effect> {
+        match (&self.state, written) {
+            (State::Swapping, Written::Ok { version }) => self.own(version),
+            (State::Swapping, _) => vec![Effect::ReadHandover],
+            _ => vec![],
+        }
+    }
+
+    /// The arbiter says that the pod is the target's.
+    fn own(&mut self, version: Version) -> Vec<Effect> {
+        self.version = Some(version);
+        if let Some(why) = self.give_up.take() {
+            return self.give_back(why);
+        }
+        self.state = State::Owner;
+        vec![Effect::AskSealed]
+    }
+
+    fn sealed_reply(&mut self, answer: Sealed) -> Vec<Effect> {
+        match (&self.state, answer) {
+            (State::Owner, Sealed::Yes) => {
+                self.sealed = true;
+                self.open_if_ready()
+            }
+            (State::Owner, Sealed::No { why }) => self.give_back(not_sealed(&why)),
+            _ => vec![],
+        }
+    }
+
+    fn open_if_ready(&mut self) -> Vec<Effect> {
+        if !(self.sealed && self.all_at_gate()) {
+            return vec![];
+        }
+        self.state = State::Opening;
+        vec![Effect::Journal, Effect::OpenGate]
+    }
+
+    fn resumed(&mut self, container: &str) -> Vec<Effect> {
+        let Some(stage) = self.containers.get_mut(container) else {
+            return vec![];
+        };
+        match self.state {
+            State::Opening | State::Running | State::Done => {
+                *stage = Stage::Resumed;
+                self.ran()
+            }
+            _ => vec![],
+        }
+    }
+
+    /// Something ran: say so to the journal, the wrapper and the arbiter, and, when all is decided, to the source.
+    fn ran(&mut self) -> Vec<Effect> {
+        let mut effects = vec![Effect::Journal];
+        if self.state == State::Opening {
+            self.state = State::Running;
+            effects.push(Effect::MarkConsumed);
+            effects.push(match self.version.clone() {
+                Some(version) => Effect::WriteRunning { version },
+                None => Effect::ReadHandover,
+            });
+        }
+        let decided = self
+            .containers
+            .values()
+            .all(|stage| matches!(stage, Stage::Resumed | Stage::Failed { .. }));
+        if decided && !self.reported {
+            self.reported = true;
+            effects.push(Effect::Report(PeerState::Running));
+        }
+        effects
+    }
+
+    fn restore_failed(&mut self, container: &str, ran: bool, failure: Failure) -> Vec<Effect> {
+        let Some(stage) = self.containers.get_mut(container) else {
+            return vec![];
+        };
+        match self.state {
+            State::Prepared | State::Restoring | State::Verifying => {
+                *stage = Stage::Failed { ran: false };
+                self.never(failure)
+            }
+            State::Swapping => {
+                *stage = Stage::Failed { ran: false };
+                self.withdraw(failure)
+            }
+            State::Owner => {
+                *stage = Stage::Failed { ran: false };
+                self.give_back(failure)
+            }
+            // The first report counts: a later one, after a restart, knows less.
+            State::Opening if matches!(stage, Stage::Failed { .. }) => vec![],
+            State::Opening => {
+                *stage = Stage::Failed { ran };
+                if ran {
+                    self.ran()
+                } else if self
+                    .containers
+                    .values()
+                    .all(|stage| *stage == Stage::Failed { ran: false })
+                {
+                    self.give_back(failure)
+                } else {
+                    vec![Effect::Journal]
+                }
+            }
+            // It ran: the kubelet starts this container afresh.
+            State::Running | State::Done if *stage != Stage::Resumed => {
+                *stage = Stage::Failed { ran };
+                self.ran()
+            }
+            _ => vec![],
+        }
+    }
+
+    fn read(&mut self, read: Read) -> Vec<Effect> {
+        match (&self.state, read) {
+            (
+                State::Restoring | State::Verifying,
+                Read::Found {
+                    owner: Owner::Source,
+                    version,
+                },
+            ) => {
+                self.version = Some(version);
+                vec![]
+            }
+            (
+                State::Restoring | State::Verifying,
+                Read::Found { .. } | Read::NotFound | Read::Foreign,
+            ) => self.never(taken_back()),
+            (
+                State::Swapping,
+                Read::Found {
+                    owner: Owner::Source,
+                    version,
+                },
+            ) => match &self.give_up {
+                // The swap may still be under way: only the source's `Aborted` ends that. Tell it.
+                Some(why) => vec![Effect::Report(PeerState::Withdrawing(why.clone()))],
+                None => vec![Effect::WriteSwap { version }],
+            },
+            (
+                State::Swapping,
+                Read::Found {
+                    owner: Owner::Target,
+                    version,
+                },
+            ) => self.own(version),
+            (
+                State::Swapping,
+                Read::Found {
+                    owner: Owner::Aborted,
+                    ..
+                }
+                | Read::NotFound
+                | Read::Foreign,
+            ) => {
+                let why = self.give_up.take().unwrap_or_else(taken_back);
+                self.never(why)
+            }
+            (
+                State::GivingBack { .. },
+                Read::Found {
+                    owner: Owner::Target,
+                    version,
+                },
+            ) => vec![Effect::WriteBack { version }],
+            (
+                State::GivingBack { why },
+                Read::Found {
+                    owner: Owner::Source | Owner::Aborted,
+                    ..
+                }
+                | Read::NotFound
+                | Read::Foreign,
+            ) => {
+                let why = why.clone();
+                self.never(why)
+            }
+            (
+                State::Running,
+                Read::Found {
+                    owner: Owner::Target,
+                    version,
+                },
+            ) => vec![Effect::WriteRunning { version }],
+            (
+                State::Running,
+                Read::Found {
+                    owner: Owner::Running,
+                    ..
+                }
+                | Read::NotFound
+                | Read::Foreign,
+            ) => self.done(),
+            _ => vec![],
+        }
+    }
+
+    fn back_written(&mut self, written: &Written) -> Vec<Effect> {
+        match (&self.state, written) {
+            (State::GivingBack { why }, Written::Ok { .. }) => {
+                let why = why.clone();
+                self.never(why)
+            }
+            (State::GivingBack { .. }, _) => vec![Effect::ReadHandover],
+            _ => vec![],
+        }
+    }
+
+    fn running_written(&mut self, written: &Written) -> Vec<Effect> {
+        match (&self.state, written) {
+            (State::Running, Written::Ok { .. }) => self.done(),
+            (State::Running, _) => vec![Effect::ReadHandover],
+            _ => vec![],
+        }
+    }
+
+    fn done(&mut self) -> Vec<Effect> {
+        self.state = State::Done;
+        vec![Effect::Journal]
+    }
+
+    fn undo(&mut self, why: Failure) -> Vec<Effect> {
+        match self.state {
+            State::Prepared | State::Restoring | State::Verifying => self.never(why),
+            State::Swapping => self.withdraw(why),
+            _ => vec![],
+        }
+    }
+
+    fn asked(&mut self, abandon: bool) -> Vec<Effect> {
+        let mut effects = if abandon
+            && matches!(
+                self.state,
+                State::Prepared | State::Restoring | State::Verifying
+            ) {
+            self.never(abandoned())
+        } else {
+            vec![]
+        };
+        effects.push(Effect::AnswerPeer(self.peer_state()));
+        effects
+    }
+
+    /// A swap may be in effect or under way: nothing can be promised yet.
+    fn withdraw(&mut self, why: Failure) -> Vec<Effect> {
+        if self.give_up.is_some() {
+            return vec![];
+        }
+        self.give_up = Some(why.clone());
+        vec![
+            Effect::Journal,
+            Effect::AbortGate,
+            Effect::Report(PeerState::Withdrawing(why)),
+            Effect::ReadHandover,
+        ]
+    }
+
+    fn give_back(&mut self, why: Failure) -> Vec<Effect> {
+        self.state = State::GivingBack { why };
+        let write = match self.version.clone() {
+            Some(version) => Effect::WriteBack { version },
+            None => Effect::ReadHandover,
+        };
+        vec![Effect::Journal, Effect::AbortGate, write]
+    }
+
+    fn never(&mut self, why: Failure) -> Vec<Effect> {
+        self.state = State::Never { why: why.clone() };
+        vec![
+            Effect::Journal,
+            Effect::AbortGate,
+            Effect::Report(PeerState::Never(why)),
+        ]
+    }
+
+    fn retry(&self) -> Vec<Effect> {
+        match self.state {
+            State::Swapping | State::GivingBack { .. } | State::Running => {
+                vec![Effect::ReadHandover]
+            }
+            State::Owner if !self.sealed => vec![Effect::AskSealed],
+            _ => vec![],
+        }
+    }
+
+    fn restarted(&mut self, same_boot: bool) -> Vec<Effect> {
+        self.version = None;
+        self.sealed = false;
+        self.reported = false;
+        for stage in self.containers.values_mut() {
+            if *stage == Stage::AtGate {
+                *stage = Stage::Waiting;
+            }
+        }
+        match &self.state {
+            State::Prepared | State::Restoring | State::Verifying => {
+                self.state = State::Prepared;
+                if same_boot {
+                    vec![]
+                } else {
+                    self.never(rebooted())
+                }
+            }
+            State::Swapping | State::Owner => {
+                self.state = State::Swapping;
+                match (same_boot, self.give_up.is_some()) {
+                    (false, false) => self.withdraw(rebooted()),
+                    (_, true) => vec![Effect::AbortGate, Effect::ReadHandover],
+                    (true, false) => vec![Effect::ReadHandover],
+                }
+            }
+            State::Opening if same_boot => vec![Effect::OpenGate],
+            State::Opening => {
+                for stage in self.containers.values_mut() {
+                    *stage = Stage::Failed { ran: true };
+                }
+                self.ran()
+            }
+            State::Running => {
+                vec![
+                    Effect::MarkConsumed,
+                    Effect::OpenGate,
+                    Effect::Report(PeerState::Running),
+                    Effect::ReadHandover,
+                ]
+            }
+            State::Done => vec![Effect::MarkConsumed, Effect::OpenGate],
+            State::GivingBack { .. } => vec![Effect::AbortGate, Effect::ReadHandover],
+            State::Never { why } => vec![
+                Effect::AbortGate,
+                Effect::Report(PeerState::Never(why.clone())),
+            ],
+        }
+    }
+}
+
+fn not_sealed(why: &str) -> Failure {
+    Failure::new(
+        "SourceNotSealed",
+        why,
+        "Look at the kubelet's log on the source node for who restarted the pod or the node, then try again.",
+    )
+}
+
+fn taken_back() -> Failure {
+    Failure::new(
+        "TakenBack",
+        "the source took the migration back before the target owned the pod",
+        "See the source's reason.",
+    )
+}
+
+fn abandoned() -> Failure {
+    Failure::new(
+        "Abandoned",
+        "the source asked the target to give up",
+        "See the source's reason.",
+    )
+}
+
+fn rebooted() -> Failure {
+    Failure::new(
+        "NodeRebooted",
+        "the target node was rebooted before the pod ran there",
+        "Try again when the node is Ready.",
+    )
+}

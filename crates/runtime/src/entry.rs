@@ -1,0 +1,48 @@
+//! Which of the four programs this is.
+
+use std::{ffi::OsString, path::Path};
+
+use crate::{
+    arguments::Invocation, commands, config::Config, create, gate, keeper, layout::Layout, runc,
+    standin,
+};
+
+/// `argv[0]` of the keeper.
+pub const KEEPER: &str = "godwit-keeper";
+/// `argv[0]` of the CRIU stand-in.
+pub const CRIU: &str = "criu";
+/// `argv[0]` of the gate.
+pub const GATE: &str = "gate";
+
+/// Runs the program and gives its exit code.
+#[must_use]
+pub fn run() -> i32 {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let rest: Vec<OsString> = arguments.collect();
+    match Path::new(&name).file_name().and_then(|name| name.to_str()) {
+        Some(KEEPER) => keeper::run(&rest),
+        Some(CRIU) => standin::run(&rest),
+        Some(GATE) => gate::run(),
+        _ => wrapper(&rest),
+    }
+}
+
+/// The OCI command line.
+fn wrapper(arguments: &[OsString]) -> i32 {
+    let invocation = Invocation::parse(arguments);
+    let config = Config::load();
+    let outcome = match (invocation.command.as_str(), invocation.id()) {
+        ("create", Some(id)) => create::create(&invocation, &config, id),
+        (_, Some(id)) if !invocation.command.is_empty() => match Layout::existing(id) {
+            Some(layout) => commands::run(&invocation, &layout),
+            None => Ok(None),
+        },
+        _ => Ok(None),
+    };
+    match outcome {
+        Ok(Some(code)) => code,
+        Ok(None) => runc::become_runtime(&config, arguments).report(&invocation),
+        Err(error) => error.report(&invocation),
+    }
+}

@@ -1,0 +1,68 @@
+//! Calling the runtime below.
+
+use std::{
+    ffi::{CString, OsStr, OsString},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use crate::{config::Config, error::Error, record::Record};
+
+/// Becomes the runtime below, with the arguments, descriptors, environment, signals and working directory of this process. Returns only to say why not.
+#[must_use]
+pub fn become_runtime(config: &Config, arguments: &[OsString]) -> Error {
+    match config.runtime() {
+        Ok(runtime) => become_program(&runtime, runtime.as_os_str(), arguments),
+        Err(error) => error,
+    }
+}
+
+/// Becomes another program. Returns only to say why not.
+#[must_use]
+pub fn become_program(program: &Path, name: &OsStr, arguments: &[OsString]) -> Error {
+    let failed = |source: std::io::Error| Error::Execute {
+        program: program.into(),
+        source,
+    };
+    let text = |word: &OsStr| {
+        CString::new(word.as_bytes())
+            .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidInput, error))
+    };
+    let path = match text(program.as_os_str()) {
+        Ok(path) => path,
+        Err(error) => return failed(error),
+    };
+    let argv: Result<Vec<CString>, _> = std::iter::once(name)
+        .chain(arguments.iter().map(OsString::as_os_str))
+        .map(text)
+        .collect();
+    match argv {
+        Ok(argv) => match nix::unistd::execv(&path, &argv) {
+            Err(errno) => failed(errno.into()),
+        },
+        Err(error) => failed(error),
+    }
+}
+
+/// Runs a command of the runtime below for a container that a keeper holds, with the global flags of its `create`, and takes what it prints.
+///
+/// # Errors
+/// [`Error::Execute`].
+pub fn capture(record: &Record, arguments: &[&str]) -> Result<Output, Error> {
+    Command::new(&record.runtime)
+        .args(&record.globals)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| Error::Execute {
+            program: record.runtime.clone(),
+            source,
+        })
+}
+
+/// Whether the runtime below knows the container.
+#[must_use]
+pub fn knows(record: &Record) -> bool {
+    capture(record, &["state", &record.id]).is_ok_and(|output| output.status.success())
+}

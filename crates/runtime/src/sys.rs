@@ -1,0 +1,78 @@
+//! System calls for which no safe function exists.
+#![allow(unsafe_code)]
+
+use std::os::fd::RawFd;
+
+use nix::{errno::Errno, libc};
+
+/// Forks. `None` in the child. The program has one thread, so the child may go on with any code.
+///
+/// # Errors
+/// What fork(2) says.
+pub fn fork() -> Result<Option<i32>, Errno> {
+    // SAFETY: every program of this binary is single-threaded, so no lock can be held by a thread that the child lacks.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Some(child.as_raw())),
+        nix::unistd::ForkResult::Child => Ok(None),
+    }
+}
+
+/// Closes every descriptor from 3 on, but `keep`.
+pub fn close_inherited(keep: Option<RawFd>) {
+    let close = |first: u32, last: u32| {
+        if first <= last {
+            // SAFETY: close_range(2) takes plain numbers; no owned descriptor of this process is used after this call but `keep`.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) };
+        }
+    };
+    match keep.and_then(|fd| u32::try_from(fd).ok()) {
+        Some(fd) if fd >= 3 => {
+            close(3, fd.saturating_sub(1));
+            close(fd.saturating_add(1), u32::MAX);
+        }
+        _ => close(3, u32::MAX),
+    }
+}
+
+/// Moves `from` to the number `to`.
+///
+/// # Errors
+/// What dup2(2) says.
+pub fn move_descriptor(from: RawFd, to: RawFd) -> Result<(), Errno> {
+    // SAFETY: dup2(2) takes plain numbers; `to` is not owned by any Rust object here (standard descriptors and the keeper's status pipe).
+    Errno::result(unsafe { libc::dup2(from, to) }).map(drop)
+}
+
+/// Sends a signal by number, real-time signals included (which `nix` has no names for).
+///
+/// # Errors
+/// What kill(2) says.
+pub fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
+    // SAFETY: kill(2) takes plain numbers.
+    Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// Takes ownership of an inherited descriptor.
+#[must_use]
+pub fn own(fd: RawFd) -> std::os::fd::OwnedFd {
+    use std::os::fd::FromRawFd;
+    // SAFETY: called once for a descriptor that the parent passed for this purpose and nobody else in this process uses.
+    unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) }
+}
+
+/// Smallest and largest real-time signal number of this C library.
+#[must_use]
+pub fn real_time_signals() -> (i32, i32) {
+    (libc::SIGRTMIN(), libc::SIGRTMAX())
+}
+
+/// Gives SIGCHLD its default action: a caller that ignores it would make waitpid(2) lose every status.
+pub fn reset_child_signal() {
+    // SAFETY: the default action involves no handler of this program.
+    let _ = unsafe {
+        nix::sys::signal::signal(
+            nix::sys::signal::Signal::SIGCHLD,
+            nix::sys::signal::SigHandler::SigDfl,
+        )
+    };
+}
