@@ -75,10 +75,8 @@ impl Arbiter {
     /// Sets the state if the object is still at `version`.
     pub async fn swap(&self, version: &str, to: HandoverState) -> Written {
         let patch = json!({"metadata": {"resourceVersion": version}, "status": HandoverStatus { state: to }});
-        let write =
-            self.api
-                .patch_status(&self.name, &PatchParams::default(), &Patch::Merge(&patch));
-        verdict(tokio::time::timeout(CALL, write).await)
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(&patch));
+        verdict(tokio::time::timeout(CALL, self.api.patch_status(&self.name, &parameters, &patch)).await)
     }
 
     /// Takes the finalizer off and deletes it; it may be gone already, or be another migration's.

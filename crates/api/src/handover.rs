@@ -1,21 +1,23 @@
 //! `Handover`: the single arbiter of who may run (architecture 2b). Named by the source pod's UID, so that two migrations of one pod meet in one object.
 
-use kube::CustomResource;
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What the hand-over is about. Immutable.
-#[derive(CustomResource, Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[kube(
     group = "godwit.dev",
     version = "v1alpha1",
     kind = "Handover",
     namespaced,
     status = "HandoverStatus",
+    validation = Rule::new("!has(oldSelf.status) || has(self.status)").message("the status of a Handover cannot be taken away"),
     printcolumn = r#"{"name":"State","type":"string","jsonPath":".status.state"}"#,
     printcolumn = r#"{"name":"From","type":"string","jsonPath":".spec.sourceNode"}"#,
     printcolumn = r#"{"name":"To","type":"string","jsonPath":".spec.targetNode"}"#
 )]
+#[x_kube(validation = Rule::new("self == oldSelf").message("what a Handover is about cannot be changed"))]
 #[serde(rename_all = "camelCase")]
 pub struct HandoverSpec {
     /// UID of the PodMigration that this hand-over belongs to.
@@ -34,17 +36,24 @@ pub struct HandoverSpec {
     pub target_node: String,
 }
 
-/// Written only by the two agents, guarded by resourceVersion and by the transition rule.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+/// Written only by the two agents, guarded by resourceVersion and by the transition rule. Without a status the source owns the pod.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[x_kube(
+    validation = Rule::new(
+        "oldSelf.hasValue() && oldSelf.value().state == self.state \
+         || (!oldSelf.hasValue() || oldSelf.value().state == 'Source') && self.state in ['Source', 'Target', 'Aborted'] \
+         || oldSelf.hasValue() && oldSelf.value().state == 'Target' && self.state in ['Running', 'Source']"
+    )
+    .message("a Handover goes from Source to Target or Aborted, and from Target to Running or back to Source")
+    .optional_old_self(true)
+)]
 pub struct HandoverStatus {
     /// Who may run the pod.
     pub state: HandoverState,
 }
 
 /// `Source → Target → Running`, `Source → Aborted`, and `Target → Source` with proof that nothing ran.
-#[derive(
-    Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash, PartialOrd, Ord,
-)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum HandoverState {
     /// The source owns the pod; it may be sealed meanwhile.
     Source,

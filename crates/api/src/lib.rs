@@ -7,10 +7,12 @@
 //!                                 Handover  ◀──status.state── the two agents, nobody else
 //! ```
 
+mod crds;
 pub mod handover;
 pub mod migration;
 pub mod names;
 
+pub use crds::crds;
 pub use handover::{Handover, HandoverSpec, HandoverState, HandoverStatus};
 pub use migration::{PodMigration, PodMigrationSpec, PodMigrationStatus};
 

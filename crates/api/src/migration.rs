@@ -1,12 +1,15 @@
 //! `PodMigration`: one order to move one pod, and the record of how it went.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::CustomResource;
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// CEL: a DNS subdomain (RFC 1123), as Kubernetes wants the names of pods and nodes.
+const DNS_NAME: &str = r"self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')";
+
 /// Move one running pod to another node.
-#[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[kube(
     group = "godwit.dev",
     version = "v1alpha1",
@@ -24,15 +27,28 @@ use serde::{Deserialize, Serialize};
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.failure.reason"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
+#[x_kube(
+    validation = Rule::new("self.podName == oldSelf.podName").message("podName cannot be changed; make another PodMigration"),
+    validation = Rule::new("has(self.targetNode) == has(oldSelf.targetNode) && (!has(self.targetNode) || self.targetNode == oldSelf.targetNode)").message("targetNode cannot be changed; cancel this PodMigration and make another"),
+    validation = Rule::new("has(self.deadlineSeconds) == has(oldSelf.deadlineSeconds) && (!has(self.deadlineSeconds) || self.deadlineSeconds == oldSelf.deadlineSeconds)").message("deadlineSeconds cannot be changed"),
+    validation = Rule::new("(has(self.dryRun) && self.dryRun) == (has(oldSelf.dryRun) && oldSelf.dryRun)").message("dryRun cannot be changed; make another PodMigration"),
+    validation = Rule::new("!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)").message("a cancel cannot be withdrawn; make another PodMigration"),
+    validation = Rule::new("has(self.ttlSeconds) == has(oldSelf.ttlSeconds) && (!has(self.ttlSeconds) || self.ttlSeconds == oldSelf.ttlSeconds)").message("ttlSeconds cannot be changed")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct PodMigrationSpec {
     /// Pod in the namespace of this object.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(DNS_NAME).message("podName must be the name of a pod: lower-case letters, digits, '-' and '.'"))]
     pub pod_name: String,
     /// Node to move to. Without it the scheduler chooses another one than the pod's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(DNS_NAME).message("targetNode must be the name of a node: lower-case letters, digits, '-' and '.'"))]
     pub target_node: Option<String>,
     /// Seconds for everything up to the commit; when they pass, the migration is taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub deadline_seconds: Option<u32>,
     /// Only plan: list what would be done and what is in the way, touch nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -46,20 +62,7 @@ pub struct PodMigrationSpec {
 }
 
 /// The words used everywhere: here, in spans, metrics, the CLI and the docs (architecture 3).
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    Deserialize,
-    Serialize,
-    JsonSchema,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Phase {
     /// Queued.
     #[default]

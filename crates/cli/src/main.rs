@@ -1,1 +1,41 @@
-fn main() {}
+//! `kubectl migrate`: orders a migration and shows how it goes.
+//!
+//! ```text
+//!   options ─▶ commands ─▶ cluster (creates and watches a PodMigration) ─▶ view (status → lines) ─▶ screen
+//! ```
+//!
+//! All knowledge of migrations is in the object's status; this program only reads it.
+
+mod cluster;
+mod commands;
+mod error;
+mod options;
+mod screen;
+mod text;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use options::Options;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    // Fails only if one is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 3 } else { 0 });
+        }
+    };
+    match commands::run(options).await {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("✘ {error}");
+            ExitCode::from(error.code())
+        }
+    }
+}

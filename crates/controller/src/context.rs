@@ -110,7 +110,7 @@ impl Context {
                 return Ok(found);
             }
         }
-        Err(Error::Watch(Box::new(watcher::Error::NoResourceVersion)))
+        Err(Error::NotYet("the watch of a pod ended"))
     }
 
     /// The names under which both agents know this migration.

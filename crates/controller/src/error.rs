@@ -19,6 +19,9 @@ pub enum Error {
     /// The object was deleted.
     #[error("the PodMigration is gone")]
     Gone,
+    /// Something outside has not happened yet.
+    #[error("still waiting: {0}")]
+    NotYet(&'static str),
     /// A test ordered it.
     #[error(transparent)]
     Injected(#[from] Injected),

@@ -1,1 +1,59 @@
-fn main() {}
+//! Godwit's controller: carries `PodMigration` objects through their phases.
+//!
+//! ```text
+//!   main ─▶ lease (one of two leads) ─▶ authority (CA) ─▶ signer (agents' certificates)
+//!                                                     └─▶ reconcile ─▶ phase::{pending … settling, undo, finished}
+//!                                                                        │ effects             │ calls
+//!                                                                        ▼                     ▼
+//!                                                                   API server              agents
+//! ```
+
+mod agents;
+mod authority;
+mod candidates;
+mod context;
+mod error;
+mod failure;
+mod lease;
+mod naming;
+mod nodes;
+mod owner;
+mod phase;
+mod plan;
+mod pods;
+mod points;
+mod reconcile;
+mod record;
+mod run;
+mod signer;
+mod target;
+
+use clap::{Parser, Subcommand};
+
+/// Carries PodMigration objects through their phases.
+#[derive(Debug, Parser)]
+#[command(name = "godwit-controller", version)]
+struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: run::Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the names of all fault points, one a line.
+    FaultPoints,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    if let Some(Command::FaultPoints) = options.command {
+        points::ALL.iter().for_each(|name| println!("{name}"));
+        return Ok(());
+    }
+    let filter = tracing_subscriber::EnvFilter::try_from_env("GODWIT_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init();
+    run::run(options.run).await
+}

@@ -46,9 +46,9 @@ impl Owner {
 /// The labels of `pod` that the selector of `set` mentions.
 #[must_use]
 pub fn adoption(pod: &Pod, set: &ReplicaSet, owner: OwnerReference) -> Adoption {
-    let selector = set.spec.as_ref().map(|spec| &spec.selector);
-    let exact = selector.into_iter().filter_map(|selector| selector.match_labels.as_ref()).flat_map(BTreeMap::keys);
-    let expressions = selector.into_iter().filter_map(|selector| selector.match_expressions.as_ref()).flatten().map(|expression| &expression.key);
+    let selector = &set.spec.selector;
+    let exact = selector.match_labels.iter().flat_map(BTreeMap::keys);
+    let expressions = selector.match_expressions.iter().flatten().map(|expression| &expression.key);
     let labels = exact.chain(expressions).filter_map(|key| pod.labels().get(key).map(|value| (key.clone(), value.clone()))).collect();
     Adoption { labels, owner }
 }

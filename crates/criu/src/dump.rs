@@ -41,7 +41,7 @@ pub struct Plan {
 }
 
 /// Options that are the same for every container.
-const OPTIONS: [&str; 17] = [
+const OPTIONS: [&str; 16] = [
     "--no-default-config",
     "--leave-running",
     // The traffic gate is shut and the connections are kept: CRIU's own lock would cost 11 runs of iptables.
@@ -50,8 +50,8 @@ const OPTIONS: [&str; 17] = [
     "--tcp-established",
     // A connection whose handshake has not ended (a probe in the accept queue): its client tries again.
     "--skip-in-flight",
+    // Not --link-remap: CRIU would take its links away again before the files are copied, and the restore would miss them. Without it the dump refuses.
     "--file-locks",
-    "--link-remap",
     // Unlinked files that are still open are carried in the images up to this size.
     "--ghost-limit",
     "1G",

@@ -31,33 +31,16 @@ pub fn read(proc: &Path, pid: i32) -> Result<Vec<Mount>, Problem> {
 }
 
 fn parse(line: &str) -> Option<Mount> {
-    let mut words = line.split(' ');
-    let device = words.nth(2)?.to_owned();
-    let (root, mountpoint, flags) = (
-        unescape(words.next()?),
-        unescape(words.next()?),
-        words.next()?,
-    );
-    let slave = words
-        .by_ref()
-        .take_while(|word| *word != "-")
-        .fold(false, |slave, word| slave || word.starts_with("master:"));
+    let (mount, system) = line.split_once(" - ")?;
+    let mut words = mount.split(' ').skip(2);
+    let device = words.next()?.to_owned();
+    let (root, mountpoint, flags) = (unescape(words.next()?), unescape(words.next()?), words.next()?);
+    let slave = words.any(|word| word.starts_with("master:"));
+    let mut words = system.split(' ');
     let kind = words.next()?.to_owned();
     let options = words.nth(1)?.to_owned();
-    let flags = flags
-        .split(',')
-        .filter(|flag| !matches!(*flag, "rw" | "relatime"))
-        .map(str::to_owned)
-        .collect();
-    Some(Mount {
-        device,
-        root,
-        mountpoint,
-        flags,
-        slave,
-        kind,
-        options,
-    })
+    let flags = flags.split(',').filter(|flag| !matches!(*flag, "rw" | "relatime")).map(str::to_owned).collect();
+    Some(Mount { device, root, mountpoint, flags, slave, kind, options })
 }
 
 /// The kernel writes space, tab, newline and backslash as `\ooo`.

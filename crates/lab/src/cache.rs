@@ -17,10 +17,7 @@ pub struct Entry {
 impl Entry {
     /// The entry at `path`, made from `parts`.
     pub fn new(path: PathBuf, parts: &[&str]) -> Self {
-        Self {
-            path,
-            key: digest(parts),
-        }
+        Self { path, key: digest(parts) }
     }
 
     /// Where it lies.
@@ -39,8 +36,7 @@ impl Entry {
 
     /// Whether it is there and made from the same parts.
     pub fn is_fresh(&self) -> bool {
-        self.path.exists()
-            && fs::read_to_string(self.key_file()).is_ok_and(|text| text.trim() == self.key)
+        self.path.exists() && fs::read_to_string(self.key_file()).is_ok_and(|text| text.trim() == self.key)
     }
 
     /// Makes it unless it is fresh: `make` gets the temporary path to fill.
@@ -53,8 +49,7 @@ impl Entry {
         remove(&temporary)?;
         remove(&old)?;
         if let Some(folder) = self.path.parent() {
-            fs::create_dir_all(folder)
-                .with_context(|| format!("{} cannot be made", folder.display()))?;
+            fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
         }
         make(&temporary)?;
         // The key goes first and comes last: an entry without one is made again.
@@ -79,12 +74,7 @@ pub fn remove(path: &Path) -> Result<()> {
     let Ok(metadata) = fs::symlink_metadata(path) else {
         return Ok(());
     };
-    if metadata.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    }
-    .with_context(|| format!("{} cannot be removed", path.display()))
+    if metadata.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.with_context(|| format!("{} cannot be removed", path.display()))
 }
 
 /// Digest of a list of texts.
@@ -114,23 +104,12 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
     }
     let file = File::create(log).with_context(|| format!("{} cannot be made", log.display()))?;
     let program = command.get_program().to_string_lossy().into_owned();
-    let status = command
-        .stdin(Stdio::null())
-        .stdout(file.try_clone()?)
-        .stderr(file)
-        .status()
-        .with_context(|| format!("{program} cannot be run"))?;
+    let status = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).status().with_context(|| format!("{program} cannot be run"))?;
     if !status.success() {
         let text = fs::read_to_string(log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        let tail = lines
-            .get(lines.len().saturating_sub(5)..)
-            .unwrap_or_default()
-            .join("\n  ");
-        bail!(
-            "{program} failed ({status}), log {}:\n  {tail}",
-            log.display()
-        );
+        let tail = lines.get(lines.len().saturating_sub(5)..).unwrap_or_default().join("\n  ");
+        bail!("{program} failed ({status}), log {}:\n  {tail}", log.display());
     }
     Ok(())
 }

@@ -36,8 +36,7 @@ pub struct Cgroups {
 impl Cgroups {
     /// Reads the mount table.
     pub fn detect() -> Result<Self> {
-        let table =
-            fs::read_to_string("/proc/self/mountinfo").context("the mount table is unreadable")?;
+        let table = fs::read_to_string("/proc/self/mountinfo").context("the mount table is unreadable")?;
         let found = Self::parse(&table);
         if found.hierarchies.is_empty() {
             bail!("no cgroup hierarchy is mounted; mount cgroup v2 on /sys/fs/cgroup");
@@ -58,25 +57,15 @@ impl Cgroups {
             let mut right = right.split(' ');
             match right.next() {
                 Some("cgroup2") if v2.is_none() => {
-                    v2 = Some(Hierarchy {
-                        option: None,
-                        mount,
-                    });
+                    v2 = Some(Hierarchy { option: None, mount });
                 }
                 Some("cgroup") => {
-                    let controllers: Vec<&str> = right
-                        .nth(1)
-                        .unwrap_or_default()
-                        .split(',')
-                        .filter(|word| CONTROLLERS.contains(word) || word.starts_with("name="))
-                        .collect();
+                    let controllers: Vec<&str> =
+                        right.nth(1).unwrap_or_default().split(',').filter(|word| CONTROLLERS.contains(word) || word.starts_with("name=")).collect();
                     let option = controllers.join(",");
                     let known = |seen: &Hierarchy| seen.option.as_deref() == Some(option.as_str());
                     if !option.is_empty() && !v1.iter().any(known) {
-                        v1.push(Hierarchy {
-                            option: Some(option),
-                            mount,
-                        });
+                        v1.push(Hierarchy { option: Some(option), mount });
                     }
                 }
                 _ => {}
@@ -88,9 +77,7 @@ impl Cgroups {
 
     /// Whether nodes see the v1 controllers (else the v2 tree).
     pub fn is_v1(&self) -> bool {
-        self.hierarchies
-            .iter()
-            .any(|h| matches!(&h.option, Some(o) if !o.starts_with("name=")))
+        self.hierarchies.iter().any(|h| matches!(&h.option, Some(o) if !o.starts_with("name=")))
     }
 
     /// Makes the cgroups of a machine.
@@ -99,8 +86,7 @@ impl Cgroups {
             let parent = hierarchy.mount.join(PARENT);
             let own = parent.join(machine);
             for (folder, above) in [(&parent, &hierarchy.mount), (&own, &parent)] {
-                fs::create_dir_all(folder)
-                    .with_context(|| format!("cgroup {} cannot be made", folder.display()))?;
+                fs::create_dir_all(folder).with_context(|| format!("cgroup {} cannot be made", folder.display()))?;
                 inherit_cpuset(folder, above)?;
                 if hierarchy.option.is_none() && !self.is_v1() {
                     delegate_all(above)?;
@@ -116,24 +102,20 @@ impl Cgroups {
         for hierarchy in &self.hierarchies {
             let own = hierarchy.mount.join(PARENT).join(machine);
             let leaf = own.join("init");
-            let target = if hierarchy.option.is_none() && leaf.exists() {
-                leaf
-            } else {
-                own
-            };
-            fs::write(target.join("cgroup.procs"), &me)
-                .with_context(|| format!("cgroup {} cannot be joined", target.display()))?;
+            let target = if hierarchy.option.is_none() && leaf.exists() { leaf } else { own };
+            fs::write(target.join("cgroup.procs"), &me).with_context(|| format!("cgroup {} cannot be joined", target.display()))?;
         }
         Ok(())
     }
 
-    /// Kills every process in the lab's cgroups, frozen ones too, and removes the cgroups.
-    pub fn clear(&self) -> Result<()> {
+    /// Kills every process in the cgroups of one machine or of the whole lab, frozen ones too, and removes the cgroups.
+    pub fn clear(&self, machine: Option<&str>) -> Result<()> {
+        let below = machine.map_or_else(|| PathBuf::from(PARENT), |machine| Path::new(PARENT).join(machine));
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let mut alive = 0;
             for hierarchy in &self.hierarchies {
-                for folder in tree(&hierarchy.mount.join(PARENT)) {
+                for folder in tree(&hierarchy.mount.join(&below)) {
                     let thaw = [("freezer.state", "THAWED"), ("cgroup.freeze", "0")];
                     for (file, word) in thaw {
                         let file = folder.join(file);
@@ -149,22 +131,21 @@ impl Cgroups {
                     }
                 }
             }
-            if alive == 0 && self.remove() {
+            if alive == 0 && self.remove(&below) {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!(
-                    "processes in the cgroups {PARENT}/* do not die; see {PARENT}/*/cgroup.procs"
-                );
+                let name = below.display();
+                bail!("processes in the cgroups {name} do not die; see cgroup.procs there");
             }
             sleep(Duration::from_millis(30));
         }
     }
 
-    fn remove(&self) -> bool {
+    fn remove(&self, below: &Path) -> bool {
         let mut gone = true;
         for hierarchy in &self.hierarchies {
-            for folder in tree(&hierarchy.mount.join(PARENT)).into_iter().rev() {
+            for folder in tree(&hierarchy.mount.join(below)).into_iter().rev() {
                 gone &= fs::remove_dir(&folder).is_ok();
             }
         }
@@ -173,28 +154,12 @@ impl Cgroups {
 
     /// Whether any cgroup of the lab exists.
     pub fn any(&self) -> bool {
-        self.hierarchies
-            .iter()
-            .any(|hierarchy| hierarchy.mount.join(PARENT).exists())
+        self.hierarchies.iter().any(|hierarchy| hierarchy.mount.join(PARENT).exists())
     }
 }
 
-const CONTROLLERS: &[&str] = &[
-    "blkio",
-    "cpu",
-    "cpuacct",
-    "cpuset",
-    "devices",
-    "freezer",
-    "hugetlb",
-    "memory",
-    "misc",
-    "net_cls",
-    "net_prio",
-    "perf_event",
-    "pids",
-    "rdma",
-];
+const CONTROLLERS: &[&str] =
+    &["blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc", "net_cls", "net_prio", "perf_event", "pids", "rdma"];
 
 /// A cpuset without processors admits nobody: fill it from the one above.
 fn inherit_cpuset(folder: &Path, above: &Path) -> Result<()> {
@@ -203,8 +168,7 @@ fn inherit_cpuset(folder: &Path, above: &Path) -> Result<()> {
         let empty = fs::read_to_string(&path).is_ok_and(|text| text.trim().is_empty());
         if empty && folder.join("cgroup.clone_children").exists() {
             let value = fs::read_to_string(above.join(file))?;
-            fs::write(&path, value.trim())
-                .with_context(|| format!("{} cannot be written", path.display()))?;
+            fs::write(&path, value.trim()).with_context(|| format!("{} cannot be written", path.display()))?;
         }
     }
     Ok(())
@@ -215,10 +179,7 @@ pub fn delegate_all(folder: &Path) -> Result<()> {
     let available = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
     for controller in available.split_whitespace() {
         // Some controllers cannot be delegated everywhere (cpu with real-time tasks): the others still are.
-        let _ = fs::write(
-            folder.join("cgroup.subtree_control"),
-            format!("+{controller}"),
-        );
+        let _ = fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"));
     }
     Ok(())
 }
@@ -227,23 +188,13 @@ pub fn delegate_all(folder: &Path) -> Result<()> {
 /// Returns whether it was mounted now.
 pub fn mount_hugetlb(cgroups: &Cgroups) -> Result<bool> {
     let has = |h: &Hierarchy| matches!(&h.option, Some(o) if o.split(',').any(|c| c == "hugetlb"));
-    let enabled = fs::read_to_string("/proc/cgroups")
-        .unwrap_or_default()
-        .lines()
-        .any(|line| line.starts_with("hugetlb\t") && line.ends_with("\t1"));
+    let enabled = fs::read_to_string("/proc/cgroups").unwrap_or_default().lines().any(|line| line.starts_with("hugetlb\t") && line.ends_with("\t1"));
     if !cgroups.is_v1() || !enabled || cgroups.hierarchies.iter().any(has) {
         return Ok(false);
     }
     let folder = Path::new("/sys/fs/cgroup/hugetlb");
     fs::create_dir_all(folder).context("/sys/fs/cgroup/hugetlb cannot be made")?;
-    mount(
-        Some("cgroup"),
-        folder,
-        Some("cgroup"),
-        MsFlags::empty(),
-        Some("hugetlb"),
-    )
-    .context("the cgroup hierarchy hugetlb cannot be mounted")?;
+    mount(Some("cgroup"), folder, Some("cgroup"), MsFlags::empty(), Some("hugetlb")).context("the cgroup hierarchy hugetlb cannot be mounted")?;
     Ok(true)
 }
 
@@ -264,24 +215,14 @@ fn tree(root: &Path) -> Vec<PathBuf> {
         let Ok(entries) = fs::read_dir(&folder) else {
             continue;
         };
-        open.extend(
-            entries
-                .flatten()
-                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-                .map(|entry| entry.path()),
-        );
+        open.extend(entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
         all.push(folder);
     }
     all
 }
 
 fn pids(folder: &Path) -> Vec<i32> {
-    fs::read_to_string(folder.join("cgroup.procs"))
-        .unwrap_or_default()
-        .lines()
-        .filter_map(|line| line.parse().ok())
-        .filter(|pid| *pid > 0)
-        .collect()
+    fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default().lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
 }
 
 #[cfg(test)]
@@ -294,11 +235,7 @@ mod tests {
                      31 25 0:27 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
                      32 25 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
         let found = Cgroups::parse(table);
-        let options: Vec<_> = found
-            .hierarchies
-            .iter()
-            .map(|h| h.option.as_deref())
-            .collect();
+        let options: Vec<_> = found.hierarchies.iter().map(|h| h.option.as_deref()).collect();
         assert_eq!(options, [Some("memory"), Some("name=systemd"), None]);
         assert!(found.is_v1());
         let pure = Cgroups::parse("30 25 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");

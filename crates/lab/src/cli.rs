@@ -9,14 +9,14 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Parser, Subcommand};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::cluster::{self, Record};
 use crate::control::Request;
 use crate::ingredients::Ingredients;
 use crate::machine::Machine;
 use crate::progress::Progress;
+use crate::record::Record;
 use crate::settings::{Settings, own_folder};
 use crate::topology::{Node, SWITCH, Topology};
-use crate::{images, init, namespaces, status};
+use crate::{client, cluster, images, init, loading, namespaces, status};
 
 /// A real Kubernetes cluster of several nodes on this machine.
 #[derive(Parser)]
@@ -28,17 +28,23 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Brings the cluster up, or leaves a healthy one as it is.
+    /// Brings the cluster up, or mends it; what runs as it should is not disturbed.
     Up {
-        /// Nodes and their runtimes, such as `a:containerd,b:crio` (default: a and b on containerd; with GODWIT_CRIO
-        /// also c and d on CRI-O).
+        /// Nodes and their runtimes, such as `a:containerd,b:crio`; others are taken away. Default: the nodes that there
+        /// are, a and b on containerd, and with GODWIT_CRIO also c and d on CRI-O.
         #[arg(long)]
         nodes: Option<Topology>,
     },
+    /// Makes what clusters are made of, in the cache; starts nothing.
+    Prepare,
     /// Takes the cluster away; the cache stays.
     Down,
     /// Shows machines, services and nodes.
-    Status,
+    Status {
+        /// How it is printed.
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
     /// Runs kubectl as the cluster's administrator.
     #[command(disable_help_flag = true)]
     Kubectl {
@@ -87,6 +93,12 @@ enum Action {
     },
 }
 
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
 #[derive(Subcommand)]
 enum NodeAction {
     /// Runs a command inside a node (or the switch, `godwit-lab`).
@@ -103,6 +115,10 @@ enum NodeAction {
     Stop { node: String, service: String },
     /// Starts a stopped service again.
     Resume { node: String, service: String },
+    /// Cuts a node's power: every process in it dies at once, what it has on disk stays.
+    Kill { node: String },
+    /// Boots a node whose power is off; does not wait until it is Ready.
+    Start { node: String },
 }
 
 /// Runs the command line.
@@ -111,38 +127,39 @@ pub fn run() -> Result<ExitCode> {
     match Cli::parse().command {
         Action::Up { nodes } => {
             let _lock = lock(&settings)?;
-            let topology = nodes.unwrap_or_else(|| Topology::standard(settings.crio.is_some()));
-            cluster::up(&settings, &topology, &Progress::new())?;
+            cluster::up(&settings, nodes, &Progress::new())?;
+        }
+        Action::Prepare => {
+            let _lock = lock(&settings)?;
+            cluster::prepare(&settings, &Progress::new())?;
         }
         Action::Down => {
             let _lock = lock(&settings)?;
             Progress::new().step("lab down", || cluster::down(&settings))?;
         }
-        Action::Status => return status::print(&settings),
-        Action::Kubectl { arguments } => return client(&settings, "kubectl".into(), &arguments),
-        Action::Helm { arguments } => return client(&settings, "helm".into(), &arguments),
+        Action::Status { output } => return status::print(&settings, output == Output::Json),
+        Action::Kubectl { arguments } => return run_client(&settings, "kubectl".into(), &arguments),
+        Action::Helm { arguments } => return run_client(&settings, "helm".into(), &arguments),
         Action::Run { command } => {
             if let Some((program, arguments)) = command.split_first() {
-                return client(&settings, program.clone(), arguments);
+                return run_client(&settings, program.clone(), arguments);
             }
         }
         Action::Node(action) => return on_node(&settings, action),
         Action::LoadImage { archive } => {
             let _lock = lock(&settings)?;
-            load(&settings, &archive)?;
+            on_all(&settings, |node, machine| loading::load_archive(node, machine, &archive))?;
         }
         Action::Image { programs } => {
             let _lock = lock(&settings)?;
-            let programs = programs
-                .or_else(own_folder)
-                .context("the programs' folder is unknown; name it by --programs")?;
+            let programs = programs.or_else(own_folder).context("the programs' folder is unknown; name it by --programs")?;
             let ingredients = Ingredients::of(&settings)?;
             let progress = Progress::new();
-            let archive = progress.step("image localhost/godwit:dev", || {
-                images::build_godwit(&settings, ingredients.app_key(), &programs)
-            })?;
+            ingredients.ensure_app(&progress)?;
+            let image = progress.step(&format!("image {}", images::GODWIT), || images::build_godwit(&settings, &ingredients, &programs))?;
             if Record::read(&settings).is_some() {
-                progress.step("loaded into every node", || load(&settings, &archive))?;
+                progress
+                    .step("loaded into every node", || on_all(&settings, |node, machine| loading::load_missing(node, machine, std::slice::from_ref(&image))))?;
             }
         }
         Action::Paths => paths(&settings),
@@ -159,19 +176,14 @@ pub fn run() -> Result<ExitCode> {
 
 fn lock(settings: &Settings) -> Result<Flock<File>> {
     let path = settings.state.join("lock");
-    std::fs::create_dir_all(&settings.state)
-        .with_context(|| format!("{} cannot be made", settings.state.display()))?;
-    let file =
-        File::create(&path).with_context(|| format!("{} cannot be opened", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, error)| anyhow!("{} cannot be locked: {error}", path.display()))
+    std::fs::create_dir_all(&settings.state).with_context(|| format!("{} cannot be made", settings.state.display()))?;
+    let file = File::create(&path).with_context(|| format!("{} cannot be opened", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| anyhow!("{} cannot be locked: {error}", path.display()))
 }
 
-fn client(settings: &Settings, program: OsString, arguments: &[OsString]) -> Result<ExitCode> {
+fn run_client(settings: &Settings, program: OsString, arguments: &[OsString]) -> Result<ExitCode> {
     use std::os::unix::process::CommandExt as _;
-    let error = cluster::client_command(settings, &program)?
-        .args(arguments)
-        .exec();
+    let error = client::command(settings, &program)?.args(arguments).exec();
     Err(error.into())
 }
 
@@ -195,33 +207,33 @@ fn on_node(settings: &Settings, action: NodeAction) -> Result<ExitCode> {
         NodeAction::Restart { node, service } => (node, Request::Restart(service)),
         NodeAction::Stop { node, service } => (node, Request::Stop(service)),
         NodeAction::Resume { node, service } => (node, Request::Resume(service)),
+        NodeAction::Kill { node } => {
+            let _lock = lock(settings)?;
+            cluster::kill_node(settings, &known_node(settings, &node)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        NodeAction::Start { node } => {
+            let _lock = lock(settings)?;
+            let node = known_node(settings, &node)?;
+            cluster::boot_node(settings, &node, &Progress::new())?;
+            return Ok(ExitCode::SUCCESS);
+        }
     };
     machine(settings, &node)?.ask(&request)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn running(settings: &Settings) -> Result<Vec<(Node, Machine)>> {
-    let record = Record::read(settings)
-        .ok_or_else(|| anyhow!("the lab is not up; start it with: godwit-lab up"))?;
-    record
-        .topology
-        .nodes
-        .into_iter()
-        .map(|node| machine(settings, &node.name).map(|machine| (node, machine)))
-        .collect()
+fn known_node(settings: &Settings, name: &str) -> Result<Node> {
+    Record::read(settings).and_then(|record| record.topology.node(name).cloned()).ok_or_else(|| anyhow!("the lab has no node {name:?}; see: godwit-lab status"))
 }
 
-fn load(settings: &Settings, archive: &std::path::Path) -> Result<()> {
-    let nodes = running(settings)?;
+/// Does something on all nodes at once.
+fn on_all(settings: &Settings, work: impl Fn(&Node, &Machine) -> Result<()> + Sync) -> Result<()> {
+    let record = Record::read(settings).ok_or_else(|| anyhow!("the lab is not up; start it with: godwit-lab up"))?;
+    let work = &work;
     std::thread::scope(|scope| {
-        let loads: Vec<_> = nodes
-            .iter()
-            .map(|(node, machine)| scope.spawn(|| images::load(node, machine, archive)))
-            .collect();
-        loads.into_iter().try_for_each(|load| {
-            load.join()
-                .map_err(|_| anyhow!("a thread of the lab ended early"))?
-        })
+        let threads: Vec<_> = record.topology.nodes.iter().map(|node| scope.spawn(move || work(node, &machine(settings, &node.name)?))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread of the lab ended early"))?)
     })
 }
 
@@ -231,15 +243,7 @@ fn paths(settings: &Settings) {
     println!("KUBECONFIG={}", settings.kubeconfig().display());
     println!("SERVER={}", crate::switch::server());
     println!("NETNS={SWITCH}");
-    for node in Record::read(settings)
-        .into_iter()
-        .flat_map(|record| record.topology.nodes)
-    {
-        println!(
-            "NODE={} {} {}",
-            node.name,
-            node.runtime.name(),
-            node.address()
-        );
+    for node in Record::read(settings).into_iter().flat_map(|record| record.topology.nodes) {
+        println!("NODE={} {} {}", node.name, node.runtime.name(), node.address());
     }
 }

@@ -1,223 +1,270 @@
-//! The cluster as a whole: up, down, health.
+//! The cluster as a whole. `up` compares what runs with what is wanted and does only what is missing:
 //!
 //! ```text
-//!  up:  ingredients ─▶ sweep leftovers ─▶ switch ─▶ control plane ────────────┐
-//!                                    └─▶ nodes ─▶ runtimes ─▶ images ─┐       ▼
-//!                                                   kubelets ◀────────┴── API server ready ─▶ nodes Ready ─▶ base objects
+//!  up:  ingredients ─▶ images ─▶ switch ─▶ control plane ─────────────────────┐
+//!                                  └─▶ nodes ─▶ runtimes ─▶ images ─┐         ▼
+//!                                                  kubelets ◀───────┴── API server ready ─▶ objects ─▶ nodes Ready
 //! ```
+//! A node that runs is not disturbed: a service of it is restarted only when its files or its program have changed.
+//! Only when the nodes' root or the switch must be made anew is everything swept away first.
 
-use std::fs;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
-use serde::{Deserialize, Serialize};
+use anyhow::{Result, anyhow};
 
 use crate::cache::{digest, remove};
 use crate::cgroups::{self, Cgroups};
-use crate::control::Request;
+use crate::client::{apply, kubectl, wait_until};
 use crate::images::{self, Image};
 use crate::ingredients::Ingredients;
-use crate::machine::{Machine, MachineSpec};
+use crate::machine::{self, Machine};
 use crate::pki::{Authority, kubeconfig, write_private};
 use crate::progress::Progress;
+use crate::record::Record;
 use crate::settings::Settings;
 use crate::topology::{Node, SWITCH, Topology};
-use crate::{kubelet, network, prerequisites, runtimes, switch};
+use crate::{kubelet, loading, network, owner, prerequisites, runtimes, switch};
 
-/// Raised whenever the lab's own configuration changes in a way that a running cluster does not follow.
+/// Raised when machines change in a way that running ones cannot follow.
 const REVISION: &str = "1";
 
-/// What `up` wrote down about the running cluster.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Record {
-    /// Digest of all that the cluster was made from.
-    pub made_from: String,
-    /// Its nodes.
-    pub topology: Topology,
-    /// Whether this lab mounted the hugetlb hierarchy.
-    pub mounted_hugetlb: bool,
-    /// Whether it came up wholly.
-    pub complete: bool,
-}
+/// Objects of every lab.
+const OBJECTS: [&str; 2] = [include_str!("../../../lab/runtimeclasses.yaml"), include_str!("../../../lab/coredns/coredns.yaml")];
 
-impl Record {
-    /// The record of the current lab, if there is one.
-    pub fn read(settings: &Settings) -> Option<Self> {
-        let text = fs::read(settings.state.join("lab.json")).ok()?;
-        serde_json::from_slice(&text).ok()
-    }
-
-    fn write(&self, settings: &Settings) -> Result<()> {
-        let temporary = settings.state.join("lab.json.new");
-        fs::write(&temporary, serde_json::to_vec_pretty(self)?)?;
-        Ok(fs::rename(&temporary, settings.state.join("lab.json"))?)
-    }
-}
-
-/// Brings the cluster up, or leaves it as it is when it is the wanted one and healthy.
-pub fn up(settings: &Settings, topology: &Topology, progress: &Progress) -> Result<()> {
+/// Fills the cache.
+pub fn prepare(settings: &Settings, progress: &Progress) -> Result<()> {
     let ingredients = Ingredients::of(settings)?;
-    let fresh = ingredients.are_fresh();
-    prerequisites::check(settings, topology, !fresh)?;
-    let mut parts = vec![REVISION.to_owned(), serde_json::to_string(topology)?];
-    parts.extend(ingredients.keys().into_iter().map(str::to_owned));
-    let made_from = digest(&parts.iter().map(String::as_str).collect::<Vec<_>>());
-    let known = Record::read(settings);
-    let same = known
-        .as_ref()
-        .is_some_and(|record| record.complete && record.made_from == made_from);
-    if same && fresh && is_healthy(settings, topology) {
-        progress.line("✔ the lab is up already");
-        return Ok(());
-    }
-    if known.is_some() || Cgroups::detect()?.any() {
-        progress.step("sweep what an earlier lab left", || sweep(settings))?;
+    prerequisites::check(settings, &Topology::standard(false), !ingredients.are_fresh())?;
+    // The nodes of a running cluster stand on this root.
+    if !ingredients.is_node_fresh() && Record::read(settings).is_some() {
+        progress.step("lab down: its nodes' root is made anew", || down(settings))?;
     }
     ingredients.ensure(progress)?;
-    let images = progress.step("container images", || {
-        images::ensure(settings, ingredients.app_key(), ingredients.pause_key())
-    })?;
-    let mut record = Record {
-        made_from,
-        topology: topology.clone(),
-        mounted_hugetlb: false,
-        complete: false,
-    };
-    record.write(settings)?;
-    record.mounted_hugetlb = cgroups::mount_hugetlb(&Cgroups::detect()?)?;
-    record.write(settings)?;
-    start(settings, topology, &images, progress)?;
-    record.complete = true;
-    record.write(settings)?;
-    progress.line(&format!(
-        "✔ {} nodes are Ready after {:.1} s; try: godwit-lab kubectl get nodes",
-        topology.nodes.len(),
-        progress.elapsed().as_secs_f64()
-    ));
+    images::ensure(settings, &ingredients)?;
+    progress.line("✔ the cache is filled");
     Ok(())
 }
 
-fn start(
-    settings: &Settings,
-    topology: &Topology,
-    images: &[Image],
-    progress: &Progress,
-) -> Result<()> {
-    let authority = Authority::new()?;
+/// Brings the cluster up: the wanted nodes, or else those that it has and the standard ones.
+pub fn up(settings: &Settings, wanted: Option<Topology>, progress: &Progress) -> Result<()> {
+    let ingredients = Ingredients::of(settings)?;
+    let known = Record::read(settings);
+    let mut settings = settings.clone();
+    settings.crio = settings.crio.or_else(|| known.as_ref().and_then(|record| record.crio.clone()));
+    let settings = &settings;
+    let topology = wanted.unwrap_or_else(|| {
+        let standard = Topology::standard(settings.crio.is_some());
+        match &known {
+            Some(record) => record.topology.clone().joined(&standard),
+            None => standard,
+        }
+    });
+    prerequisites::check(settings, &topology, !ingredients.are_fresh())?;
+
+    owner::check(settings)?;
+    let base = digest(&[REVISION, ingredients.node_key()]);
+    let kept =
+        known.filter(|record| record.base == base && ingredients.is_node_fresh() && Machine::find(settings, SWITCH).is_some_and(|switch| switch.is_complete()));
+    if kept.is_none() && (Record::read(settings).is_some() || Cgroups::detect()?.any()) {
+        progress.step("sweep what an earlier lab left", || sweep(settings))?;
+    }
+    ingredients.ensure(progress)?;
+    let images = images::ensure(settings, &ingredients)?;
+    if let Some(record) = &kept {
+        remove_others(settings, record, &topology, progress)?;
+    }
+    let mut record = Record {
+        base,
+        topology: topology.clone(),
+        crio: settings.crio.clone(),
+        mounted_hugetlb: kept.as_ref().is_some_and(|record| record.mounted_hugetlb),
+        objects: kept.map_or_else(String::new, |record| record.objects),
+    };
+    record.write(settings)?;
+    owner::claim(settings)?;
+    record.mounted_hugetlb |= cgroups::mount_hugetlb(&Cgroups::detect()?)?;
+    record.write(settings)?;
+    reconcile(settings, &mut record, &images, progress)?;
+    progress.line(&format!("✔ {} nodes are Ready after {:.1} s; try: godwit-lab kubectl get nodes", topology.nodes.len(), progress.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+fn reconcile(settings: &Settings, record: &mut Record, images: &[Image], progress: &Progress) -> Result<()> {
+    let topology = &record.topology.clone();
+    let authority = Authority::open(&settings.pki())?;
     let admin = authority.client("godwit-lab-admin", Some("system:masters"))?;
-    write_private(
-        &settings.kubeconfig(),
-        &kubeconfig(&switch::server(), &authority.ca.cert, &admin),
-    )?;
-    let control = switch::prepare(settings, &authority)?.start()?;
-    network::wire_switch(&control)?;
+    write_private(&settings.kubeconfig(), &kubeconfig(&switch::server(), &authority.ca.cert, &admin))?;
+    let control = switch_machine(settings, &authority)?;
     switch::start_api(&control)?;
-    thread::scope(|scope| {
+    let nodes = thread::scope(|scope| {
         let ready = scope.spawn(|| {
-            progress.step("control plane", || {
-                wait_until(120, "the API server is not ready; see its log", || {
-                    kubectl(settings, &["get", "--raw", "/readyz"]).is_ok()
-                })?;
-                switch::start_controllers(&control)
-            })
+            wait_for_api(settings, progress)?;
+            switch::start_controllers(&control)
         });
         let mut nodes = Vec::new();
         for node in &topology.nodes {
             let (authority, control) = (&authority, &control);
-            nodes.push(scope.spawn(move || -> Result<(Node, Machine)> {
-                let machine = progress.step(
-                    &format!("{} with {}", node.name, node.runtime.name()),
-                    || {
-                        let spec = kubelet::prepare(settings, topology, node, authority)?;
-                        start_node(&spec, node, control, images)
-                    },
-                )?;
-                Ok((node.clone(), machine))
-            }));
+            nodes.push(scope.spawn(move || start_node(settings, topology, node, authority, control, images, progress)));
         }
-        let nodes: Vec<(Node, Machine)> = nodes.into_iter().map(join).collect::<Result<_>>()?;
+        let nodes: Vec<Machine> = nodes.into_iter().map(join).collect::<Result<_>>()?;
         join(ready)?;
-        for (node, machine) in &nodes {
-            kubelet::start(node, machine)?;
-        }
-        if let Some((node, _)) = nodes.first() {
-            network::route_services(&control, node)?;
-        }
-        apply(settings, &base_objects())?;
-        progress.step("nodes Ready", || {
-            wait_until(
-                60,
-                "the controllers made no default service account",
-                || kubectl(settings, &["get", "serviceaccount", "default"]).is_ok(),
-            )?;
-            wait_until(
-                120,
-                "not all nodes became Ready; see their kubelet.log",
-                || nodes_ready(settings, topology),
-            )
-        })
+        Ok::<_, anyhow::Error>(nodes)
+    })?;
+    for (node, machine) in topology.nodes.iter().zip(&nodes) {
+        kubelet::start(node, machine)?;
+    }
+    if let Some(node) = topology.nodes.first() {
+        network::route_services(&control, node)?;
+    }
+    let objects = digest(&OBJECTS);
+    if record.objects != objects {
+        OBJECTS.iter().try_for_each(|objects| apply(settings, objects))?;
+        record.objects = objects;
+        record.write(settings)?;
+    }
+    wait_for_nodes(settings, topology, progress)
+}
+
+fn wait_for_api(settings: &Settings, progress: &Progress) -> Result<()> {
+    let ready = || kubectl(settings, &["get", "--raw", "/readyz"]).is_ok();
+    if ready() {
+        return Ok(());
+    }
+    progress.step("control plane", || wait_until(120, "the API server is not ready; see its log", ready))
+}
+
+fn wait_for_nodes(settings: &Settings, topology: &Topology, progress: &Progress) -> Result<()> {
+    let ready = || nodes_ready(settings, topology) && is_served(settings);
+    if ready() {
+        return Ok(());
+    }
+    progress.step("nodes Ready, cluster DNS answers", || {
+        wait_until(120, "not all nodes became Ready; see their kubelet.log", || nodes_ready(settings, topology))?;
+        wait_until(60, "no DNS server or no default service account: see kubectl -n kube-system get pods", || is_served(settings))
+    })
+}
+
+/// Whether cluster DNS answers and pods can be made.
+fn is_served(settings: &Settings) -> bool {
+    let path = "jsonpath={.status.readyReplicas}";
+    let arguments = ["-n", "kube-system", "get", "deployment", "coredns", "-o", path];
+    kubectl(settings, &arguments).is_ok_and(|ready| !matches!(ready.as_str(), "" | "0")) && kubectl(settings, &["get", "serviceaccount", "default"]).is_ok()
+}
+
+fn switch_machine(settings: &Settings, authority: &Authority) -> Result<Machine> {
+    let spec = switch::prepare(settings, authority)?;
+    if let Some(machine) = spec.running() {
+        return Ok(machine);
+    }
+    let machine = spec.start()?;
+    network::wire_switch(&machine)?;
+    machine.completed()?;
+    Ok(machine)
+}
+
+fn start_node(
+    settings: &Settings,
+    topology: &Topology,
+    node: &Node,
+    authority: &Authority,
+    control: &Machine,
+    images: &[Image],
+    progress: &Progress,
+) -> Result<Machine> {
+    let spec = kubelet::prepare(settings, topology, node, authority)?;
+    let runtime = |machine: &Machine| {
+        runtimes::start(node, machine)?;
+        let socket = machine.path(node.runtime.socket());
+        wait_until(30, &format!("{} does not answer", node.runtime.name()), || std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
+        loading::load_missing(node, machine, images)
+    };
+    if let Some(machine) = spec.running() {
+        runtime(&machine)?;
+        return Ok(machine);
+    }
+    let title = format!("{} with {}", node.name, node.runtime.name());
+    progress.step(&title, || {
+        let machine = spec.start()?;
+        network::wire_node(control, node, &machine)?;
+        runtime(&machine)?;
+        machine.completed()?;
+        Ok(machine)
     })
 }
 
 fn join<T>(handle: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    handle
-        .join()
-        .map_err(|_| anyhow!("a thread of the lab ended early"))?
+    handle.join().map_err(|_| anyhow!("a thread of the lab ended early"))?
 }
 
-fn start_node(
-    spec: &MachineSpec,
-    node: &Node,
-    control: &Machine,
-    images: &[Image],
-) -> Result<Machine> {
-    let machine = spec.start()?;
-    network::wire_node(control, node, &machine)?;
-    runtimes::start(node, &machine)?;
-    let socket = machine.path(node.runtime.socket());
-    wait_until(
-        30,
-        &format!("{} does not answer", node.runtime.name()),
-        || std::os::unix::net::UnixStream::connect(&socket).is_ok(),
-    )?;
-    images::load_missing(node, &machine, images)?;
-    Ok(machine)
+/// Takes away the nodes that are not wanted any more, or not as they are.
+fn remove_others(settings: &Settings, record: &Record, wanted: &Topology, progress: &Progress) -> Result<()> {
+    for node in &record.topology.nodes {
+        if wanted.node(&node.name) == Some(node) {
+            continue;
+        }
+        progress.step(&format!("{} taken away", node.name), || {
+            // An API server that does not answer is started by what follows; the object is then only stale.
+            let _ = kubectl(settings, &["delete", "node", &node.name, "--ignore-not-found"]);
+            machine::power_off(&settings.machine(&node.name), &node.name)?;
+            remove_mounted(&settings.machine(&node.name))
+        })?;
+    }
+    Ok(())
 }
 
-/// RuntimeClass for the plain second handler.
-fn base_objects() -> String {
-    serde_json::json!({
-        "apiVersion": "node.k8s.io/v1",
-        "kind": "RuntimeClass",
-        "metadata": {"name": "crun"},
-        "handler": "crun",
-    })
-    .to_string()
+/// Cuts a node's power: every process in it dies at once, its disk stays.
+pub fn kill_node(settings: &Settings, node: &Node) -> Result<()> {
+    machine::power_off(&settings.machine(&node.name), &node.name)?;
+    let record = Record::read(settings);
+    let nodes = record.map(|record| record.topology.nodes);
+    let alive = nodes.into_iter().flatten().find(|node| Machine::find(settings, &node.name).is_some());
+    match (Machine::find(settings, SWITCH), alive) {
+        (Some(switch), Some(alive)) => network::route_services(&switch, &alive),
+        _ => Ok(()),
+    }
+}
+
+/// Boots a node whose power is off; a running one is left alone.
+pub fn boot_node(settings: &Settings, node: &Node, progress: &Progress) -> Result<()> {
+    let record = Record::read(settings).ok_or_else(|| anyhow!("the lab is not up; start it with: godwit-lab up"))?;
+    let control = Machine::find(settings, SWITCH).ok_or_else(|| anyhow!("the switch is dead; start the lab with: godwit-lab up"))?;
+    let mut settings = settings.clone();
+    settings.crio = settings.crio.or(record.crio);
+    let settings = &settings;
+    let images = images::ensure(settings, &Ingredients::of(settings)?)?;
+    let authority = Authority::open(&settings.pki())?;
+    let topology = &record.topology;
+    let machine = start_node(settings, topology, node, &authority, &control, &images, progress)?;
+    kubelet::start(node, &machine)
 }
 
 /// Takes the lab away; the cache stays.
 pub fn down(settings: &Settings) -> Result<()> {
     sweep(settings)?;
     remove(&settings.state.join("machines"))?;
+    remove(&settings.pki())?;
     remove(&settings.kubeconfig())?;
     remove(&settings.state.join("lab.json"))
 }
 
 /// Ends every process of the lab and removes its cgroups, namespaces' name and mounts, and what a cluster wrote.
 fn sweep(settings: &Settings) -> Result<()> {
+    owner::check(settings)?;
     let record = Record::read(settings);
-    Cgroups::detect()?.clear()?;
+    Cgroups::detect()?.clear(None)?;
     network::unname_switch();
     if record.is_some_and(|record| record.mounted_hugetlb) {
         cgroups::unmount_hugetlb();
     }
-    let machines = settings.state.join("machines");
+    remove_mounted(&settings.state.join("machines"))?;
+    owner::release()
+}
+
+/// Removes a folder of machines that are off. Their mounts go a moment after their last process.
+fn remove_mounted(folder: &std::path::Path) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
-    // Mount namespaces are torn down a moment after their last process.
-    while let Err(error) = remove(&machines) {
+    while let Err(error) = remove(folder) {
         if Instant::now() > deadline {
             return Err(error);
         }
@@ -226,90 +273,13 @@ fn sweep(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Whether the recorded cluster runs and answers.
-pub fn is_healthy(settings: &Settings, topology: &Topology) -> bool {
-    let names = topology.nodes.iter().map(|node| node.name.as_str());
-    names.chain([SWITCH]).all(|name| {
-        Machine::find(settings, name)
-            .and_then(|machine| machine.ask(&Request::Status).ok())
-            .is_some_and(|services| {
-                !services.is_empty() && services.iter().all(|service| service.pid.is_some())
-            })
-    }) && nodes_ready(settings, topology)
-}
-
-fn nodes_ready(settings: &Settings, topology: &Topology) -> bool {
-    let path =
-        r#"jsonpath={range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}"#;
+/// Whether as many nodes are Ready as there should be.
+pub fn nodes_ready(settings: &Settings, topology: &Topology) -> bool {
+    let path = r#"jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}"#;
     kubectl(settings, &["get", "nodes", "-o", path]).is_ok_and(|text| {
-        text.lines().filter(|line| *line == "True").count() == topology.nodes.len()
+        topology.nodes.iter().all(|node| {
+            let ready = format!("{}=True", node.name);
+            text.lines().any(|line| line == ready)
+        })
     })
-}
-
-/// A command in the clients' network, with KUBECONFIG and PATH set.
-pub fn client_command(settings: &Settings, program: &std::ffi::OsStr) -> Result<Command> {
-    let machine = Machine::find(settings, SWITCH)
-        .ok_or_else(|| anyhow!("the lab is not up; start it with: godwit-lab up"))?;
-    let mut command = Command::new(std::env::current_exe()?);
-    let mut path = settings.client_path();
-    path.extend(std::env::split_paths(
-        &std::env::var_os("PATH").unwrap_or_default(),
-    ));
-    command
-        .args(["in-network", &machine.pid.to_string(), "--"])
-        .arg(program)
-        .env("KUBECONFIG", settings.kubeconfig())
-        .env("GODWIT_LAB", &settings.state)
-        .env("GODWIT_CACHE", &settings.cache)
-        .env("PATH", std::env::join_paths(path)?);
-    Ok(command)
-}
-
-/// Runs kubectl and returns what it printed.
-pub fn kubectl(settings: &Settings, arguments: &[&str]) -> Result<String> {
-    let output = client_command(settings, "kubectl".as_ref())?
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .context("kubectl cannot be run")?;
-    if !output.status.success() {
-        bail!(
-            "kubectl: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Applies manifests given as text.
-pub fn apply(settings: &Settings, manifests: &str) -> Result<()> {
-    let mut child = client_command(settings, "kubectl".as_ref())?
-        .args(["apply", "--server-side", "--force-conflicts", "-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("kubectl cannot be run")?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(manifests.as_bytes())?;
-    }
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        bail!(
-            "kubectl apply: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(())
-}
-
-fn wait_until(seconds: u64, otherwise: &str, done: impl Fn() -> bool) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(seconds);
-    while !done() {
-        if Instant::now() > deadline {
-            bail!("{otherwise} (waited {seconds} s)");
-        }
-        sleep(Duration::from_millis(100));
-    }
-    Ok(())
 }

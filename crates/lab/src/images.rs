@@ -1,249 +1,160 @@
-//! The lab's container images, as archives in the cache, and how they get into the nodes. There is no registry.
+//! The lab's container images, as layouts in the cache. There is no registry: see [`crate::loading`] for how they get
+//! into the nodes.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
 use crate::cache::{Entry, remove};
-use crate::ingredients::pause_program;
-use crate::machine::Machine;
-use crate::oci::{Layer, write_archive};
+use crate::elf;
+use crate::ingredients::{Ingredients, pause_program};
+use crate::oci::{Layer, image_id, write_layout};
 use crate::settings::Settings;
-use crate::topology::{Node, Runtime};
 
 /// Image of the sandboxes' first process.
 pub const PAUSE: &str = "localhost/godwit-lab/pause:1";
 /// Image for workloads: Debian with Redis, Python and network tools.
-pub const APP: &str = "localhost/godwit-lab/app:1";
+const APP: &str = "localhost/godwit-lab/app:1";
+/// Image of the cluster's DNS server.
+const COREDNS: &str = "localhost/godwit-lab/coredns:1";
 /// Image of Godwit itself.
 pub const GODWIT: &str = "localhost/godwit:dev";
 
 /// Parts of the workload root that no program reads.
-const UNUSED: &[&str] = &[
-    "dev",
-    "proc",
-    "run",
-    "sys",
-    "tmp",
-    "usr/share/doc",
-    "usr/share/locale",
-    "usr/share/man",
-    "var/cache",
-    "var/lib/apt",
-];
+const UNUSED: &[&str] = &["dev", "proc", "run", "sys", "tmp", "usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache", "var/lib/apt"];
 
 /// An image in the cache.
 #[derive(Debug, Clone)]
 pub struct Image {
     /// Its name with tag.
     pub name: String,
-    /// Its archive.
-    pub archive: PathBuf,
-    /// File in a node that says which version of it is loaded there.
-    id: String,
+    /// Its layout folder.
+    pub layout: PathBuf,
+    /// Digest of its config.
+    pub id: String,
 }
 
 /// Makes the lab's own images unless they are in the cache.
-pub fn ensure(settings: &Settings, app_key: &str, pause_key: &str) -> Result<Vec<Image>> {
+pub fn ensure(settings: &Settings, ingredients: &Ingredients) -> Result<Vec<Image>> {
+    let app_key = ingredients.app_key();
     let layer = app_layer(settings, app_key)?;
-    let app = image(
-        settings,
-        APP,
-        "app",
-        app_key,
-        &["/bin/sleep", "infinity"],
-        |_| Ok(vec![Layer::existing(&layer)?]),
-    )?;
-    let pause = image(settings, PAUSE, "pause", pause_key, &["/pause"], |folder| {
-        fs::create_dir_all(folder.join("root"))?;
-        fs::copy(pause_program(settings), folder.join("root/pause"))?;
-        let layer = Layer::pack(&folder.join("root"), &[], &folder.join("layer.tar"))?;
-        Ok(vec![layer])
-    })?;
-    Ok(vec![pause, app])
+    let app = image(settings, APP, "app", &[app_key], &["/bin/sleep", "infinity"], || Ok(vec![Layer::existing(&layer)?]))?;
+    let single = |name, file, key: &str, program: &Path| {
+        image(settings, name, file, &[key], &[&format!("/{file}")], || {
+            let tree = Tree::new(settings, file)?;
+            fs::copy(program, tree.root.join(file))?;
+            Ok(vec![tree.pack(settings, file)?])
+        })
+    };
+    let pause = single(PAUSE, "pause", ingredients.pause_key(), &pause_program(settings))?;
+    let coredns = single(COREDNS, "coredns", ingredients.coredns_key(), &settings.coredns())?;
+    let mut all = vec![pause, app, coredns];
+    all.extend(last_godwit(settings));
+    Ok(all)
+}
+
+/// Godwit's image as it was built last: a node that is added or made anew is to have it too.
+fn last_godwit(settings: &Settings) -> Option<Image> {
+    let layout = settings.images().join("godwit.oci");
+    let id = image_id(&layout).ok()?;
+    Some(Image { name: GODWIT.to_owned(), layout, id })
 }
 
 fn app_layer(settings: &Settings, key: &str) -> Result<PathBuf> {
-    let entry = Entry::new(
-        settings.images().join("app.layer"),
-        &[key, &UNUSED.join(" "), "layer 1"],
-    );
-    entry.ensure(|target| Layer::pack(&settings.app_root(), UNUSED, target).map(drop))?;
+    let entry = Entry::new(settings.images().join("app.layer"), &[key, &UNUSED.join(" "), "layer 1"]);
+    entry.ensure(|target| Layer::pack(&settings.app_root(), UNUSED, target))?;
     Ok(entry.path().to_path_buf())
 }
 
-fn image(
-    settings: &Settings,
-    name: &str,
-    file: &str,
-    key: &str,
-    command: &[&str],
-    layers: impl FnOnce(&Path) -> Result<Vec<Layer>>,
-) -> Result<Image> {
-    let archive = settings.images().join(format!("{file}.tar"));
-    let entry = Entry::new(archive, &[name, key, &command.join(" "), "archive 1"]);
-    entry.ensure(|target| {
-        let folder = settings.images().join(format!("{file}.work"));
-        remove(&folder)?;
-        fs::create_dir_all(&folder)?;
-        write_archive(name, &layers(&folder)?, command, target)?;
-        remove(&folder)
-    })?;
-    Ok(Image {
-        name: name.to_owned(),
-        archive: entry.path().to_path_buf(),
-        id: entry.key().to_owned(),
-    })
+fn image(settings: &Settings, name: &str, file: &str, keys: &[&str], command: &[&str], layers: impl FnOnce() -> Result<Vec<Layer>>) -> Result<Image> {
+    let mut parts = vec![name, "layout 1"];
+    parts.extend(keys);
+    parts.extend(command);
+    let entry = Entry::new(settings.images().join(format!("{file}.oci")), &parts);
+    entry.ensure(|target| write_layout(name, &layers()?, command, target))?;
+    Ok(Image { name: name.to_owned(), id: image_id(entry.path())?, layout: entry.path().to_path_buf() })
+}
+
+/// A folder tree that becomes a layer.
+struct Tree {
+    root: PathBuf,
+}
+
+impl Tree {
+    fn new(settings: &Settings, file: &str) -> Result<Self> {
+        let root = settings.images().join(format!("{file}.root"));
+        remove(&root)?;
+        fs::create_dir_all(&root)?;
+        Ok(Self { root })
+    }
+
+    fn pack(self, settings: &Settings, file: &str) -> Result<Layer> {
+        let target = settings.images().join(format!("{file}.layer"));
+        Layer::pack(&self.root, &[], &target)?;
+        remove(&self.root)?;
+        Layer::existing(&target)
+    }
 }
 
 /// Builds Godwit's image: the workload layer, shared, and one layer with the project's programs.
-pub fn build_godwit(settings: &Settings, app_key: &str, programs: &Path) -> Result<PathBuf> {
-    let wanted = [
-        "godwit-agent",
-        "godwit-controller",
-        "godwit-runtime",
-        "kubectl-migrate",
-    ];
-    let missing: Vec<&str> = wanted
-        .into_iter()
-        .filter(|name| !programs.join(name).is_file())
-        .collect();
-    if !missing.is_empty() {
-        bail!(
-            "{} not found in {}; build them first: make build",
-            missing.join(", "),
-            programs.display()
-        );
-    }
-    let base = app_layer(settings, app_key)?;
-    let folder = settings.images().join("godwit.work");
-    remove(&folder)?;
-    let bin = folder.join("root/usr/local/bin");
-    fs::create_dir_all(&bin)?;
-    for name in wanted {
-        fs::copy(programs.join(name), bin.join(name))?;
-    }
-    let layers = [
-        Layer::existing(&base)?,
-        Layer::pack(&folder.join("root"), &[], &folder.join("layer.tar"))?,
-    ];
-    let temporary = settings.images().join("godwit.tar.new");
-    let archive = settings.images().join("godwit.tar");
-    write_archive(
-        GODWIT,
-        &layers,
-        &["/usr/local/bin/godwit-agent"],
-        &temporary,
-    )?;
-    fs::rename(&temporary, &archive)?;
-    remove(&folder)?;
-    Ok(archive)
+pub fn build_godwit(settings: &Settings, ingredients: &Ingredients, programs: &Path) -> Result<Image> {
+    let found = find_programs(programs)?;
+    let base = app_layer(settings, ingredients.app_key())?;
+    // A program is told by size and time: the linker gives every build a new file.
+    let about = found
+        .iter()
+        .map(|program| {
+            let about = fs::metadata(program)?;
+            Ok(format!("{} {} {:?}", program.display(), about.len(), about.modified()?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let keys = [ingredients.app_key(), &about.join("\n")];
+    let command = ["/usr/local/bin/godwit-agent"];
+    image(settings, GODWIT, "godwit", &keys, &command, || {
+        let tree = Tree::new(settings, "godwit")?;
+        let bin = tree.root.join("usr/local/bin");
+        fs::create_dir_all(&bin)?;
+        for program in &found {
+            if let Some(name) = program.file_name() {
+                copy_stripped(program, &bin.join(name))?;
+            }
+        }
+        Ok(vec![Layer::existing(&base)?, tree.pack(settings, "godwit")?])
+    })
 }
 
-/// Loads images into a node unless it has them already.
-pub fn load_missing(node: &Node, machine: &Machine, images: &[Image]) -> Result<()> {
-    for image in images {
-        let mark = machine.path(&format!(
-            "/var/lib/{}/godwit-lab-{}",
-            storage(node.runtime),
-            image.name.replace(['/', ':'], "_")
-        ));
-        if fs::read_to_string(&mark).is_ok_and(|id| id == image.id) {
-            continue;
+/// The project's programs in `folder`. `godwit-runtime`, which runs in the nodes' own root, must be static: cargo puts
+/// that build into the neighbouring folder of its own profile.
+fn find_programs(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut missing = Vec::new();
+    for name in ["godwit-agent", "godwit-controller", "kubectl-migrate"] {
+        let path = folder.join(name);
+        if path.is_file() {
+            found.push(path);
+        } else {
+            missing.push(name);
         }
-        load(node, machine, &image.archive)?;
-        fs::write(&mark, &image.id)?;
+    }
+    let runtime = "godwit-runtime";
+    let candidates = [folder.join("../runtime").join(runtime), folder.join(runtime)];
+    match candidates.into_iter().find(|path| elf::is_static(path)) {
+        Some(path) => found.push(path),
+        None => missing.push("godwit-runtime (static)"),
+    }
+    if missing.is_empty() {
+        return Ok(found);
+    }
+    bail!("{} not found in {}; build them first: make build", missing.join(", "), folder.display())
+}
+
+/// Copies a program without its debug information: ten times smaller, and backtraces still name functions.
+fn copy_stripped(program: &Path, target: &Path) -> Result<()> {
+    let stripped = Command::new("strip").args(["--strip-debug", "-o"]).args([target, program]).stderr(Stdio::null()).status();
+    if !stripped.is_ok_and(|status| status.success()) {
+        fs::copy(program, target).with_context(|| format!("{} cannot be copied", program.display()))?;
     }
     Ok(())
-}
-
-/// Folder below `/var/lib` where a runtime keeps its images.
-pub fn storage(runtime: Runtime) -> &'static str {
-    match runtime {
-        Runtime::Containerd => "containerd",
-        Runtime::Crio => "containers",
-    }
-}
-
-/// Loads an archive into a node's image store; its names then mean this archive's images.
-pub fn load(node: &Node, machine: &Machine, archive: &Path) -> Result<()> {
-    let file =
-        File::open(archive).with_context(|| format!("{} is unreadable", archive.display()))?;
-    let mut command = match node.runtime {
-        Runtime::Containerd => {
-            let mut command = machine.command("ctr")?;
-            command.args(["-n", "k8s.io", "images", "import", "-"]);
-            command.stdin(file);
-            command
-        }
-        Runtime::Crio => {
-            // skopeo wants a file it can seek in.
-            drop(file);
-            let inside = format!("/run/godwit-lab/{}.tar", std::process::id());
-            let copy = machine.path(&inside);
-            fs::copy(archive, &copy)?;
-            let names = archive_names(&copy)?;
-            let mut command = machine.command("sh")?;
-            let copies: Vec<String> = names
-                .iter()
-                .map(|name| {
-                    format!("skopeo copy -q oci-archive:{inside}:{name} containers-storage:{name}")
-                })
-                .collect();
-            command.args([
-                "-c",
-                &format!(
-                    "{}; code=$?; rm -f {inside}; exit $code",
-                    copies.join(" && ")
-                ),
-            ]);
-            command.stdin(Stdio::null());
-            command
-        }
-    };
-    let output = command.output()?;
-    if !output.status.success() {
-        bail!(
-            "{} could not load {}: {}",
-            node.name,
-            archive.display(),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(())
-}
-
-fn archive_names(archive: &Path) -> Result<Vec<String>> {
-    let read = |member: &str| {
-        std::process::Command::new("tar")
-            .args(["-xOf"])
-            .arg(archive)
-            .arg(member)
-            .output()
-    };
-    let mut output = read("./index.json")?;
-    if !output.status.success() {
-        output = read("index.json")?;
-    }
-    let index: serde_json::Value = serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("{} is no OCI archive", archive.display()))?;
-    let names: Vec<String> = index
-        .get("manifests")
-        .and_then(|manifests| manifests.as_array())
-        .into_iter()
-        .flatten()
-        .filter_map(|manifest| manifest.pointer("/annotations/org.opencontainers.image.ref.name"))
-        .filter_map(|name| name.as_str().map(str::to_owned))
-        .collect();
-    let odd = |name: &String| {
-        !name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "/:.-_".contains(c))
-    };
-    if names.is_empty() || names.iter().any(odd) {
-        bail!("{} holds no image with a plain name", archive.display());
-    }
-    Ok(names)
 }

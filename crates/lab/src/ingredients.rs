@@ -1,4 +1,4 @@
-//! What a lab is made of: the two Debian roots, the programs built from Go modules, and two small C programs.
+//! What a lab is made of: two Debian roots, the programs built from Go modules, and two small C programs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,21 +15,18 @@ const NODE_PACKAGES: &str = "ca-certificates,criu,libcriu2,crun,runc,conmon,cont
 nftables,iptables,iproute2,procps,etcd-server,conntrack,kmod,skopeo,socat,util-linux,podman,python3-minimal";
 
 /// Packages of the workload image.
-const APP_PACKAGES: &str =
-    "ca-certificates,redis-server,redis-tools,python3,procps,iproute2,nftables,netcat-openbsd,curl";
+const APP_PACKAGES: &str = "ca-certificates,redis-server,redis-tools,python3,procps,iproute2,nftables,netcat-openbsd,curl";
 
 /// Kubernetes programs.
-const KUBERNETES: [&str; 6] = [
-    "kube-apiserver",
-    "kubelet",
-    "kube-controller-manager",
-    "kube-scheduler",
-    "kubectl",
-    "kube-proxy",
-];
+const KUBERNETES: [&str; 6] = ["kube-apiserver", "kubelet", "kube-controller-manager", "kube-scheduler", "kubectl", "kube-proxy"];
 
 const KUBERNETES_MOD: &str = include_str!("../../../lab/kubernetes/go.mod");
 const KUBERNETES_SUM: &str = include_str!("../../../lab/kubernetes/go.sum");
+const HELM_MOD: &str = include_str!("../../../lab/helm/go.mod");
+const HELM_SUM: &str = include_str!("../../../lab/helm/go.sum");
+const COREDNS_MOD: &str = include_str!("../../../lab/coredns/go.mod");
+const COREDNS_SUM: &str = include_str!("../../../lab/coredns/go.sum");
+const COREDNS_GO: &str = include_str!("../../../lab/coredns/main.go");
 const PRLIMIT_C: &str = include_str!("../../../lab/prlimit/prlimit.c");
 const PAUSE_C: &str = include_str!("../../../lab/pause/pause.c");
 
@@ -54,12 +51,7 @@ impl Ingredients {
         let mut all = vec![
             debian(settings, "node", settings.node_root(), NODE_PACKAGES),
             debian(settings, "app", settings.app_root(), APP_PACKAGES),
-            compiled(
-                settings,
-                "prlimit.so",
-                PRLIMIT_C,
-                &["-shared", "-fPIC", "-O2"],
-            ),
+            compiled(settings, "prlimit.so", PRLIMIT_C, &["-shared", "-fPIC", "-O2"]),
             compiled(settings, "pause", PAUSE_C, &["-static", "-Os", "-s"]),
         ];
         let version = module_version(KUBERNETES_MOD, "k8s.io/kubernetes")?;
@@ -72,16 +64,46 @@ impl Ingredients {
                     path: settings.kubernetes().join(program),
                     go_mod: KUBERNETES_MOD,
                     go_sum: KUBERNETES_SUM,
+                    main: None,
                     flags: kubernetes_flags(&version),
                 },
             ));
         }
+        all.push(go(
+            settings,
+            &GoProgram {
+                module: "helm",
+                package: "helm.sh/helm/v4/cmd/helm".to_owned(),
+                path: settings.helm(),
+                go_mod: HELM_MOD,
+                go_sum: HELM_SUM,
+                main: None,
+                flags: "-s -w".to_owned(),
+            },
+        ));
+        all.push(go(
+            settings,
+            &GoProgram {
+                module: "coredns",
+                package: ".".to_owned(),
+                path: settings.coredns(),
+                go_mod: COREDNS_MOD,
+                go_sum: COREDNS_SUM,
+                main: Some(COREDNS_GO),
+                flags: "-s -w".to_owned(),
+            },
+        ));
         Ok(Self { all })
     }
 
-    /// Digest of all that they are made from.
-    pub fn keys(&self) -> Vec<&str> {
-        self.all.iter().map(|one| one.entry.key()).collect()
+    /// Digest of what the nodes' root is made from.
+    pub fn node_key(&self) -> &str {
+        self.key_of("node")
+    }
+
+    /// Whether the nodes' root is there as it should be.
+    pub fn is_node_fresh(&self) -> bool {
+        self.find("node").is_some_and(Entry::is_fresh)
     }
 
     /// Digest of what the workload root is made from.
@@ -94,11 +116,17 @@ impl Ingredients {
         self.key_of("pause")
     }
 
+    /// Digest of what CoreDNS is made from.
+    pub fn coredns_key(&self) -> &str {
+        self.key_of("coredns")
+    }
+
     fn key_of(&self, file: &str) -> &str {
-        self.all
-            .iter()
-            .find(|one| one.entry.path().ends_with(file))
-            .map_or("", |one| one.entry.key())
+        self.find(file).map_or("", Entry::key)
+    }
+
+    fn find(&self, file: &str) -> Option<&Entry> {
+        self.all.iter().map(|one| &one.entry).find(|entry| entry.path().ends_with(file))
     }
 
     /// Whether nothing has to be made.
@@ -106,16 +134,16 @@ impl Ingredients {
         self.all.iter().all(|one| one.entry.is_fresh())
     }
 
+    /// Makes the workload root if it is missing.
+    pub fn ensure_app(&self, progress: &Progress) -> Result<()> {
+        let stale = self.all.iter().find(|one| one.entry.path().ends_with("app") && !one.entry.is_fresh());
+        stale.map_or(Ok(()), |one| progress.step(&one.title, || one.entry.ensure(&one.make)))
+    }
+
     /// Makes what is missing: the Debian roots beside the Go programs.
     pub fn ensure(&self, progress: &Progress) -> Result<()> {
-        let stale: Vec<&Ingredient> = self
-            .all
-            .iter()
-            .filter(|one| !one.entry.is_fresh())
-            .collect();
-        let (built, others): (Vec<&Ingredient>, Vec<&Ingredient>) = stale
-            .into_iter()
-            .partition(|one| one.title.starts_with("build"));
+        let stale: Vec<&Ingredient> = self.all.iter().filter(|one| !one.entry.is_fresh()).collect();
+        let (built, others): (Vec<&Ingredient>, Vec<&Ingredient>) = stale.into_iter().partition(|one| one.title.starts_with("build"));
         let make = |list: &[&Ingredient]| -> Result<()> {
             for one in list {
                 progress.step(&one.title, || one.entry.ensure(&one.make))?;
@@ -125,10 +153,7 @@ impl Ingredients {
         std::thread::scope(|scope| {
             let built = scope.spawn(|| make(&built));
             let others = make(&others);
-            built
-                .join()
-                .map_err(|_| anyhow!("the builder thread ended early"))?
-                .and(others)
+            built.join().map_err(|_| anyhow!("the builder thread ended early"))?.and(others)
         })
     }
 }
@@ -147,30 +172,17 @@ fn debian(settings: &Settings, name: &str, path: PathBuf, packages: &'static str
     let log = settings.build_log(&format!("{name}-rootfs"));
     let make = move |target: &Path| {
         let mut command = Command::new("debootstrap");
-        command
-            .arg("--variant=minbase")
-            .arg(format!("--include={packages}"))
-            .arg("sid")
-            .arg(target);
+        command.arg("--variant=minbase").arg(format!("--include={packages}")).arg("sid").arg(target);
         run_logged(&mut command, &log)?;
         for folder in ["var/cache/apt", "var/lib/apt/lists"] {
             crate::cache::remove(&target.join(folder))?;
         }
         Ok(())
     };
-    Ingredient {
-        title: format!("debootstrap the {name} root"),
-        entry: Entry::new(path, &["debian", "sid", packages]),
-        make: Box::new(make),
-    }
+    Ingredient { title: format!("debootstrap the {name} root"), entry: Entry::new(path, &["debian", "sid", packages]), make: Box::new(make) }
 }
 
-fn compiled(
-    settings: &Settings,
-    name: &'static str,
-    source: &'static str,
-    flags: &'static [&'static str],
-) -> Ingredient {
+fn compiled(settings: &Settings, name: &'static str, source: &'static str, flags: &'static [&'static str]) -> Ingredient {
     let log = settings.build_log(name);
     let make = move |target: &Path| {
         let file = target.with_extension("c");
@@ -183,10 +195,7 @@ fn compiled(
     };
     Ingredient {
         title: format!("compile {name}"),
-        entry: Entry::new(
-            settings.cache.join("compiled").join(name),
-            &[source, &flags.join(" ")],
-        ),
+        entry: Entry::new(settings.cache.join("compiled").join(name), &[source, &flags.join(" ")]),
         make: Box::new(make),
     }
 }
@@ -197,25 +206,30 @@ struct GoProgram {
     path: PathBuf,
     go_mod: &'static str,
     go_sum: &'static str,
+    /// Source of the program, if it is not the module of somebody else.
+    main: Option<&'static str>,
     flags: String,
 }
 
 fn go(settings: &Settings, program: &GoProgram) -> Ingredient {
-    let name = program
-        .package
-        .rsplit('/')
-        .next()
-        .unwrap_or(program.module)
-        .to_owned();
+    let name = match program.package.rsplit('/').next() {
+        Some(last) if last != "." => last.to_owned(),
+        _ => program.module.to_owned(),
+    };
     let log = settings.build_log(&name);
     let folder = settings.cache.join("build").join(program.module);
-    let (go_mod, go_sum) = (program.go_mod, program.go_sum);
+    let (go_mod, go_sum, main) = (program.go_mod, program.go_sum, program.main);
     let (package, flags) = (program.package.clone(), program.flags.clone());
-    let entry = Entry::new(program.path.clone(), &[go_mod, go_sum, &package, &flags]);
+    let mut parts = vec![go_mod, go_sum, &package, &flags];
+    parts.extend(main);
+    let entry = Entry::new(program.path.clone(), &parts);
     let make = move |target: &Path| {
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("go.mod"), go_mod)?;
         fs::write(folder.join("go.sum"), go_sum)?;
+        if let Some(main) = main {
+            fs::write(folder.join("main.go"), main)?;
+        }
         let mut command = Command::new("go");
         command
             .current_dir(&folder)
@@ -227,11 +241,7 @@ fn go(settings: &Settings, program: &GoProgram) -> Ingredient {
             .arg(&package);
         run_logged(&mut command, &log)
     };
-    Ingredient {
-        title: format!("build {name}"),
-        entry,
-        make: Box::new(make),
-    }
+    Ingredient { title: format!("build {name}"), entry, make: Box::new(make) }
 }
 
 /// The version of a module in a go.mod.
@@ -240,13 +250,7 @@ fn module_version(go_mod: &str, module: &str) -> Result<String> {
         .lines()
         .filter_map(|line| line.trim().trim_start_matches("require ").split_once(' '))
         .find(|(name, version)| *name == module && version.starts_with('v'))
-        .map(|(_, version)| {
-            version
-                .split_whitespace()
-                .next()
-                .unwrap_or(version)
-                .to_owned()
-        })
+        .map(|(_, version)| version.split_whitespace().next().unwrap_or(version).to_owned())
         .with_context(|| format!("go.mod does not require {module}"))
 }
 

@@ -17,6 +17,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -44,13 +45,7 @@ pub fn machine_start(path: &Path) -> Result<()> {
     setsid().context("no session of its own")?;
     let exe = std::env::current_exe()?;
     unshare(namespaces::all()).context("the namespaces cannot be made")?;
-    let child = Command::new(exe)
-        .arg("machine-init")
-        .arg(path)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .context("PID 1 cannot be started")?;
+    let child = Command::new(exe).arg("machine-init").arg(path).stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("PID 1 cannot be started")?;
     println!("{}", child.id());
     Ok(())
 }
@@ -68,8 +63,7 @@ pub fn machine_init(path: &Path) -> Result<()> {
         ("net/ipv4/conf/all/rp_filter", "0"),
         ("net/ipv4/conf/default/rp_filter", "0"),
     ] {
-        fs::write(Path::new("/proc/sys").join(name), value)
-            .with_context(|| format!("sysctl {name} cannot be set"))?;
+        fs::write(Path::new("/proc/sys").join(name), value).with_context(|| format!("sysctl {name} cannot be set"))?;
     }
     fs::create_dir_all(FOLDER)?;
     let listener = UnixListener::bind(SOCKET).context("no control socket")?;
@@ -95,14 +89,8 @@ fn answer(supervisor: &Supervisor, stream: &UnixStream) -> Result<()> {
     }
     let request: Request = serde_json::from_str(&line)?;
     let reply = match supervisor.handle(request) {
-        Ok(services) => Reply {
-            error: None,
-            services,
-        },
-        Err(error) => Reply {
-            error: Some(format!("{error:#}")),
-            services: Vec::new(),
-        },
+        Ok(services) => Reply { error: None, services },
+        Err(error) => Reply { error: Some(format!("{error:#}")), services: Vec::new() },
     };
     let mut stream = stream;
     writeln!(stream, "{}", serde_json::to_string(&reply)?)?;
@@ -112,19 +100,12 @@ fn answer(supervisor: &Supervisor, stream: &UnixStream) -> Result<()> {
 fn on(what: &str, target: &Path, flags: MsFlags, data: &str) -> Result<()> {
     fs::create_dir_all(target)?;
     let data = (!data.is_empty()).then_some(data);
-    mount(Some(what), target, Some(what), flags, data)
-        .with_context(|| format!("{what} cannot be mounted on {}", target.display()))
+    mount(Some(what), target, Some(what), flags, data).with_context(|| format!("{what} cannot be mounted on {}", target.display()))
 }
 
 fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
     let nothing = None::<&str>;
-    let failed = || {
-        format!(
-            "{} cannot be bound to {}",
-            source.display(),
-            target.display()
-        )
-    };
+    let failed = || format!("{} cannot be bound to {}", source.display(), target.display());
     mount(Some(source), target, nothing, MsFlags::MS_BIND, nothing).with_context(failed)?;
     if read_only {
         let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
@@ -135,31 +116,27 @@ fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
 
 fn propagation(flags: MsFlags) -> Result<()> {
     let nothing = None::<&str>;
-    mount(nothing, "/", nothing, MsFlags::MS_REC | flags, nothing)
-        .context("the mount propagation cannot be set")
+    mount(nothing, "/", nothing, MsFlags::MS_REC | flags, nothing).context("the mount propagation cannot be set")
 }
 
 fn build_root(spec: &MachineSpec, cgroups: &Cgroups) -> Result<()> {
     let none = MsFlags::empty();
     propagation(MsFlags::MS_PRIVATE)?;
     let root = spec.folder.join("root");
-    let layers = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        spec.lower.display(),
-        spec.upper().display(),
-        spec.folder.join("work").display()
-    );
-    on("overlay", &root, none, &layers)?;
+    let layers = format!("lowerdir={},upperdir={},workdir={}", spec.lower.display(), spec.upper().display(), spec.folder.join("work").display());
+    // The mount of an earlier boot goes a moment after its last process.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while let Err(error) = on("overlay", &root, none, &layers) {
+        if Instant::now() > deadline {
+            return Err(error);
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
     on("proc", &root.join("proc"), none, "")?;
     on("sysfs", &root.join("sys"), none, "")?;
     let dev = root.join("dev");
     bind(Path::new("/dev"), &dev, false)?;
-    on(
-        "devpts",
-        &dev.join("pts"),
-        none,
-        "newinstance,ptmxmode=0666,mode=620,gid=5",
-    )?;
+    on("devpts", &dev.join("pts"), none, "newinstance,ptmxmode=0666,mode=620,gid=5")?;
     on("tmpfs", &dev.join("shm"), none, "mode=1777")?;
     if dev.join("mqueue").exists() {
         on("mqueue", &dev.join("mqueue"), none, "")?;
@@ -189,11 +166,7 @@ fn mount_cgroups(target: &Path, cgroups: &Cgroups) -> Result<()> {
     let none = MsFlags::empty();
     if cgroups.is_v1() {
         on("tmpfs", target, none, "mode=755")?;
-        for option in cgroups
-            .hierarchies
-            .iter()
-            .filter_map(|h| h.option.as_deref())
-        {
+        for option in cgroups.hierarchies.iter().filter_map(|h| h.option.as_deref()) {
             let name = option.trim_start_matches("name=");
             on("cgroup", &target.join(name), none, option)?;
         }

@@ -5,9 +5,9 @@ use std::fs;
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use crate::images::storage;
 use crate::ingredients::prlimit_library;
-use crate::machine::{Machine, MachineSpec};
+use crate::loading::storage;
+use crate::machine::{Machine, MachineSpec, Program};
 use crate::pki::{Authority, kubeconfig};
 use crate::runtimes;
 use crate::settings::Settings;
@@ -15,12 +15,7 @@ use crate::switch::server;
 use crate::topology::{CLUSTER_NETWORK, DNS_SERVICE, Node, Topology};
 
 /// Writes certificates and configuration of a node.
-pub fn prepare(
-    settings: &Settings,
-    topology: &Topology,
-    node: &Node,
-    authority: &Authority,
-) -> Result<MachineSpec> {
+pub fn prepare(settings: &Settings, topology: &Topology, node: &Node, authority: &Authority) -> Result<MachineSpec> {
     let data = ["kubelet", storage(node.runtime)];
     let mut spec = MachineSpec::new(settings, &node.name, &data);
     runtimes::prepare(settings, node, &mut spec)?;
@@ -40,46 +35,30 @@ pub fn prepare(
     ] {
         spec.write(&format!("/etc/kubernetes/{name}"), 0o600, content)?;
     }
-    spec.write(
-        "/etc/cni/net.d/10-lab.conflist",
-        0o644,
-        cni_config(node).to_string(),
-    )?;
-    let hosts = topology
-        .nodes
-        .iter()
-        .fold(String::from("127.0.0.1 localhost\n"), |hosts, node| {
-            format!("{hosts}{} {}\n", node.address(), node.name)
-        });
+    spec.write("/etc/cni/net.d/10-lab.conflist", 0o644, cni_config(node).to_string())?;
+    let hosts = topology.nodes.iter().fold(String::from("127.0.0.1 localhost\n"), |hosts, node| format!("{hosts}{} {}\n", node.address(), node.name));
     spec.write("/etc/hosts", 0o644, hosts)?;
     spec.write("/etc/hostname", 0o644, format!("{}\n", node.name))?;
     spec.write("/etc/machine-id", 0o444, machine_id(node))?;
     if !has_sys_resource()? {
         let library = prlimit_library(settings);
-        let bytes =
-            fs::read(&library).with_context(|| format!("{} is unreadable", library.display()))?;
+        let bytes = fs::read(&library).with_context(|| format!("{} is unreadable", library.display()))?;
         spec.write("/usr/lib/godwit-lab/prlimit.so", 0o755, bytes)?;
-        spec.write(
-            "/etc/ld.so.preload",
-            0o644,
-            "/usr/lib/godwit-lab/prlimit.so\n",
-        )?;
+        spec.write("/etc/ld.so.preload", 0o644, "/usr/lib/godwit-lab/prlimit.so\n")?;
     }
     Ok(spec)
 }
 
 /// Starts kubelet and kube-proxy; the runtime has been started.
 pub fn start(node: &Node, machine: &Machine) -> Result<()> {
-    let label = format!(
-        "--node-labels=godwit.dev/lab-runtime={}",
-        node.runtime.name()
-    );
+    let label = format!("--node-labels=godwit.dev/lab-runtime={}", node.runtime.name());
     let address = format!("--node-ip={}", node.address());
     let name = format!("--hostname-override={}", node.name);
-    machine.start_service(
-        "kubelet",
-        &[node.runtime.socket()],
-        &[
+    machine.keep(&Program {
+        name: "kubelet",
+        after: &[node.runtime.socket()],
+        reads: &["/etc/kubernetes/kubelet.json", "/etc/kubernetes/kubelet.conf", "/etc/kubernetes/kubelet.crt"],
+        argv: &[
             "/opt/godwit-lab/bin/kubelet",
             "--config=/etc/kubernetes/kubelet.json",
             "--kubeconfig=/etc/kubernetes/kubelet.conf",
@@ -88,25 +67,19 @@ pub fn start(node: &Node, machine: &Machine) -> Result<()> {
             &label,
             "--v=2",
         ],
-    )?;
-    machine.start_service(
-        "kube-proxy",
-        &[],
-        &[
-            "/opt/godwit-lab/bin/kube-proxy",
-            "--config=/etc/kubernetes/kube-proxy.json",
-            &name,
-        ],
-    )
+    })?;
+    machine.keep(&Program {
+        name: "kube-proxy",
+        after: &[],
+        reads: &["/etc/kubernetes/kube-proxy.json", "/etc/kubernetes/kube-proxy.conf"],
+        argv: &["/opt/godwit-lab/bin/kube-proxy", "--config=/etc/kubernetes/kube-proxy.json", &name],
+    })
 }
 
 /// Whether root here has CAP_SYS_RESOURCE (bit 24, capabilities(7)).
 pub fn has_sys_resource() -> Result<bool> {
     let status = fs::read_to_string("/proc/self/status")?;
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .context("/proc/self/status tells no capabilities")?;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).context("/proc/self/status tells no capabilities")?;
     let bits = u64::from_str_radix(effective.trim(), 16)?;
     Ok(bits & (1 << 24) != 0)
 }
@@ -144,6 +117,11 @@ fn kubelet_config(node: &Node) -> serde_json::Value {
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
         "serializeImagePulls": false,
+        // A container that is killed again and again comes back within 1 to 2 s: tests kill Godwit's own all the time.
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
+        // The lease is renewed every 3 s; the node controller waits 15 s for it.
+        "nodeLeaseDurationSeconds": 12,
+        "nodeStatusUpdateFrequency": "5s",
     })
 }
 

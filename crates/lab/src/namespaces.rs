@@ -22,8 +22,7 @@ pub fn all() -> CloneFlags {
 
 fn join(pid: i32, flags: CloneFlags) -> Result<()> {
     let process = Pid::from_raw(pid).ok_or_else(|| anyhow!("{pid} is not a process id"))?;
-    let handle = pidfd_open(process, PidfdFlags::empty())
-        .with_context(|| format!("process {pid} is gone"))?;
+    let handle = pidfd_open(process, PidfdFlags::empty()).with_context(|| format!("process {pid} is gone"))?;
     setns(handle, flags).with_context(|| format!("the namespaces of process {pid} are closed"))
 }
 
@@ -43,15 +42,10 @@ pub fn run_inside(machine: &str, pid: i32, command: &[OsString]) -> Result<i32> 
         .args(["--pdeathsig", "KILL", "--"])
         .args(command)
         .env_clear()
-        .env(
-            "PATH",
-            "/opt/godwit-lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        )
+        .env("PATH", "/opt/godwit-lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("HOME", "/root")
         .env("TERM", std::env::var_os("TERM").unwrap_or("dumb".into()))
         .status()
         .with_context(|| format!("{command:?} cannot be run in {machine}"))?;
-    Ok(status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+    Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
 }

@@ -4,7 +4,7 @@
 //!   switch: br0 10.88.0.1/16 ──┬── sw1 ═══ up0 ── cni0 10.88.1.1/16 ── pods 10.88.1.10-200   node 1
 //!                              └── sw2 ═══ up0 ── cni0 10.88.2.1/16 ── pods 10.88.2.10-200   node 2
 //! ```
-//! Clients on the switch reach Services through the first node.
+//! Clients on the switch reach Services through one of the nodes.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -25,9 +25,7 @@ pub fn wire_switch(switch: &Machine) -> Result<()> {
              link set br0 up\n"
         ),
     )?;
-    let status = std::process::Command::new("ip")
-        .args(["netns", "attach", SWITCH, &switch.pid.to_string()])
-        .status()?;
+    let status = std::process::Command::new("ip").args(["netns", "attach", SWITCH, &switch.pid.to_string()]).status()?;
     if !status.success() {
         bail!("the network namespace {SWITCH} cannot be named");
     }
@@ -37,6 +35,8 @@ pub fn wire_switch(switch: &Machine) -> Result<()> {
 /// Connects a node to the switch.
 pub fn wire_node(switch: &Machine, node: &Node, machine: &Machine) -> Result<()> {
     let number = node.number;
+    // The wire of an earlier boot may still be there for a moment, or for ever if something holds that namespace.
+    let _ = switch.network_command("ip")?.args(["link", "del", &format!("sw{number}")]).stderr(Stdio::null()).status();
     batch(
         switch,
         &format!(
@@ -61,20 +61,14 @@ pub fn wire_node(switch: &Machine, node: &Node, machine: &Machine) -> Result<()>
 
 /// Routes the clients' Service traffic through a node.
 pub fn route_services(switch: &Machine, node: &Node) -> Result<()> {
-    batch(
-        switch,
-        &format!("route replace {SERVICE_NETWORK} via {}\n", node.address()),
-    )
+    batch(switch, &format!("route replace {SERVICE_NETWORK} via {}\n", node.address()))
 }
 
 /// Takes away the name given by [`wire_switch`].
 pub fn unname_switch() {
     if std::path::Path::new("/run/netns").join(SWITCH).exists() {
         // `down` looks afterwards whether anything is left.
-        let _ = std::process::Command::new("ip")
-            .args(["netns", "del", SWITCH])
-            .stderr(Stdio::null())
-            .status();
+        let _ = std::process::Command::new("ip").args(["netns", "del", SWITCH]).stderr(Stdio::null()).status();
     }
 }
 
@@ -92,11 +86,7 @@ fn batch(machine: &Machine, lines: &str) -> Result<()> {
     }
     let output = child.wait_with_output()?;
     if !output.status.success() {
-        bail!(
-            "the network of {} cannot be set up: {}",
-            machine.name,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("the network of {} cannot be set up: {}", machine.name, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Certificates and keys of a cluster, made afresh at every start of one.
+//! Certificates and keys of a cluster, made once for each cluster and kept in the state folder: a node that is added
+//! or booted later is signed by the same authority.
 //!
 //! One CA signs everything. The API server checks kubelets by it and kubelets check the API server by it, so
 //! `kubectl logs`, `exec` and `port-forward` work with authentication on.
@@ -6,15 +7,14 @@
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
-};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+
+use crate::cache::digest;
 
 /// A certificate and its key, both PEM.
 #[derive(Debug, Clone)]
@@ -27,6 +27,7 @@ pub struct Pair {
 
 /// The cluster's authority and the service account key.
 pub struct Authority {
+    folder: PathBuf,
     issuer: Issuer<'static, KeyPair>,
     /// The authority itself; its key also signs CSRs in the cluster.
     pub ca: Pair,
@@ -37,29 +38,24 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Makes a new authority.
-    pub fn new() -> Result<Self> {
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::default();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "godwit-lab");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::CrlSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
-        let ca = Pair {
-            cert: params.self_signed(&key)?.pem(),
-            key: key.serialize_pem(),
+    /// The authority kept in a folder; a new one if there is none.
+    pub fn open(folder: &Path) -> Result<Self> {
+        if !folder.join("complete").exists() {
+            create(folder)?;
+            fs::write(folder.join("complete"), "")?;
+        }
+        let read = |name: &str| {
+            let path = folder.join(name);
+            fs::read_to_string(&path).with_context(|| format!("{} is unreadable", path.display()))
         };
-        let account = KeyPair::generate()?;
+        let ca = Pair { cert: read("ca.crt")?, key: read("ca.key")? };
+        let key = KeyPair::from_pem(&ca.key).context("the authority's key is damaged")?;
         Ok(Self {
-            issuer: Issuer::new(params, key),
+            folder: folder.to_path_buf(),
+            issuer: Issuer::from_ca_cert_pem(&ca.cert, key).context("the authority's certificate is damaged")?,
             ca,
-            service_account_key: account.serialize_pem(),
-            service_account_public: account.public_key_pem(),
+            service_account_key: read("sa.key")?,
+            service_account_public: read("sa.pub")?,
         })
     }
 
@@ -73,20 +69,19 @@ impl Authority {
         self.sign(name, None, names, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
-    fn sign(
-        &self,
-        name: &str,
-        group: Option<&str>,
-        names: &[&str],
-        usage: ExtendedKeyUsagePurpose,
-    ) -> Result<Pair> {
+    fn sign(&self, name: &str, group: Option<&str>, names: &[&str], usage: ExtendedKeyUsagePurpose) -> Result<Pair> {
+        let about = format!("{name} {group:?} {names:?} {usage:?}");
+        let file = self.folder.join(digest(&[&self.ca.cert, &about]));
+        if let Ok(known) = fs::read_to_string(&file)
+            && let Some((cert, key)) = known.split_once('\0')
+        {
+            return Ok(Pair { cert: cert.to_owned(), key: key.to_owned() });
+        }
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         if let Some(group) = group {
-            params
-                .distinguished_name
-                .push(DnType::OrganizationName, group);
+            params.distinguished_name.push(DnType::OrganizationName, group);
         }
         for name in names {
             params.subject_alt_names.push(match name.parse::<IpAddr>() {
@@ -94,19 +89,31 @@ impl Authority {
                 Err(_) => SanType::DnsName((*name).try_into()?),
             });
         }
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![usage];
-        let cert = params
-            .signed_by(&key, &self.issuer)
-            .with_context(|| format!("the certificate of {name} cannot be signed"))?;
-        Ok(Pair {
-            cert: cert.pem(),
-            key: key.serialize_pem(),
-        })
+        let cert = params.signed_by(&key, &self.issuer).with_context(|| format!("the certificate of {name} cannot be signed"))?;
+        let pair = Pair { cert: cert.pem(), key: key.serialize_pem() };
+        write_private(&file, &format!("{}\0{}", pair.cert, pair.key))?;
+        Ok(pair)
     }
+}
+
+fn create(folder: &Path) -> Result<()> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "godwit-lab");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    let account = KeyPair::generate()?;
+    for (name, content) in [
+        ("ca.crt", params.self_signed(&key)?.pem()),
+        ("ca.key", key.serialize_pem()),
+        ("sa.key", account.serialize_pem()),
+        ("sa.pub", account.public_key_pem()),
+    ] {
+        write_private(&folder.join(name), &content)?;
+    }
+    Ok(())
 }
 
 /// A kubeconfig with everything inline.
@@ -129,8 +136,10 @@ pub fn write_private(path: &Path, content: &str) -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::write(path, content)
-        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o600)))
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, content)
+        .and_then(|()| fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600)))
+        .and_then(|()| fs::rename(&temporary, path))
         .with_context(|| format!("{} cannot be written", path.display()))
 }
 
@@ -144,15 +153,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn authority_signs_for_users_and_addresses() {
-        let authority = Authority::new().unwrap();
-        let pair = authority
-            .server("node-a", &["10.88.1.1", "node-a"])
-            .unwrap();
+    fn a_reopened_authority_gives_the_same_certificates() {
+        let folder = std::env::temp_dir().join(format!("godwit-pki-{}", std::process::id()));
+        let names = ["10.88.1.1", "node-a"];
+        let first = Authority::open(&folder).unwrap();
+        let pair = first.server("node-a", &names).unwrap();
         assert!(pair.cert.starts_with("-----BEGIN CERTIFICATE"));
-        assert!(
-            kubeconfig("https://10.88.0.1:6443", &authority.ca.cert, &pair)
-                .contains("client-key-data")
-        );
+        assert!(kubeconfig("https://10.88.0.1:6443", &first.ca.cert, &pair).contains("client-key"));
+        let again = Authority::open(&folder).unwrap();
+        assert_eq!(again.server("node-a", &names).unwrap().key, pair.key);
+        assert_ne!(again.client("node-a", None).unwrap().key, pair.key);
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -16,10 +16,7 @@ impl Progress {
     /// Spinners on a terminal, lines elsewhere.
     pub fn new() -> Self {
         let terminal = std::io::stderr().is_terminal();
-        Self {
-            bars: terminal.then(MultiProgress::new),
-            begun: Instant::now(),
-        }
+        Self { bars: terminal.then(MultiProgress::new), begun: Instant::now() }
     }
 
     /// Runs one step; it shows while it runs, and how long it took.
@@ -39,10 +36,7 @@ impl Progress {
             bar.finish_and_clear();
         }
         let mark = if result.is_ok() { "✔" } else { "✘" };
-        self.line(&format!(
-            "{mark} {name:<44} {:>6.1} s",
-            start.elapsed().as_secs_f64()
-        ));
+        self.line(&format!("{mark} {name:<44} {:>6.1} s", start.elapsed().as_secs_f64()));
         result
     }
 

@@ -5,7 +5,7 @@ use anyhow::{Result, anyhow};
 
 use crate::images::PAUSE;
 use crate::kubelet::has_sys_resource;
-use crate::machine::{Bind, Machine, MachineSpec};
+use crate::machine::{Bind, Machine, MachineSpec, Program};
 use crate::settings::Settings;
 use crate::topology::{Node, Runtime};
 
@@ -14,24 +14,11 @@ pub fn prepare(settings: &Settings, node: &Node, spec: &mut MachineSpec) -> Resu
     match node.runtime {
         Runtime::Containerd => {
             spec.write("/etc/containerd/conf.d/.keep", 0o644, "")?;
-            spec.write(
-                "/etc/containerd/config.toml",
-                0o644,
-                containerd_config(!has_sys_resource()?),
-            )
+            spec.write("/etc/containerd/config.toml", 0o644, containerd_config(!has_sys_resource()?))
         }
         Runtime::Crio => {
-            let folder = settings.crio.as_ref().ok_or_else(|| {
-                anyhow!(
-                    "GODWIT_CRIO names no folder with crio and pinns, but {} wants CRI-O",
-                    node.name
-                )
-            })?;
-            spec.binds.push(Bind {
-                source: folder.clone(),
-                target: "/opt/crio/bin".into(),
-                read_only: true,
-            });
+            let folder = settings.crio.as_ref().ok_or_else(|| anyhow!("GODWIT_CRIO names no folder with crio and pinns, but {} wants CRI-O", node.name))?;
+            spec.binds.push(Bind { source: folder.clone(), target: "/opt/crio/bin".into(), read_only: true });
             spec.write("/etc/crio/crio.conf.d/.keep", 0o644, "")?;
             spec.write("/etc/crio/crio.conf", 0o644, crio_config())?;
             let policy = r#"{"default":[{"type":"insecureAcceptAnything"}]}"#;
@@ -50,8 +37,10 @@ pub fn prepare(settings: &Settings, node: &Node, spec: &mut MachineSpec) -> Resu
 /// Starts the runtime.
 pub fn start(node: &Node, machine: &Machine) -> Result<()> {
     match node.runtime {
-        Runtime::Containerd => machine.start_service("containerd", &[], &["/usr/bin/containerd"]),
-        Runtime::Crio => machine.start_service("crio", &[], &["/opt/crio/bin/crio"]),
+        Runtime::Containerd => {
+            machine.keep(&Program { name: "containerd", after: &[], reads: &["/etc/containerd/config.toml"], argv: &["/usr/bin/containerd"] })
+        }
+        Runtime::Crio => machine.keep(&Program { name: "crio", after: &[], reads: &["/etc/crio/crio.conf"], argv: &["/opt/crio/bin/crio"] }),
     }
 }
 

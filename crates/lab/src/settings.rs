@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! $GODWIT_LAB   lab.json  lock  kubeconfig  pki/  machines/<name>/{spec.json,pid,init.log,upper,work,root,lib,log}
-//! $GODWIT_CACHE rootfs/{node,app}  kubernetes/  helm/  coredns/  preload/  images/  log/
+//! $GODWIT_CACHE rootfs/{node,app}  kubernetes/  helm/  coredns/  compiled/  images/  build/  log/  target/  tools/
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -21,23 +21,22 @@ pub struct Settings {
 impl Settings {
     /// Reads the environment.
     pub fn from_env() -> Self {
-        let folder = |name: &str, default: &str| {
-            std::env::var_os(name)
-                .filter(|value| !value.is_empty())
-                .map_or_else(|| PathBuf::from(default), PathBuf::from)
-        };
+        let folder = |name: &str, default: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map_or_else(|| PathBuf::from(default), PathBuf::from);
         Self {
             state: folder("GODWIT_LAB", "/var/lib/godwit-lab"),
             cache: folder("GODWIT_CACHE", "/var/cache/godwit"),
-            crio: std::env::var_os("GODWIT_CRIO")
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from),
+            crio: std::env::var_os("GODWIT_CRIO").filter(|value| !value.is_empty()).map(PathBuf::from),
         }
     }
 
     /// Kubeconfig of the cluster's administrator.
     pub fn kubeconfig(&self) -> PathBuf {
         self.state.join("kubeconfig")
+    }
+
+    /// Folder of the cluster's certificates.
+    pub fn pki(&self) -> PathBuf {
+        self.state.join("pki")
     }
 
     /// Folder of one machine (a node or the switch).
@@ -65,6 +64,16 @@ impl Settings {
         self.cache.join("kubernetes")
     }
 
+    /// The Helm program.
+    pub fn helm(&self) -> PathBuf {
+        self.cache.join("helm/helm")
+    }
+
+    /// The CoreDNS program.
+    pub fn coredns(&self) -> PathBuf {
+        self.cache.join("coredns/coredns")
+    }
+
     /// Log of one build step in the cache.
     pub fn build_log(&self, name: &str) -> PathBuf {
         self.cache.join("log").join(format!("{name}.log"))
@@ -80,7 +89,5 @@ impl Settings {
 
 /// The folder in which this binary lies: `cargo build` puts its sisters there.
 pub fn own_folder() -> Option<PathBuf> {
-    std::env::current_exe()
-        .ok()
-        .and_then(|exe| exe.parent().map(Path::to_path_buf))
+    std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf))
 }

@@ -1,64 +1,98 @@
-//! `godwit-lab status`: machines and their services.
+//! `godwit-lab status`: machines and their services, as a table or as JSON.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use comfy_table::{Table, presets};
+use serde::Serialize;
 
-use crate::cluster::{self, Record};
-use crate::control::Request;
+use crate::client::kubectl;
+use crate::cluster::nodes_ready;
+use crate::control::{Request, ServiceState};
 use crate::machine::Machine;
+use crate::record::Record;
 use crate::settings::Settings;
-use crate::topology::{SWITCH, SWITCH_ADDRESS};
+use crate::topology::{Runtime, SWITCH, SWITCH_ADDRESS};
+
+/// The whole lab.
+#[derive(Serialize)]
+struct Report {
+    /// Whether a cluster was started and not taken down.
+    up: bool,
+    /// Whether every service runs and every node is Ready.
+    healthy: bool,
+    machines: Vec<MachineReport>,
+}
+
+/// One machine.
+#[derive(Serialize)]
+struct MachineReport {
+    name: String,
+    address: String,
+    /// None for the switch.
+    runtime: Option<Runtime>,
+    /// PID 1 as this machine numbers it; none while the power is off.
+    pid: Option<i32>,
+    services: Vec<ServiceState>,
+}
 
 /// Prints the state; exit code 1 when the lab is not up and healthy.
-pub fn print(settings: &Settings) -> Result<ExitCode> {
-    let Some(record) = Record::read(settings) else {
+pub fn print(settings: &Settings, json: bool) -> Result<ExitCode> {
+    let record = Record::read(settings);
+    let report = look(settings, record.as_ref());
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else if !report.up {
         println!("the lab is down");
-        return Ok(ExitCode::FAILURE);
+    } else {
+        println!("{}", table(&report));
+        match kubectl(settings, &["get", "nodes", "-o", "wide"]) {
+            Ok(nodes) => print!("\n{nodes}"),
+            Err(error) => println!("\n{error:#}"),
+        }
+        if !report.healthy {
+            println!("\nthe lab is not healthy; godwit-lab up mends it");
+        }
+    }
+    Ok(if report.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn look(settings: &Settings, record: Option<&Record>) -> Report {
+    let Some(record) = record else {
+        return Report { up: false, healthy: false, machines: Vec::new() };
     };
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_header(["MACHINE", "ADDRESS", "PID", "SERVICE", "STATE", "STARTS"]);
-    let nodes = record
-        .topology
-        .nodes
-        .iter()
-        .map(|node| (node.name.clone(), node.address()));
-    for (name, address) in [(SWITCH.to_owned(), SWITCH_ADDRESS.to_owned())]
-        .into_iter()
+    let nodes = record.topology.nodes.iter().map(|node| (node.name.clone(), node.address(), Some(node.runtime)));
+    let switch = (SWITCH.to_owned(), SWITCH_ADDRESS.to_owned(), None);
+    let machines: Vec<MachineReport> = std::iter::once(switch)
         .chain(nodes)
-    {
-        let Some(machine) = Machine::find(settings, &name) else {
-            table.add_row([&name, &address, "-", "-", "dead", "-"]);
+        .map(|(name, address, runtime)| {
+            let machine = Machine::find(settings, &name);
+            let services = machine.as_ref().and_then(|machine| machine.ask(&Request::Status).ok()).unwrap_or_default();
+            MachineReport { name, address, runtime, pid: machine.map(|machine| machine.pid), services }
+        })
+        .collect();
+    let runs = |machine: &MachineReport| !machine.services.is_empty() && machine.services.iter().all(|s| s.pid.is_some());
+    Report { up: true, healthy: machines.iter().all(runs) && nodes_ready(settings, &record.topology), machines }
+}
+
+fn table(report: &Report) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["MACHINE", "ADDRESS", "PID", "SERVICE", "STATE", "STARTS"]);
+    for machine in &report.machines {
+        let (name, address) = (&machine.name, &machine.address);
+        let Some(pid) = machine.pid else {
+            table.add_row([name, address, "-", "-", "off", "-"]);
             continue;
         };
-        for service in machine.ask(&Request::Status).unwrap_or_default() {
+        for service in &machine.services {
             let state = match (service.pid, service.wanted) {
                 (Some(_), true) => "running",
                 (Some(_), false) => "stopping",
                 (None, true) => "waiting",
                 (None, false) => "stopped",
             };
-            table.add_row([
-                &name,
-                &address,
-                &machine.pid.to_string(),
-                &service.name,
-                state,
-                &service.starts.to_string(),
-            ]);
+            table.add_row([name, address, &pid.to_string(), &service.name, state, &service.starts.to_string()]);
         }
     }
-    println!("{table}");
-    if cluster::is_healthy(settings, &record.topology) {
-        print!(
-            "\n{}",
-            cluster::kubectl(settings, &["get", "nodes", "-o", "wide"])?
-        );
-        return Ok(ExitCode::SUCCESS);
-    }
-    println!("\nthe lab is not healthy; godwit-lab up starts it anew");
-    Ok(ExitCode::FAILURE)
+    table
 }

@@ -1,7 +1,8 @@
 //! The services of one machine, kept running by its PID 1.
 //!
 //! A service that ends, by itself or by anybody's signal, starts again: after 0.1 s, or after 1 s if it lived for less
-//! than 2 s. So whoever may kill `containerd`, `crio` or `kubelet` in a node may restart it. Its children (the shims of
+//! than 2 s. One that is told to end and does not is killed after 10 s (an API server would wait a minute for its
+//! watchers). So whoever may kill `containerd`, `crio` or `kubelet` in a node may restart it. Its children (the shims of
 //! containers) are left alone, as on a real node.
 
 use std::collections::BTreeMap;
@@ -23,8 +24,22 @@ struct Kept {
     pid: Option<i32>,
     started: Instant,
     not_before: Instant,
+    /// When it is killed for not having ended.
+    kill_at: Option<Instant>,
     starts: u32,
     wanted: bool,
+}
+
+/// How long a service may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Kept {
+    fn terminate(&mut self) {
+        if let Some(pid) = self.pid {
+            signal(pid, Signal::TERM);
+            self.kill_at = Some(Instant::now() + PATIENCE);
+        }
+    }
 }
 
 /// All services of this machine.
@@ -55,6 +70,7 @@ impl Supervisor {
             if kept.pid == Some(pid) {
                 let brief = now.duration_since(kept.started) < Duration::from_secs(2);
                 kept.pid = None;
+                kept.kill_at = None;
                 kept.not_before = now + Duration::from_millis(if brief { 1000 } else { 100 });
             }
         }
@@ -64,6 +80,12 @@ impl Supervisor {
     pub fn keep(&self) -> ! {
         loop {
             for kept in self.kept().values_mut() {
+                if kept.kill_at.is_some_and(|time| Instant::now() > time)
+                    && let Some(pid) = kept.pid
+                {
+                    kept.kill_at = None;
+                    signal(pid, Signal::KILL);
+                }
                 let due = kept.wanted && kept.pid.is_none() && Instant::now() >= kept.not_before;
                 if due && kept.service.after.iter().all(|path| path.exists()) {
                     kept.started = Instant::now();
@@ -86,65 +108,42 @@ impl Supervisor {
         let mut kept = self.kept();
         match request {
             Request::Start(service) => {
-                if kept
-                    .get(&service.name)
-                    .is_none_or(|known| known.service != service)
-                {
+                if kept.get(&service.name).is_none_or(|known| known.service != service) {
                     let pid = kept.get(&service.name).and_then(|known| known.pid);
-                    terminate(pid);
                     let now = Instant::now();
-                    let entry = Kept {
-                        pid,
-                        started: now,
-                        not_before: now,
-                        starts: 0,
-                        wanted: true,
-                        service,
-                    };
+                    let mut entry = Kept { pid, started: now, not_before: now, kill_at: None, starts: 0, wanted: true, service };
+                    entry.terminate();
                     kept.insert(entry.service.name.clone(), entry);
                 }
             }
-            Request::Restart(name) => terminate(find(&mut kept, &name)?.pid),
+            Request::Restart(name) => find(&mut kept, &name)?.terminate(),
             Request::Stop(name) => {
                 let known = find(&mut kept, &name)?;
                 known.wanted = false;
-                terminate(known.pid);
+                known.terminate();
             }
             Request::Resume(name) => find(&mut kept, &name)?.wanted = true,
             Request::Status => {}
         }
-        Ok(kept
-            .values()
-            .map(|known| ServiceState {
-                name: known.service.name.clone(),
-                pid: known.pid,
-                starts: known.starts,
-                wanted: known.wanted,
-            })
-            .collect())
+        Ok(kept.values().map(|known| ServiceState { name: known.service.name.clone(), pid: known.pid, starts: known.starts, wanted: known.wanted }).collect())
     }
 }
 
 fn find<'a>(kept: &'a mut BTreeMap<String, Kept>, name: &str) -> Result<&'a mut Kept> {
     let names = kept.keys().cloned().collect::<Vec<_>>().join(", ");
-    kept.get_mut(name)
-        .ok_or_else(|| anyhow!("no service {name:?} here; there are: {names}"))
+    kept.get_mut(name).ok_or_else(|| anyhow!("no service {name:?} here; there are: {names}"))
 }
 
-fn terminate(pid: Option<i32>) {
-    if let Some(pid) = pid.and_then(Pid::from_raw) {
+fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
         // Ended already is as good.
-        let _ = kill_process(pid, Signal::TERM);
+        let _ = kill_process(pid, signal);
     }
 }
 
 fn log_of(name: &str) -> Result<File> {
     let path = Path::new("/var/log/godwit-lab").join(format!("{name}.log"));
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .with_context(|| format!("log {} cannot be opened", path.display()))
+    OpenOptions::new().create(true).append(true).open(&path).with_context(|| format!("log {} cannot be opened", path.display()))
 }
 
 fn spawn(service: &Service) -> Result<i32> {
@@ -158,10 +157,7 @@ fn spawn(service: &Service) -> Result<i32> {
     let child = Command::new(program)
         .args(arguments)
         .env_clear()
-        .env(
-            "PATH",
-            "/opt/godwit-lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        )
+        .env("PATH", "/opt/godwit-lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("HOME", "/root")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::machine::{Machine, MachineSpec};
+use crate::machine::{Machine, MachineSpec, Program};
 use crate::pki::{Authority, kubeconfig};
 use crate::settings::Settings;
 use crate::topology::{API_SERVICE, SERVICE_NETWORK, SWITCH, SWITCH_ADDRESS};
@@ -15,8 +15,7 @@ pub fn server() -> String {
 /// Writes certificates and configuration of the control plane.
 pub fn prepare(settings: &Settings, authority: &Authority) -> Result<MachineSpec> {
     let spec = MachineSpec::new(settings, SWITCH, &["etcd"]);
-    let put =
-        |name: &str, content: &str| spec.write(&format!("/etc/kubernetes/{name}"), 0o600, content);
+    let put = |name: &str, content: &str| spec.write(&format!("/etc/kubernetes/{name}"), 0o600, content);
     put("ca.crt", &authority.ca.cert)?;
     put("ca.key", &authority.ca.key)?;
     put("sa.key", &authority.service_account_key)?;
@@ -37,10 +36,7 @@ pub fn prepare(settings: &Settings, authority: &Authority) -> Result<MachineSpec
     let to_kubelets = authority.client("kube-apiserver-kubelet-client", Some("system:masters"))?;
     put("kubelet-client.crt", &to_kubelets.cert)?;
     put("kubelet-client.key", &to_kubelets.key)?;
-    for (file, user) in [
-        ("controller-manager.conf", "system:kube-controller-manager"),
-        ("scheduler.conf", "system:kube-scheduler"),
-    ] {
+    for (file, user) in [("controller-manager.conf", "system:kube-controller-manager"), ("scheduler.conf", "system:kube-scheduler")] {
         let pair = authority.client(user, None)?;
         put(file, &kubeconfig(&server(), &authority.ca.cert, &pair))?;
     }
@@ -50,10 +46,11 @@ pub fn prepare(settings: &Settings, authority: &Authority) -> Result<MachineSpec
 
 /// Starts etcd and the API server.
 pub fn start_api(machine: &Machine) -> Result<()> {
-    machine.start_service(
-        "etcd",
-        &[],
-        &[
+    machine.keep(&Program {
+        name: "etcd",
+        after: &[],
+        reads: &[],
+        argv: &[
             "/usr/bin/etcd",
             "--data-dir=/var/lib/etcd/data",
             "--listen-client-urls=http://127.0.0.1:2379",
@@ -63,13 +60,14 @@ pub fn start_api(machine: &Machine) -> Result<()> {
             "--unsafe-no-fsync",
             "--log-level=warn",
         ],
-    )?;
+    })?;
     let services = format!("--service-cluster-ip-range={SERVICE_NETWORK}");
     let address = format!("--advertise-address={SWITCH_ADDRESS}");
-    machine.start_service(
-        "kube-apiserver",
-        &["/var/lib/etcd/data/member/wal"],
-        &[
+    machine.keep(&Program {
+        name: "kube-apiserver",
+        after: &["/var/lib/etcd/data/member/wal"],
+        reads: &["/etc/kubernetes/ca.crt", "/etc/kubernetes/apiserver.crt", "/etc/kubernetes/kubelet-client.crt", "/etc/kubernetes/sa.pub"],
+        argv: &[
             "/opt/godwit-lab/bin/kube-apiserver",
             "--etcd-servers=http://127.0.0.1:2379",
             "--secure-port=6443",
@@ -90,16 +88,17 @@ pub fn start_api(machine: &Machine) -> Result<()> {
             "--service-account-signing-key-file=/etc/kubernetes/sa.key",
             "--allow-privileged=true",
         ],
-    )
+    })
 }
 
 /// Starts the controllers and the scheduler; the API server is ready.
 pub fn start_controllers(machine: &Machine) -> Result<()> {
     let services = format!("--service-cluster-ip-range={SERVICE_NETWORK}");
-    machine.start_service(
-        "kube-controller-manager",
-        &[],
-        &[
+    machine.keep(&Program {
+        name: "kube-controller-manager",
+        after: &[],
+        reads: &["/etc/kubernetes/controller-manager.conf"],
+        argv: &[
             "/opt/godwit-lab/bin/kube-controller-manager",
             "--kubeconfig=/etc/kubernetes/controller-manager.conf",
             "--authentication-kubeconfig=/etc/kubernetes/controller-manager.conf",
@@ -111,13 +110,17 @@ pub fn start_controllers(machine: &Machine) -> Result<()> {
             "--service-account-private-key-file=/etc/kubernetes/sa.key",
             "--use-service-account-credentials=true",
             "--leader-elect=false",
+            // A dead node is NotReady after 15 to 17 s (the defaults take 50): tests wait for it. See the kubelet's lease.
+            "--node-monitor-grace-period=15s",
+            "--node-monitor-period=2s",
             &services,
         ],
-    )?;
-    machine.start_service(
-        "kube-scheduler",
-        &[],
-        &[
+    })?;
+    machine.keep(&Program {
+        name: "kube-scheduler",
+        after: &[],
+        reads: &["/etc/kubernetes/scheduler.conf"],
+        argv: &[
             "/opt/godwit-lab/bin/kube-scheduler",
             "--kubeconfig=/etc/kubernetes/scheduler.conf",
             "--authentication-kubeconfig=/etc/kubernetes/scheduler.conf",
@@ -125,5 +128,5 @@ pub fn start_controllers(machine: &Machine) -> Result<()> {
             "--bind-address=127.0.0.1",
             "--leader-elect=false",
         ],
-    )
+    })
 }

@@ -93,15 +93,28 @@ impl Topology {
         self.nodes.iter().any(|node| node.runtime == Runtime::Crio)
     }
 
+    /// The node of that name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// These nodes, and those of `others` whose names are not here, with the next free numbers.
+    pub fn joined(mut self, others: &Self) -> Self {
+        for other in &others.nodes {
+            if self.node(&other.name).is_some() {
+                continue;
+            }
+            let taken = |number: u8| self.nodes.iter().any(|node| node.number == number);
+            if let Some(number) = (1..=u8::MAX).find(|number| !taken(*number)) {
+                let node = Node { number, ..other.clone() };
+                self.nodes.push(node);
+            }
+        }
+        self
+    }
+
     fn of<'a>(nodes: impl Iterator<Item = (&'a str, Runtime)>) -> Self {
-        let nodes = nodes
-            .zip(1u8..)
-            .map(|((letter, runtime), number)| Node {
-                name: format!("node-{letter}"),
-                number,
-                runtime,
-            })
-            .collect();
+        let nodes = nodes.zip(1u8..).map(|((letter, runtime), number)| Node { name: format!("node-{letter}"), number, runtime }).collect();
         Self { nodes }
     }
 }
@@ -114,19 +127,9 @@ impl FromStr for Topology {
         let mut nodes = Vec::new();
         for part in text.split(',') {
             let (name, runtime) = part.split_once(':').unwrap_or((part, "containerd"));
-            let plain = !name.is_empty()
-                && name.len() <= 8
-                && name
-                    .chars()
-                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-            ensure!(
-                plain,
-                "node name {name:?}: one to eight of a-z and 0-9 are allowed"
-            );
-            ensure!(
-                nodes.iter().all(|(other, _)| *other != name),
-                "node {name:?} is named twice"
-            );
+            let plain = !name.is_empty() && name.len() <= 8 && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+            ensure!(plain, "node name {name:?}: one to eight of a-z and 0-9 are allowed");
+            ensure!(nodes.iter().all(|(other, _)| *other != name), "node {name:?} is named twice");
             let runtime = match runtime {
                 "containerd" => Runtime::Containerd,
                 "crio" => Runtime::Crio,
@@ -150,6 +153,15 @@ mod tests {
         assert_eq!(topology.nodes[1].name, "node-b");
         assert_eq!(topology.nodes[1].address(), "10.88.2.1");
         assert!(topology.needs_crio());
+    }
+
+    #[test]
+    fn joining_keeps_what_is_there() {
+        let running: Topology = "b,x".parse().unwrap();
+        let joined = running.clone().joined(&Topology::standard(true));
+        let names: Vec<_> = joined.nodes.iter().map(|n| format!("{} {}", n.name, n.number)).collect();
+        assert_eq!(names, ["node-b 1", "node-x 2", "node-a 3", "node-c 4", "node-d 5"]);
+        assert_eq!(joined.clone().joined(&running), joined);
     }
 
     #[test]

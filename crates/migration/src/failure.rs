@@ -5,9 +5,7 @@ use std::hash::{Hash, Hasher};
 use serde::{Deserialize, Serialize};
 
 /// Reason, message and remedy: what a user needs to act.
-#[derive(
-    Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord, thiserror::Error,
-)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct Failure {
     /// CamelCase, stable, one word for each cause.
@@ -20,16 +18,8 @@ pub struct Failure {
 
 impl Failure {
     /// A failure from its three parts.
-    pub fn new(
-        reason: impl Into<String>,
-        message: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
-        Self {
-            reason: reason.into(),
-            message: message.into(),
-            remedy: remedy.into(),
-        }
+    pub fn new(reason: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { reason: reason.into(), message: message.into(), remedy: remedy.into() }
     }
 }
 

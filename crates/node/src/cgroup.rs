@@ -23,11 +23,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::Finding;
 pub use freeze::{before_freeze, freeze_all};
 
 /// Which of the two kinds of hierarchy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
 pub enum Version {
     /// The freezer controller is on a hierarchy of its own.
     V1,
@@ -106,8 +108,8 @@ impl Error {
     }
 }
 
-/// A cgroup of the node.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// A cgroup of the node. Serialised it is the agent's path of it, which stays the same when the agent restarts.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
 pub struct Cgroup {
     version: Version,
     /// Where the hierarchy is mounted, as the agent reaches it.

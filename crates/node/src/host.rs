@@ -141,6 +141,24 @@ impl Host {
         Ok(command)
     }
 
+    /// Does something in the node's mount namespace, where paths are the node's, on a thread of its own. Blocks until it is done.
+    ///
+    /// # Errors
+    /// The namespace cannot be joined, or what `work` says.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        let Some(pid) = self.pid else { return work() };
+        let namespace = open(&PathBuf::from(format!("/proc/{pid}/ns/mnt")))?;
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(move || {
+                // setns(2): a thread that shares its filesystem information with others cannot change its mount namespace.
+                nix::sched::unshare(CloneFlags::CLONE_FS)?;
+                nix::sched::setns(&namespace, CloneFlags::CLONE_NEWNS)?;
+                work()
+            });
+            worker.join().unwrap_or_else(|_| Err(io::Error::other("the thread in the node's mount namespace ended abnormally")))
+        })
+    }
+
     /// A program of the agent's own image, to be run in the network namespace `netns` (a path of the node) and otherwise as the agent itself.
     ///
     /// # Errors

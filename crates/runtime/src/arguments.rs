@@ -14,15 +14,7 @@ use std::{
 };
 
 /// Global flags without a value.
-const GLOBAL_ALONE: &[&str] = &[
-    "debug",
-    "systemd-cgroup",
-    "help",
-    "h",
-    "version",
-    "v",
-    "no-pivot",
-];
+const GLOBAL_ALONE: &[&str] = &["debug", "systemd-cgroup", "help", "h", "version", "v", "no-pivot"];
 /// Flags without a value, of all commands together (no name is used in both ways, but for those in [`VALUED`]).
 const ALONE: &[&str] = &[
     "no-pivot",
@@ -74,6 +66,8 @@ pub struct Flag {
 pub struct Invocation {
     /// The global flags as they were given.
     pub globals: Vec<OsString>,
+    /// Global `--root`.
+    pub root: Option<PathBuf>,
     /// Global `--log`.
     pub log: Option<PathBuf>,
     /// Global `--log-format json`.
@@ -95,13 +89,11 @@ impl Invocation {
     #[must_use]
     pub fn parse(arguments: &[OsString]) -> Self {
         let (globals, used) = flags(arguments, |name| GLOBAL_ALONE.contains(&name));
-        let mut invocation = Self {
-            globals: arguments.get(..used).unwrap_or_default().to_vec(),
-            ..Self::default()
-        };
+        let mut invocation = Self { globals: arguments.get(..used).unwrap_or_default().to_vec(), ..Self::default() };
         for flag in globals {
             let value = flag.value.unwrap_or_default();
             match flag.name.as_str() {
+                "root" if !value.is_empty() => invocation.root = Some(value.into()),
                 "log" if !value.is_empty() => invocation.log = Some(value.into()),
                 "log-format" => invocation.log_json = value == "json",
                 "systemd-cgroup" => invocation.systemd = value.is_empty() || value == "true",
@@ -115,9 +107,7 @@ impl Invocation {
         invocation.command = command.to_string_lossy().into_owned();
         invocation.rest = arguments.get(used + 1..).unwrap_or_default().to_vec();
         let command = invocation.command.clone();
-        let (flags, used) = flags(&invocation.rest, |name| {
-            ALONE.contains(&name) && !VALUED.contains(&(command.as_str(), name))
-        });
+        let (flags, used) = flags(&invocation.rest, |name| ALONE.contains(&name) && !VALUED.contains(&(command.as_str(), name)));
         invocation.flags = flags;
         invocation.words = invocation.rest.get(used..).unwrap_or_default().to_vec();
         invocation
@@ -133,33 +123,20 @@ impl Invocation {
     /// The last value of a flag, under any of its names.
     #[must_use]
     pub fn value(&self, names: &[&str]) -> Option<&OsStr> {
-        self.flags
-            .iter()
-            .rev()
-            .find(|flag| names.contains(&flag.name.as_str()))
-            .and_then(|flag| flag.value.as_deref())
+        self.flags.iter().rev().find(|flag| names.contains(&flag.name.as_str())).and_then(|flag| flag.value.as_deref())
     }
 
     /// Whether a flag without a value is set.
     #[must_use]
     pub fn has(&self, names: &[&str]) -> bool {
-        self.flags.iter().any(|flag| {
-            names.contains(&flag.name.as_str())
-                && flag.value.as_deref().is_none_or(|value| value == "true")
-        })
+        self.flags.iter().any(|flag| names.contains(&flag.name.as_str()) && flag.value.as_deref().is_none_or(|value| value == "true"))
     }
 }
 
 /// Whether a text may be the name of a directory of ours.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
-    !text.is_empty()
-        && text != "."
-        && text != ".."
-        && text.len() <= 255
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"_+-.".contains(&b))
+    !text.is_empty() && text != "." && text != ".." && text.len() <= 255 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+-.".contains(&b))
 }
 
 /// The flags at the beginning, and how many words they took.
@@ -170,29 +147,18 @@ fn flags(words: &[OsString], alone: impl Fn(&str) -> bool) -> (Vec<Flag>, usize)
         if bytes == b"--" {
             return (found, at + 1);
         }
-        let Some(body) = bytes
-            .strip_prefix(b"--")
-            .or_else(|| bytes.strip_prefix(b"-"))
-            .filter(|body| !body.is_empty())
-        else {
+        let Some(body) = bytes.strip_prefix(b"--").or_else(|| bytes.strip_prefix(b"-")).filter(|body| !body.is_empty()) else {
             break;
         };
         at += 1;
         if let Some(equals) = body.iter().position(|b| *b == b'=') {
             let (name, value) = body.split_at(equals);
             let value = value.get(1..).unwrap_or_default();
-            found.push(Flag {
-                name: String::from_utf8_lossy(name).into_owned(),
-                value: Some(OsStr::from_bytes(value).to_owned()),
-            });
+            found.push(Flag { name: String::from_utf8_lossy(name).into_owned(), value: Some(OsStr::from_bytes(value).to_owned()) });
             continue;
         }
         let name = String::from_utf8_lossy(body).into_owned();
-        let value = if alone(&name) {
-            None
-        } else {
-            words.get(at).cloned()
-        };
+        let value = if alone(&name) { None } else { words.get(at).cloned() };
         at += usize::from(value.is_some());
         found.push(Flag { name, value });
     }
@@ -204,23 +170,13 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Invocation {
-        Invocation::parse(
-            &text
-                .split_whitespace()
-                .map(OsString::from)
-                .collect::<Vec<_>>(),
-        )
+        Invocation::parse(&text.split_whitespace().map(OsString::from).collect::<Vec<_>>())
     }
 
     #[test]
     fn containerd_create() {
-        let i = parse(
-            "--root /run/containerd/runc/k8s.io --log /b/log.json --log-format json --systemd-cgroup create --bundle /b --pid-file /b/init.pid abc",
-        );
-        assert_eq!(
-            (i.command.as_str(), i.id(), i.systemd, i.log_json),
-            ("create", Some("abc"), true, true)
-        );
+        let i = parse("--root /run/containerd/runc/k8s.io --log /b/log.json --log-format json --systemd-cgroup create --bundle /b --pid-file /b/init.pid abc");
+        assert_eq!((i.command.as_str(), i.id(), i.systemd, i.log_json), ("create", Some("abc"), true, true));
         assert_eq!(i.globals.len(), 7);
         assert_eq!(i.log.as_deref(), Some(std::path::Path::new("/b/log.json")));
         assert_eq!(i.value(&["pid-file"]), Some(OsStr::new("/b/init.pid")));
@@ -232,10 +188,7 @@ mod tests {
         let i = parse("--root=/run/runc create --bundle=/b --no-pivot --pid-file /p x1");
         assert_eq!((i.id(), i.has(&["no-pivot"])), (Some("x1"), true));
         let i = parse("--root=/run/runc kill --all x1 15");
-        assert_eq!(
-            (i.id(), i.words.len(), i.has(&["all", "a"])),
-            (Some("x1"), 2, true)
-        );
+        assert_eq!((i.id(), i.words.len(), i.has(&["all", "a"])), (Some("x1"), 2, true));
         let i = parse("delete -f=false x1");
         assert!(!i.has(&["f", "force"]));
     }
@@ -243,10 +196,7 @@ mod tests {
     #[test]
     fn exec_with_values_and_a_command() {
         let i = parse("exec --cwd / -e A=b -d --pid-file /p --process /q id sh -c x");
-        assert_eq!(
-            (i.id(), i.value(&["process", "p"])),
-            (Some("id"), Some(OsStr::new("/q")))
-        );
+        assert_eq!((i.id(), i.value(&["process", "p"])), (Some("id"), Some(OsStr::new("/q"))));
         assert_eq!(i.words.len(), 4);
         assert_eq!(parse("ps -f json id").id(), Some("id"));
         assert_eq!(parse("delete -f id").id(), Some("id"));

@@ -64,16 +64,8 @@ fn parse_mounts(text: &str) -> Vec<Hierarchy> {
                 .map(str::to_owned)
                 .collect()
         };
-        if !found
-            .iter()
-            .any(|other| other.unified == unified && other.controllers == controllers)
-        {
-            found.push(Hierarchy {
-                mount: mount.into(),
-                root: root.into(),
-                controllers,
-                unified,
-            });
+        if !found.iter().any(|other| other.unified == unified && other.controllers == controllers) {
+            found.push(Hierarchy { mount: mount.into(), root: root.into(), controllers, unified });
         }
     }
     if found.iter().any(|hierarchy| !hierarchy.unified) {
@@ -85,15 +77,7 @@ fn parse_mounts(text: &str) -> Vec<Hierarchy> {
 /// The directories of the cgroup of the process with this `/proc/PID/cgroup`, one for each hierarchy.
 #[must_use]
 pub fn of_process(hierarchies: &[Hierarchy], text: &str) -> Vec<PathBuf> {
-    hierarchies
-        .iter()
-        .filter_map(|hierarchy| {
-            Some(below(
-                &hierarchy.mount,
-                &visible(hierarchy, &own(hierarchy, text)?),
-            ))
-        })
-        .collect()
+    hierarchies.iter().filter_map(|hierarchy| Some(below(&hierarchy.mount, &visible(hierarchy, &own(hierarchy, text)?)))).collect()
 }
 
 /// The path in `/proc/PID/cgroup` for a hierarchy.
@@ -104,10 +88,7 @@ fn own(hierarchy: &Hierarchy, text: &str) -> Option<PathBuf> {
         let same = if hierarchy.unified {
             controllers.is_empty()
         } else {
-            !controllers.is_empty()
-                && controllers
-                    .split(',')
-                    .any(|name| hierarchy.controllers.iter().any(|c| c == name))
+            !controllers.is_empty() && controllers.split(',').any(|name| hierarchy.controllers.iter().any(|c| c == name))
         };
         same.then(|| path.into())
     })
@@ -115,42 +96,26 @@ fn own(hierarchy: &Hierarchy, text: &str) -> Option<PathBuf> {
 
 /// A cgroup's path as seen from the mount point.
 fn visible(hierarchy: &Hierarchy, path: &Path) -> PathBuf {
-    path.strip_prefix(&hierarchy.root)
-        .map_or_else(|_| path.to_owned(), Path::to_owned)
+    path.strip_prefix(&hierarchy.root).map_or_else(|_| path.to_owned(), Path::to_owned)
 }
 
 /// The directories of a container's cgroup.
 ///
 /// `path` is `linux.cgroupsPath`, `own` the text of `/proc/self/cgroup`, `init` that of `/proc/1/cgroup`.
 #[must_use]
-pub fn of_container(
-    hierarchies: &[Hierarchy],
-    path: &str,
-    id: &str,
-    systemd: bool,
-    own_text: &str,
-    init: &str,
-) -> Vec<PathBuf> {
+pub fn of_container(hierarchies: &[Hierarchy], path: &str, id: &str, systemd: bool, own_text: &str, init: &str) -> Vec<PathBuf> {
     hierarchies
         .iter()
         .map(|hierarchy| {
             let inner = if systemd {
-                let base = own(hierarchy, init)
-                    .map(|path| visible(hierarchy, &path))
-                    .unwrap_or_default();
-                let base = if base.ends_with("init.scope") {
-                    base.parent().map(Path::to_owned).unwrap_or_default()
-                } else {
-                    base
-                };
+                let base = own(hierarchy, init).map(|path| visible(hierarchy, &path)).unwrap_or_default();
+                let base = if base.ends_with("init.scope") { base.parent().map(Path::to_owned).unwrap_or_default() } else { base };
                 // Version 2 and cgroupfs-less version 1: systemd's slices start at the cgroup of process 1.
                 below(&below(Path::new(""), &base), &systemd_path(path, id))
             } else if path.starts_with('/') {
                 path.into()
             } else {
-                let base = own(hierarchy, own_text)
-                    .map(|path| visible(hierarchy, &path))
-                    .unwrap_or_default();
+                let base = own(hierarchy, own_text).map(|path| visible(hierarchy, &path)).unwrap_or_default();
                 base.join(if path.is_empty() { id } else { path })
             };
             below(&hierarchy.mount, &inner)
@@ -165,11 +130,7 @@ fn systemd_path(path: &str, id: &str) -> PathBuf {
         (Some(slice), Some(prefix), Some(name)) => (slice, prefix, name),
         _ => ("system.slice", "runc", id),
     };
-    let slice = if slice.is_empty() {
-        "system.slice"
-    } else {
-        slice
-    };
+    let slice = if slice.is_empty() { "system.slice" } else { slice };
     let unit = match (name.ends_with(".slice"), prefix.is_empty()) {
         (true, _) => name.to_owned(),
         (false, true) => format!("{name}.scope"),
@@ -196,11 +157,7 @@ fn expand_slice(slice: &str) -> PathBuf {
 /// Joins, never leaving `base`.
 fn below(base: &Path, inner: &Path) -> PathBuf {
     let mut path = base.to_owned();
-    path.extend(
-        inner
-            .components()
-            .filter(|component| matches!(component, Component::Normal(_))),
-    );
+    path.extend(inner.components().filter(|component| matches!(component, Component::Normal(_))));
     path
 }
 
@@ -257,9 +214,7 @@ fn make(directory: &Path) -> io::Result<()> {
         let empty = fs::read_to_string(&file).is_ok_and(|text| text.trim().is_empty());
         if empty
             && !directory.join("cgroup.controllers").exists()
-            && let Some(given) = directory
-                .parent()
-                .and_then(|parent| fs::read_to_string(parent.join(name)).ok())
+            && let Some(given) = directory.parent().and_then(|parent| fs::read_to_string(parent.join(name)).ok())
         {
             let _ = fs::write(&file, given.trim());
         }
@@ -273,12 +228,7 @@ pub fn members(directories: &[PathBuf]) -> Vec<i32> {
     let mut pids = Vec::new();
     let mut open = directories.to_vec();
     while let Some(directory) = open.pop() {
-        pids.extend(
-            fs::read_to_string(directory.join("cgroup.procs"))
-                .unwrap_or_default()
-                .lines()
-                .filter_map(|pid| pid.parse::<i32>().ok()),
-        );
+        pids.extend(fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default().lines().filter_map(|pid| pid.parse::<i32>().ok()));
         open.extend(
             fs::read_dir(&directory)
                 .into_iter()
@@ -298,10 +248,7 @@ pub fn empty(directories: &[PathBuf], patience: Duration) -> bool {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let end = std::time::Instant::now() + patience;
     loop {
-        let rest: Vec<i32> = members(directories)
-            .into_iter()
-            .filter(|pid| *pid != own && *pid > 0)
-            .collect();
+        let rest: Vec<i32> = members(directories).into_iter().filter(|pid| *pid != own && *pid > 0).collect();
         if rest.is_empty() {
             return true;
         }
@@ -327,9 +274,7 @@ pub fn remove(directories: &[PathBuf]) {
     for directory in directories {
         for _ in 0..20 {
             match remove_tree(directory) {
-                Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => {
-                    std::thread::sleep(Duration::from_millis(5))
-                }
+                Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => std::thread::sleep(Duration::from_millis(5)),
                 _ => break,
             }
         }
@@ -363,27 +308,15 @@ mod tests {
     fn version_1_wins_over_a_hybrid() {
         let h = parse_mounts(V1);
         assert_eq!(h.len(), 2);
-        assert_eq!(
-            h.first().map(|h| h.controllers.clone()),
-            Some(vec!["cpu".to_owned(), "cpuacct".to_owned()])
-        );
-        assert_eq!(
-            of_process(&h, OWN),
-            paths(&[
-                "/sys/fs/cgroup/cpu,cpuacct/system.slice/crio.service",
-                "/sys/fs/cgroup/systemd/system.slice/crio.service"
-            ])
-        );
+        assert_eq!(h.first().map(|h| h.controllers.clone()), Some(vec!["cpu".to_owned(), "cpuacct".to_owned()]));
+        assert_eq!(of_process(&h, OWN), paths(&["/sys/fs/cgroup/cpu,cpuacct/system.slice/crio.service", "/sys/fs/cgroup/systemd/system.slice/crio.service"]));
     }
 
     #[test]
     fn cgroupfs_paths() {
         let h = parse_mounts("33 30 0:29 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
         let of = |path: &str| of_container(&h, path, "id", false, "0::/me\n", "0::/init.scope\n");
-        assert_eq!(
-            of("/kubepods/podx/abc"),
-            paths(&["/sys/fs/cgroup/kubepods/podx/abc"])
-        );
+        assert_eq!(of("/kubepods/podx/abc"), paths(&["/sys/fs/cgroup/kubepods/podx/abc"]));
         assert_eq!(of("/a/../../b"), paths(&["/sys/fs/cgroup/a/b"]));
         assert_eq!(of("rel"), paths(&["/sys/fs/cgroup/me/rel"]));
         assert_eq!(of(""), paths(&["/sys/fs/cgroup/me/id"]));
@@ -395,27 +328,16 @@ mod tests {
         let of = |path: &str| of_container(&h, path, "id", true, "0::/me\n", "0::/init.scope\n");
         assert_eq!(
             of("kubepods-burstable-podx.slice:crio:abc"),
-            paths(&[
-                "/sys/fs/cgroup/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podx.slice/crio-abc.scope"
-            ])
+            paths(&["/sys/fs/cgroup/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podx.slice/crio-abc.scope"])
         );
         assert_eq!(of("-.slice::abc"), paths(&["/sys/fs/cgroup/abc.scope"]));
-        assert_eq!(
-            of(":a:b.slice"),
-            paths(&["/sys/fs/cgroup/system.slice/b.slice"])
-        );
-        assert_eq!(
-            of(""),
-            paths(&["/sys/fs/cgroup/system.slice/runc-id.scope"])
-        );
+        assert_eq!(of(":a:b.slice"), paths(&["/sys/fs/cgroup/system.slice/b.slice"]));
+        assert_eq!(of(""), paths(&["/sys/fs/cgroup/system.slice/runc-id.scope"]));
     }
 
     #[test]
     fn a_mount_of_a_subtree() {
         let h = parse_mounts("33 30 0:29 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
-        assert_eq!(
-            of_process(&h, "0::/docker/x/crio\n"),
-            paths(&["/sys/fs/cgroup/crio"])
-        );
+        assert_eq!(of_process(&h, "0::/docker/x/crio\n"), paths(&["/sys/fs/cgroup/crio"]));
     }
 }

@@ -44,10 +44,7 @@ impl Question {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        Ok(Self {
-            stream,
-            answer: Vec::new(),
-        })
+        Ok(Self { stream, answer: Vec::new() })
     }
 
     /// Readable when there is something to [`Question::read`].
@@ -64,16 +61,12 @@ impl Question {
         let mut buffer = [0u8; 4096];
         match recv(self.stream.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => self
-                .answer
-                .extend_from_slice(buffer.get(..count).unwrap_or_default()),
+            Ok(count) => self.answer.extend_from_slice(buffer.get(..count).unwrap_or_default()),
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         }
         match self.answer.iter().position(|byte| *byte == b'\n') {
-            Some(end) => Ok(Some(serde_json::from_slice(
-                self.answer.get(..end).unwrap_or_default(),
-            )?)),
+            Some(end) => Ok(Some(serde_json::from_slice(self.answer.get(..end).unwrap_or_default())?)),
             None => Ok(None),
         }
     }
@@ -90,10 +83,7 @@ impl Question {
                 Some(left) => PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
                 None => PollTimeout::NONE,
             };
-            match poll(
-                &mut [PollFd::new(self.descriptor(), PollFlags::POLLIN)],
-                timeout,
-            ) {
+            match poll(&mut [PollFd::new(self.descriptor(), PollFlags::POLLIN)], timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }

@@ -15,14 +15,7 @@ use crate::error::Error;
 /// The file, written by the agent when it installs the wrapper.
 pub const PATH: &str = "/opt/godwit/etc/runtime.json";
 /// Looked through after `$PATH`: callers may run with an empty one.
-const USUAL: &[&str] = &[
-    "/usr/local/sbin",
-    "/usr/local/bin",
-    "/usr/sbin",
-    "/usr/bin",
-    "/sbin",
-    "/bin",
-];
+const USUAL: &[&str] = &["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// The file's content.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
@@ -39,10 +32,7 @@ impl Config {
     /// Reads the file. A missing or broken one counts as empty: plain containers must go on.
     #[must_use]
     pub fn load() -> Self {
-        fs::read(PATH)
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default()
+        fs::read(PATH).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
 
     /// The runtime below.
@@ -53,10 +43,7 @@ impl Config {
         if let Some(path) = &self.runtime {
             return Ok(path.clone());
         }
-        find("runc").ok_or_else(|| Error::NoRuntime {
-            looked: "runc in $PATH and in the usual directories".into(),
-            config: PATH.into(),
-        })
+        find("runc").ok_or_else(|| Error::NoRuntime { looked: "runc in $PATH and in the usual directories".into(), config: PATH.into() })
     }
 
     /// The real CRIU.
@@ -71,10 +58,7 @@ impl Config {
 pub fn own_path() -> PathBuf {
     let path = env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
     // The kernel marks a file that was replaced while it runs; the new one is what the links should lead to.
-    match path
-        .to_str()
-        .and_then(|text| text.strip_suffix(" (deleted)"))
-    {
+    match path.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
         Some(text) => text.into(),
         None => path,
     }
@@ -83,9 +67,7 @@ pub fn own_path() -> PathBuf {
 /// The first executable of this name in `$PATH` and the usual directories that is not this program under another name.
 fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let own = fs::metadata("/proc/self/exe")
-        .ok()
-        .map(|meta| (meta.dev(), meta.ino()));
+    let own = fs::metadata("/proc/self/exe").ok().map(|meta| (meta.dev(), meta.ino()));
     search(name, &path, own)
 }
 
@@ -123,10 +105,7 @@ mod tests {
         let (own, plain, good) = (make("a", 0o755), make("b", 0o644), make("c", 0o755));
         let path = env::join_paths([&own, &plain, &good]).unwrap();
         let identity = executable(&own.join("criu-for-test"));
-        assert_eq!(
-            search("criu-for-test", &path, identity),
-            Some(good.join("criu-for-test"))
-        );
+        assert_eq!(search("criu-for-test", &path, identity), Some(good.join("criu-for-test")));
         assert_eq!(search("criu-for-test", &OsString::new(), None), None);
     }
 }

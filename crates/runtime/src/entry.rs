@@ -2,10 +2,7 @@
 
 use std::{ffi::OsString, path::Path};
 
-use crate::{
-    arguments::Invocation, commands, config::Config, create, gate, keeper, layout::Layout, runc,
-    standin,
-};
+use crate::{arguments::Invocation, commands, config::Config, create, gate, keeper, layout::Layout, runc, standin};
 
 /// `argv[0]` of the keeper.
 pub const KEEPER: &str = "godwit-keeper";

@@ -11,9 +11,7 @@ use crate::arguments::Invocation;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No runtime to call.
-    #[error(
-        "no OCI runtime was found (looked for {looked}); install runc or name it in {config} as {{\"runtime\": \"/path\"}}"
-    )]
+    #[error("no OCI runtime was found (looked for {looked}); install runc or name it in {config} as {{\"runtime\": \"/path\"}}")]
     NoRuntime {
         /// Where it was looked for.
         looked: String,
@@ -29,9 +27,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The pod names a migration, but the bundle lacks what identifies it.
-    #[error(
-        "container {container} names a migration, but its annotations have no {missing}; the runtime handler must be used with CRI-O or containerd"
-    )]
+    #[error("container {container} names a migration, but its annotations have no {missing}; the runtime handler must be used with CRI-O or containerd")]
     Unnamed {
         /// The container's id.
         container: String,
@@ -63,9 +59,7 @@ pub enum Error {
         why: String,
     },
     /// A terminal was asked for.
-    #[error(
-        "container {container} has a terminal (tty: true), which a live migration does not carry yet; delete the target pod, the source is untouched"
-    )]
+    #[error("container {container} has a terminal (tty: true), which a live migration does not carry yet; delete the target pod, the source is untouched")]
     Terminal {
         /// The container's id.
         container: String,
@@ -95,16 +89,9 @@ pub enum Error {
 
 impl Error {
     /// A file error.
-    pub fn file(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(std::io::Error) -> Self {
+    pub fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::File {
-            action,
-            path,
-            source,
-        }
+        move |source| Self::File { action, path, source }
     }
 
     /// One word for the log.
@@ -154,22 +141,13 @@ impl Error {
 
 /// One entry of runc's log.
 fn entry(text: &str, json: bool, time: &str) -> String {
-    if json {
-        format!(
-            "{}\n",
-            serde_json::json!({"level": "error", "msg": text, "time": time})
-        )
-    } else {
-        format!("time=\"{time}\" level=error msg={text:?}\n")
-    }
+    if json { format!("{}\n", serde_json::json!({"level": "error", "msg": text, "time": time})) } else { format!("time=\"{time}\" level=error msg={text:?}\n") }
 }
 
 /// The present moment in RFC 3339, UTC, whole seconds.
 #[must_use]
 pub fn now() -> String {
-    let seconds = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
+    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     rfc3339(seconds)
 }
 
@@ -178,23 +156,13 @@ fn rfc3339(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        rest / 3_600,
-        rest / 60 % 60,
-        rest % 60
-    )
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3_600, rest / 60 % 60, rest % 60)
 }
 
 #[cfg(test)]
@@ -221,13 +189,7 @@ mod tests {
     #[test]
     fn sources_are_told_once() {
         let error = Error::file("cannot read", "/x")(std::io::Error::other("no such thing"));
-        assert_eq!(
-            error.text(),
-            "godwit: FileError: cannot read /x: no such thing"
-        );
-        assert_eq!(
-            Error::Runtime("container not running".into()).text(),
-            "container not running"
-        );
+        assert_eq!(error.text(), "godwit: FileError: cannot read /x: no such thing");
+        assert_eq!(Error::Runtime("container not running".into()).text(), "container not running");
     }
 }

@@ -43,13 +43,7 @@ impl Fate {
     /// # Errors
     /// As [`Fate::read`], or when it cannot be written.
     pub fn pass(layout: &Layout, attempt: u32) -> io::Result<Self> {
-        decide(layout, |fate| {
-            if fate == Self::Open {
-                Self::Passed(attempt)
-            } else {
-                fate
-            }
-        })
+        decide(layout, |fate| if fate == Self::Open { Self::Passed(attempt) } else { fate })
     }
 
     /// Stops the container, unless its gate has been opened. Gives what holds now.
@@ -57,13 +51,7 @@ impl Fate {
     /// # Errors
     /// As [`Fate::pass`].
     pub fn end(layout: &Layout) -> io::Result<Self> {
-        decide(layout, |fate| {
-            if fate == Self::Open {
-                Self::Ended
-            } else {
-                fate
-            }
-        })
+        decide(layout, |fate| if fate == Self::Open { Self::Ended } else { fate })
     }
 
     /// Called by the keeper when a restore that had passed failed all the same.
@@ -71,13 +59,7 @@ impl Fate {
     /// # Errors
     /// As [`Fate::pass`].
     pub fn reopen(layout: &Layout) -> io::Result<Self> {
-        decide(layout, |fate| {
-            if fate == Self::Ended {
-                fate
-            } else {
-                Self::Open
-            }
-        })
+        decide(layout, |fate| if fate == Self::Ended { fate } else { Self::Open })
     }
 
     /// The word in the file.
@@ -93,24 +75,15 @@ impl Fate {
     fn from_word(word: &str) -> Self {
         match word.trim() {
             "" | "open" => Self::Open,
-            other => other
-                .strip_prefix("passed ")
-                .and_then(|number| number.parse().ok())
-                .map_or(Self::Ended, Self::Passed),
+            other => other.strip_prefix("passed ").and_then(|number| number.parse().ok()).map_or(Self::Ended, Self::Passed),
         }
     }
 }
 
 /// Changes the word under the lock and gives the new one.
 fn decide(layout: &Layout, step: impl FnOnce(Fate) -> Fate) -> io::Result<Fate> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(layout.file("fate"))?;
-    let mut file: Flock<File> =
-        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(layout.file("fate"))?;
+    let mut file: Flock<File> = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
     let mut word = String::new();
     file.read_to_string(&mut word)?;
     let before = Fate::from_word(&word);
@@ -131,10 +104,7 @@ mod tests {
     #[test]
     fn the_first_decision_holds() {
         let directory = tempfile::tempdir().unwrap();
-        let layout = Layout {
-            id: "x".into(),
-            path: directory.path().into(),
-        };
+        let layout = Layout { id: "x".into(), path: directory.path().into() };
         assert_eq!(Fate::read(&layout).unwrap(), Fate::Open);
         assert_eq!(Fate::pass(&layout, 12).unwrap(), Fate::Passed(12));
         assert_eq!(Fate::end(&layout).unwrap(), Fate::Passed(12));

@@ -30,34 +30,21 @@ pub fn run() -> i32 {
         return 0;
     }
     let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
-    let layout = env::var(ENV_CONTAINER)
-        .ok()
-        .and_then(|id| Layout::existing(&id));
-    let (Some(layout), Some(init_pid), Some(attempt)) =
-        (layout, number("CRTOOLS_INIT_PID"), number(ENV_ATTEMPT))
-    else {
-        eprintln!(
-            "godwit: the gate does not know which container it holds; nothing is let through"
-        );
+    let layout = env::var(ENV_CONTAINER).ok().and_then(|id| Layout::existing(&id));
+    let (Some(layout), Some(init_pid), Some(attempt)) = (layout, number("CRTOOLS_INIT_PID"), number(ENV_ATTEMPT)) else {
+        eprintln!("godwit: the gate does not know which container it holds; nothing is let through");
         return i32::from(stage == "post-restore");
     };
     if stage == "post-resume" {
         resumed(&layout, init_pid);
         return 0;
     }
-    hold(
-        &layout,
-        init_pid,
-        u32::try_from(attempt).unwrap_or(u32::MAX),
-    )
+    hold(&layout, init_pid, u32::try_from(attempt).unwrap_or(u32::MAX))
 }
 
 /// Holds CRIU until the agent has decided.
 fn hold(layout: &Layout, init_pid: i32, attempt: u32) -> i32 {
-    let request = Request::Gate {
-        container: layout.id.clone(),
-        init_pid,
-    };
+    let request = Request::Gate { container: layout.id.clone(), init_pid };
     let stopped = client::insist(&request, |reply| match reply {
         Reply::Go => Some(None),
         Reply::Abort { why } => Some(Some(why)),
@@ -72,8 +59,7 @@ fn hold(layout: &Layout, init_pid: i32, attempt: u32) -> i32 {
         let lost = Request::Restored {
             container: layout.id.clone(),
             code: 1,
-            output: "the keeper has gone; the restore was stopped at the gate, nothing has run"
-                .into(),
+            output: "the keeper has gone; the restore was stopped at the gate, nothing has run".into(),
         };
         client::insist(&lost, Some);
         return 1;
@@ -81,9 +67,7 @@ fn hold(layout: &Layout, init_pid: i32, attempt: u32) -> i32 {
     match Fate::pass(layout, attempt) {
         Ok(Fate::Passed(number)) if number == attempt => 0,
         Ok(_) | Err(_) => {
-            eprintln!(
-                "godwit: the container was stopped while it waited at the gate; nothing has run"
-            );
+            eprintln!("godwit: the container was stopped while it waited at the gate; nothing has run");
             1
         }
     }
@@ -94,13 +78,8 @@ fn resumed(layout: &Layout, init_pid: i32) {
     if let Some(real) = Process::of(init_pid) {
         let _ = layout.write("resumed", &real);
     }
-    let request = Request::Resumed {
-        container: layout.id.clone(),
-        init_pid,
-    };
-    if let Ok(Reply::Ok) =
-        Question::send(&request).and_then(|question| question.wait(Some(COURTESY)))
-    {
+    let request = Request::Resumed { container: layout.id.clone(), init_pid };
+    if let Ok(Reply::Ok) = Question::send(&request).and_then(|question| question.wait(Some(COURTESY))) {
         let _ = layout.mark("told");
     }
 }

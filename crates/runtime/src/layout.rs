@@ -41,10 +41,7 @@ impl Layout {
     /// Of a container, whether there or not. `None` when the id cannot be one.
     #[must_use]
     pub fn of(id: &str) -> Option<Self> {
-        is_name(id).then(|| Self {
-            id: id.to_owned(),
-            path: Path::new(CONTAINERS).join(id),
-        })
+        is_name(id).then(|| Self { id: id.to_owned(), path: Path::new(CONTAINERS).join(id) })
     }
 
     /// Of a container that a keeper holds or held.
@@ -95,6 +92,18 @@ impl Layout {
         Ok(serde_json::from_slice(&fs::read(self.file(name))?)?)
     }
 
+    /// Removes the directory; what the agent has mounted below it for a restore is unmounted first (the container has its own copies).
+    ///
+    /// # Errors
+    /// When something is left.
+    pub fn remove(&self) -> io::Result<()> {
+        unmount_below(&self.path);
+        match fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// The keeper.
     #[must_use]
     pub fn keeper(&self) -> Option<Process> {
@@ -120,4 +129,39 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     fs::rename(&temporary, path).inspect_err(|_| {
         let _ = fs::remove_file(&temporary);
     })
+}
+
+/// Unmounts whatever is mounted at or below a directory.
+pub fn unmount_below(directory: &Path) {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for mount in mounts_below(&table, directory) {
+        let _ = nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// Mount points below a directory, the last mounted first (proc_pid_mountinfo(5); no name of ours needs its octal escapes).
+fn mounts_below(table: &str, directory: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> =
+        table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).filter(|mount| mount.starts_with(directory)).collect();
+    found.reverse();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn ids_are_no_paths() {
+        assert!(Layout::of("../x").is_none());
+        assert!(Layout::of("..").is_none());
+        assert_eq!(Layout::of("a.b_c-1").unwrap().path, Path::new("/run/godwit/containers/a.b_c-1"));
+    }
+
+    #[test]
+    fn only_mounts_below() {
+        let table = "1 0 0:1 / / rw - x x x\n2 1 0:1 / /d/a/s rw - x x x\n3 1 0:1 / /d/ab rw - x x x\n4 2 0:1 / /d/a/s/t rw - x x x\n";
+        assert_eq!(mounts_below(table, Path::new("/d/a")), [PathBuf::from("/d/a/s/t"), PathBuf::from("/d/a/s")]);
+    }
 }

@@ -24,8 +24,7 @@ impl Process {
     /// Whether it still runs (a zombie does not).
     #[must_use]
     pub fn alive(&self) -> bool {
-        stat(self.pid)
-            .is_some_and(|(state, start)| start == self.start && !matches!(state, 'Z' | 'X' | 'x'))
+        stat(self.pid).is_some_and(|(state, start)| start == self.start && !matches!(state, 'Z' | 'X' | 'x'))
     }
 }
 
@@ -45,11 +44,7 @@ fn parse(text: &str) -> Option<(char, u64)> {
 /// Children of this process by pid, those that were left to it as a subreaper included.
 #[must_use]
 pub fn children() -> Vec<i32> {
-    fs::read_to_string("/proc/thread-self/children")
-        .unwrap_or_default()
-        .split_ascii_whitespace()
-        .filter_map(|pid| pid.parse().ok())
-        .collect()
+    fs::read_to_string("/proc/thread-self/children").unwrap_or_default().split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -68,12 +63,6 @@ mod tests {
     fn this_process_lives() {
         let me = Process::of(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(me.alive());
-        assert!(
-            !Process {
-                start: me.start + 1,
-                ..me
-            }
-            .alive()
-        );
+        assert!(!Process { start: me.start + 1, ..me }.alive());
     }
 }

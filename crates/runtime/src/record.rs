@@ -39,15 +39,15 @@ pub struct Record {
     pub origin: Vec<PathBuf>,
     /// The pod's namespaces: kind as in the OCI specification, and file.
     pub namespaces: Vec<(String, PathBuf)>,
+    /// The container has a cgroup namespace of its own, which neither runc nor CRIU makes in a restore.
+    pub cgroup_namespace: bool,
 }
 
 /// The global flags without `--log` and `--log-format`: an attempt logs into its own directory.
 #[must_use]
 pub fn without_log(globals: &[std::ffi::OsString]) -> Vec<String> {
     let mut kept = Vec::new();
-    let mut words = globals
-        .iter()
-        .map(|word| word.to_string_lossy().into_owned());
+    let mut words = globals.iter().map(|word| word.to_string_lossy().into_owned());
     while let Some(word) = words.next() {
         let name = word.trim_start_matches('-');
         match name {
@@ -67,15 +67,7 @@ mod tests {
 
     #[test]
     fn log_flags_go() {
-        let words = [
-            "--root",
-            "/r",
-            "--log",
-            "/l",
-            "--log-format=json",
-            "--systemd-cgroup",
-        ]
-        .map(Into::into);
+        let words = ["--root", "/r", "--log", "/l", "--log-format=json", "--systemd-cgroup"].map(Into::into);
         assert_eq!(without_log(&words), ["--root", "/r", "--systemd-cgroup"]);
     }
 }

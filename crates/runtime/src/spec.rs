@@ -12,15 +12,9 @@ pub const MIGRATION: &str = "godwit.dev/migration";
 pub const SOURCE_UID: &str = "godwit.dev/source-uid";
 
 /// Annotations under which CRI-O and containerd say the same, CRI-O's first.
-const TYPE: [&str; 2] = [
-    "io.kubernetes.cri-o.ContainerType",
-    "io.kubernetes.cri.container-type",
-];
+const TYPE: [&str; 2] = ["io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri.container-type"];
 const POD_UID: [&str; 2] = ["io.kubernetes.pod.uid", "io.kubernetes.cri.sandbox-uid"];
-const CONTAINER_NAME: [&str; 2] = [
-    "io.kubernetes.container.name",
-    "io.kubernetes.cri.container-name",
-];
+const CONTAINER_NAME: [&str; 2] = ["io.kubernetes.container.name", "io.kubernetes.cri.container-name"];
 
 /// A bundle's configuration.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -85,23 +79,25 @@ impl Spec {
     pub fn load(bundle: &Path) -> Result<Self, Error> {
         let path = bundle.join("config.json");
         let text = fs::read(&path).map_err(Error::file("cannot read", &path))?;
-        serde_json::from_slice(&text)
-            .map_err(|error| Error::file("cannot understand", &path)(error.into()))
+        serde_json::from_slice(&text).map_err(|error| Error::file("cannot understand", &path)(error.into()))
     }
 
     /// The migration that brings this container, if its pod names one and it is not the pod's sandbox.
     #[must_use]
     pub fn migration(&self) -> Option<&str> {
-        (self.first(TYPE)? == "container")
-            .then(|| self.annotations.get(MIGRATION).map(String::as_str))
-            .flatten()
-            .filter(|uid| !uid.is_empty())
+        (self.first(TYPE)? == "container").then(|| self.annotations.get(MIGRATION).map(String::as_str)).flatten().filter(|uid| !uid.is_empty())
     }
 
     /// UID of the pod.
     #[must_use]
     pub fn pod_uid(&self) -> Option<&str> {
         self.first(POD_UID)
+    }
+
+    /// Whether the container gets a new cgroup namespace.
+    #[must_use]
+    pub fn new_cgroup_namespace(&self) -> bool {
+        self.linux.namespaces.iter().any(|namespace| namespace.kind == "cgroup" && namespace.path.is_empty())
     }
 
     /// Name of the container in its pod.
@@ -118,11 +114,7 @@ impl Spec {
 
     /// The first of these annotations that is there.
     fn first(&self, names: [&str; 2]) -> Option<&str> {
-        names
-            .iter()
-            .find_map(|name| self.annotations.get(*name))
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
+        names.iter().find_map(|name| self.annotations.get(*name)).map(String::as_str).filter(|value| !value.is_empty())
     }
 }
 
@@ -132,16 +124,15 @@ mod tests {
     use super::*;
 
     fn spec(annotations: &str) -> Spec {
-        serde_json::from_str(&format!(
-            "{{\"ociVersion\":\"1.2.0\",\"annotations\":{annotations}}}"
-        ))
-        .unwrap()
+        serde_json::from_str(&format!("{{\"ociVersion\":\"1.2.0\",\"annotations\":{annotations}}}")).unwrap()
     }
 
     #[test]
     fn names_are_those_of_the_api() {
-        assert_eq!(MIGRATION, godwit_api::names::ANNOTATION_MIGRATION);
-        assert_eq!(SOURCE_UID, godwit_api::names::ANNOTATION_SOURCE_UID);
+        let names = include_str!("../../api/src/names.rs");
+        for (constant, value) in [("ANNOTATION_MIGRATION", MIGRATION), ("ANNOTATION_SOURCE_UID", SOURCE_UID)] {
+            assert!(names.contains(&format!("{constant}: &str = \"{value}\";")), "{constant}");
+        }
     }
 
     #[test]
@@ -149,34 +140,17 @@ mod tests {
         let crio = spec(
             r#"{"io.kubernetes.cri-o.ContainerType":"container","io.kubernetes.pod.uid":"u","io.kubernetes.container.name":"c","godwit.dev/migration":"m"}"#,
         );
-        assert_eq!(
-            (crio.migration(), crio.pod_uid(), crio.container_name()),
-            (Some("m"), Some("u"), Some("c"))
-        );
+        assert_eq!((crio.migration(), crio.pod_uid(), crio.container_name()), (Some("m"), Some("u"), Some("c")));
         let containerd = spec(
             r#"{"io.kubernetes.cri.container-type":"container","io.kubernetes.cri.sandbox-uid":"u","io.kubernetes.cri.container-name":"c","godwit.dev/migration":"m"}"#,
         );
-        assert_eq!(
-            (
-                containerd.migration(),
-                containerd.pod_uid(),
-                containerd.container_name()
-            ),
-            (Some("m"), Some("u"), Some("c"))
-        );
+        assert_eq!((containerd.migration(), containerd.pod_uid(), containerd.container_name()), (Some("m"), Some("u"), Some("c")));
     }
 
     #[test]
     fn sandboxes_and_others_are_plain() {
-        assert_eq!(
-            spec(r#"{"io.kubernetes.cri.container-type":"sandbox","godwit.dev/migration":"m"}"#)
-                .migration(),
-            None
-        );
-        assert_eq!(
-            spec(r#"{"io.kubernetes.cri.container-type":"container"}"#).migration(),
-            None
-        );
+        assert_eq!(spec(r#"{"io.kubernetes.cri.container-type":"sandbox","godwit.dev/migration":"m"}"#).migration(), None);
+        assert_eq!(spec(r#"{"io.kubernetes.cri.container-type":"container"}"#).migration(), None);
         assert_eq!(spec(r#"{"godwit.dev/migration":"m"}"#).migration(), None);
         assert_eq!(spec("{}").migration(), None);
     }

@@ -16,14 +16,16 @@ use std::{
 
 use nix::{
     errno::Errno,
+    sched::{CloneFlags, unshare},
     sys::socket::{MsgFlags, recv},
 };
 
 use crate::{
     client,
     config::Config,
-    layout::ENV_CONTAINER,
+    layout::{ENV_CONTAINER, Layout},
     protocol::{Reply, Request},
+    record::Record,
     runc,
 };
 
@@ -33,9 +35,8 @@ const RESTORE: u64 = 2;
 /// Runs the stand-in; gives an exit code only if CRIU is not to run.
 #[must_use]
 pub fn run(arguments: &[OsString]) -> i32 {
-    if let Some(why) = worker(arguments)
-        .filter(|fd| peek(*fd) == Some(RESTORE))
-        .and_then(|_| images())
+    if worker(arguments).and_then(peek) == Some(RESTORE)
+        && let Err(why) = ready()
     {
         eprintln!("godwit: the restore is stopped before CRIU reads an image: {why}");
         return 1;
@@ -67,14 +68,22 @@ fn peek(fd: RawFd) -> Option<u64> {
     }
 }
 
-/// Waits for the images. `Some`: why there will be none.
-fn images() -> Option<String> {
-    let container = env::var(ENV_CONTAINER).ok()?;
-    client::insist(&Request::Images { container }, |reply| match reply {
-        Reply::Go => Some(None),
-        Reply::Abort { why } => Some(Some(why)),
+/// Waits for the images and makes what CRIU does not make itself. `Err`: why there is to be no restore.
+fn ready() -> Result<(), String> {
+    let Some(layout) = env::var(ENV_CONTAINER).ok().and_then(|id| Layout::existing(&id)) else { return Ok(()) };
+    let request = Request::Images { container: layout.id.clone() };
+    client::insist(&request, |reply| match reply {
+        Reply::Go => Some(Ok(())),
+        Reply::Abort { why } => Some(Err(why)),
         _ => None,
-    })
+    })?;
+    // CRIU with `manage-cgroups=ignore` leaves its children in its own cgroup namespace, and runc makes none in a restore. runc has put this process into the
+    // container's cgroup, so that a namespace made here has the same root as one that `runc create` makes.
+    let record: Record = layout.read("record.json").map_err(|error| error.to_string())?;
+    if record.cgroup_namespace {
+        unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|errno| format!("no cgroup namespace for the container: {errno}"))?;
+    }
+    Ok(())
 }
 
 /// Field 1 of a protobuf message, a varint (the last one counts). `None` if there is none or the message is cut before it.

@@ -144,7 +144,7 @@ async fn pack(
             break;
         }
     }
-    volumes::finish(tar)
+    tar.finish()
         .await
         .map_err(|error| internal("tar failed", error))?;
     let end = FileChunk {

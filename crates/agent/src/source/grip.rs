@@ -33,7 +33,7 @@ const KILLING: Duration = Duration::from_secs(20);
 struct Held {
     name: String,
     init: Init,
-    cgroup: PathBuf,
+    cgroup: Cgroup,
 }
 
 /// A pod as it was when the switch began.
@@ -42,7 +42,7 @@ pub struct Grip {
     boot_id: String,
     uid: String,
     containers: Vec<Held>,
-    pod_cgroup: PathBuf,
+    pod_cgroup: Cgroup,
     /// Cgroups below the pod's: of its containers, its sandbox and its monitors.
     known: Vec<String>,
     netns: PathBuf,
@@ -78,7 +78,7 @@ impl Grip {
             containers.push(Held {
                 name: container.name.clone(),
                 init,
-                cgroup: cgroup.name().to_owned(),
+                cgroup: cgroup.clone(),
             });
         }
         Ok(Self {
@@ -87,7 +87,7 @@ impl Grip {
             uid: pod.sandbox.uid.clone(),
             containers,
             known: children(&pod_cgroup),
-            pod_cgroup: pod_cgroup.name().to_owned(),
+            pod_cgroup,
             netns,
         })
     }
@@ -98,16 +98,8 @@ impl Grip {
         facts::boot_id().is_ok_and(|now| now == self.boot_id)
     }
 
-    fn cgroups(&self, host: &Host) -> Vec<Cgroup> {
-        self.containers
-            .iter()
-            .map(|held| Cgroup::named(host, &held.cgroup))
-            .filter(Cgroup::exists)
-            .collect()
-    }
-
-    fn pod(&self, host: &Host) -> Cgroup {
-        Cgroup::named(host, &self.pod_cgroup)
+    fn cgroups(&self) -> Vec<Cgroup> {
+        self.containers.iter().map(|held| held.cgroup.clone()).filter(Cgroup::exists).collect()
     }
 
     /// The traffic gate of the pod.
@@ -138,12 +130,12 @@ impl Grip {
     ///
     /// # Errors
     /// When a task cannot be frozen, or a container has ended; everything is thawed again.
-    pub fn freeze(&self, host: &Host) -> Result<(), Failure> {
-        let cgroups = self.cgroups(host);
+    pub fn freeze(&self) -> Result<(), Failure> {
+        let cgroups = self.cgroups();
         cgroup::freeze_all(&cgroups, Instant::now() + FREEZING)
             .map_err(|error| convert::finding(error.finding()))?;
         if let Some(gone) = self.died() {
-            self.thaw(host)?;
+            self.thaw()?;
             return Err(failure(
                 "ContainerEnded",
                 format!("container {gone} ended before it was frozen"),
@@ -157,13 +149,13 @@ impl Grip {
     ///
     /// # Errors
     /// When a process list cannot be read.
-    pub fn shapes(&self, host: &Host) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    pub fn shapes(&self) -> Result<Vec<(String, Vec<u8>)>, Failure> {
         self.containers
             .iter()
             .map(|held| {
-                let tree = process::tree(&Cgroup::named(host, &held.cgroup))
+                let tree = process::tree(&held.cgroup)
                     .map_err(|error| internal("cannot list processes", error))?;
-                let shape = serde_json::to_vec(&Shape::of(&tree))
+                let shape = serde_json::to_vec(&Shape::of(held.init.pid(), &tree))
                     .map_err(|error| internal("cannot describe the processes", error))?;
                 Ok((held.name.clone(), shape))
             })
@@ -174,10 +166,10 @@ impl Grip {
     ///
     /// # Errors
     /// When it does not freeze.
-    pub fn seal(&self, host: &Host) -> Result<(), Failure> {
-        let pod = self.pod(host);
+    pub fn seal(&self) -> Result<(), Failure> {
+        let pod = &self.pod_cgroup;
         if pod.exists() {
-            cgroup::freeze_all(&[pod], Instant::now() + FREEZING)
+            cgroup::freeze_all(std::slice::from_ref(pod), Instant::now() + FREEZING)
                 .map_err(|error| convert::finding(error.finding()))?;
         }
         Ok(())
@@ -186,7 +178,7 @@ impl Grip {
     /// What the source looks like at this moment.
     #[must_use]
     pub fn look(&self, host: &Host) -> SealFacts {
-        let pod = self.pod(host);
+        let pod = &self.pod_cgroup;
         let same_boot = self.same_boot();
         SealFacts {
             same_boot,
@@ -195,7 +187,7 @@ impl Grip {
                 || pod.pids().is_ok_and(|pids| pids.is_empty()),
             fenced: fence::raised(host, &self.uid),
             died: self.died(),
-            started: if same_boot { self.started(&pod) } else { None },
+            started: if same_boot { self.started(pod) } else { None },
         }
     }
 
@@ -219,9 +211,9 @@ impl Grip {
     ///
     /// # Errors
     /// When a cgroup cannot be thawed.
-    pub fn thaw(&self, host: &Host) -> Result<(), Failure> {
+    pub fn thaw(&self) -> Result<(), Failure> {
         // The pod's cgroup first: below a frozen parent a container's own thaw shows no effect.
-        for cgroup in std::iter::once(self.pod(host)).chain(self.cgroups(host)) {
+        for cgroup in std::iter::once(self.pod_cgroup.clone()).chain(self.cgroups()) {
             if cgroup.exists() {
                 cgroup
                     .thaw()
@@ -235,15 +227,15 @@ impl Grip {
     ///
     /// # Errors
     /// When a process does not die.
-    pub fn kill(&self, host: &Host) -> Result<(), Failure> {
+    pub fn kill(&self) -> Result<(), Failure> {
         let end = Instant::now() + KILLING;
-        for cgroup in self.cgroups(host) {
+        for cgroup in self.cgroups() {
             cgroup
                 .kill_all(end)
                 .map_err(|error| convert::finding(error.finding()))?;
         }
-        self.thaw(host)?;
-        for cgroup in self.cgroups(host) {
+        self.thaw()?;
+        for cgroup in self.cgroups() {
             cgroup
                 .await_empty(end)
                 .map_err(|error| convert::finding(error.finding()))?;

@@ -23,6 +23,12 @@ impl Init {
         })
     }
 
+    /// Its pid.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// Whether it is still that process and not a zombie.
     #[must_use]
     pub fn lives(&self) -> bool {

@@ -321,7 +321,7 @@ impl Worker {
             Effect::SealPod => self.seal_pod().await,
             Effect::Thaw => self.thaw().await,
             Effect::Kill => {
-                self.must("end the sealed pod", |grip, node| grip.kill(&node.host))
+                self.must("end the sealed pod", |grip, _| grip.kill())
                     .await
             }
             Effect::OfferToTarget => self.offer(),
@@ -423,8 +423,7 @@ impl Worker {
         self.frozen_at = Some(Instant::now());
         let frozen = self
             .with_grip(|grip, node| {
-                grip.freeze(&node.host)
-                    .and_then(|()| grip.shapes(&node.host))
+                grip.freeze().and_then(|()| grip.shapes())
             })
             .await
             .unwrap_or_else(|| Err(internal("cannot freeze", "the pod was not prepared")));
@@ -483,7 +482,7 @@ impl Worker {
     async fn seal_pod(&mut self) {
         self.point("dumped").await;
         let timer = Timer::start(ROLE, "seal");
-        self.must("seal the pod", |grip, node| grip.seal(&node.host))
+        self.must("seal the pod", |grip, _| grip.seal())
             .await;
         let facts = self.look().await;
         self.step(timer.stop());
@@ -495,7 +494,7 @@ impl Worker {
         if let Some(dump) = self.dump.take() {
             let _ = dump.await;
         }
-        self.must("thaw the pod", |grip, node| grip.thaw(&node.host))
+        self.must("thaw the pod", |grip, _| grip.thaw())
             .await;
         self.ran_again();
         let images = self

@@ -69,7 +69,7 @@ pub async fn apply(
         })?;
     };
     drop(stdin);
-    volumes::finish(tar)
+    tar.finish()
         .await
         .map_err(|error| internal("the pod's files could not be written on the target", error))?;
     if whole.length != length || whole.digest != hash.finalize().as_bytes() {

@@ -29,6 +29,5 @@ async fn inside(
 ) -> io::Result<()> {
     let host = host.clone();
     tokio::task::spawn_blocking(move || host.within(work))
-        .await
-        .map_err(io::Error::other)??
+        .await.map_err(io::Error::other)?
 }

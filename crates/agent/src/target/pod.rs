@@ -233,7 +233,7 @@ impl TargetPod {
                 Cgroup::of(&self.host, pid).map_err(|error| convert::finding(error.finding()))?;
             let restored = process::tree(&cgroup)
                 .map_err(|error| internal("cannot list the restored processes", error))?;
-            let missing = shape.missing_in(&Shape::of(&restored));
+            let missing = shape.missing_in(&Shape::of(pid, &restored));
             if !missing.is_empty() {
                 return Err(failure(
                     "RestoreIncomplete",

@@ -117,6 +117,13 @@ pub const KNOWN: &[Known] = &[
         "a netlink socket is in use",
         "restart the program after the move instead",
     ),
+    known(
+        RESTORE,
+        &["Unable to set window parameters"],
+        "HandshakeInFlight",
+        "a TCP handshake had not ended: its server has not accepted it",
+        "try again",
+    ),
     // Files.
     known(
         DUMP,
@@ -141,7 +148,7 @@ pub const KNOWN: &[Known] = &[
     ),
     known(
         DUMP,
-        &["fsnotify: Can't dump that handle"],
+        &["fsnotify:", "Can't dump that handle"],
         "Inotify",
         "a process watches a file or directory with inotify or fanotify",
         "switch file watching off in the program",
@@ -162,17 +169,10 @@ pub const KNOWN: &[Known] = &[
     ),
     known(
         DUMP,
-        &["Can't lookup mount=", "path=/mq-"],
-        "MessageQueue",
-        "a process has a POSIX message queue open",
-        "close it before the move",
-    ),
-    known(
-        DUMP,
         &["Can't lookup mount="],
         "FileOutside",
-        "a process holds a file that is not in the container's mounts any more",
-        "close it, or restart the program that opened it before a volume was replaced",
+        "a process holds a file that is on none of the container's mounts: a POSIX message queue, or a file of a volume that was replaced",
+        "close it before the move",
     ),
     known(
         DUMP,
@@ -211,17 +211,17 @@ pub const KNOWN: &[Known] = &[
     ),
     known(
         RESTORE,
-        &["Can't open file", "on restore"],
-        "FileMissing",
-        "an open file is not at the target",
-        "its volume must be shared by both nodes or be one that Godwit copies (emptyDir, /dev/shm, the container's own files)",
-    ),
-    known(
-        RESTORE,
         &["Can't open file dev/shm"],
         "FileMissing",
         "shared memory of the pod is not at the target",
         "report it: Godwit copies /dev/shm",
+    ),
+    known(
+        RESTORE,
+        &["Can't open file", "on restore"],
+        "FileMissing",
+        "an open file is not at the target",
+        "its volume must be shared by both nodes or be one that Godwit copies (emptyDir, /dev/shm, the container's own files)",
     ),
     known(
         None,

@@ -62,10 +62,13 @@ pub fn check(images: &BTreeMap<String, Image>) -> Result<Vec<Process>, Problem> 
             threads,
             comm: String::new(),
         };
-        for thread in std::iter::once(&process.pid).chain(&process.threads) {
-            cores.insert(format!("core-{thread}.img"));
+        let (comm, dead) = one(images, &process)?;
+        process.comm = comm;
+        if dead {
+            // CRIU writes whatever stood in memory as the thread of a zombie.
+            process.threads = vec![process.pid];
         }
-        process.comm = one(images, &process)?;
+        cores.extend(std::iter::once(&process.pid).chain(&process.threads).map(|thread| format!("core-{thread}.img")));
         if process.ppid != 0
             && !processes
                 .iter()
@@ -98,8 +101,8 @@ pub fn check(images: &BTreeMap<String, Image>) -> Result<Vec<Process>, Problem> 
     }
 }
 
-/// The images of one process; gives its name.
-fn one(images: &BTreeMap<String, Image>, process: &Process) -> Result<String, Problem> {
+/// The images of one process; gives its name and whether it is dead.
+fn one(images: &BTreeMap<String, Image>, process: &Process) -> Result<(String, bool), Problem> {
     let name = format!("core-{}.img", process.pid);
     let core = image(images, &name)?
         .entries
@@ -108,7 +111,8 @@ fn one(images: &BTreeMap<String, Image>, process: &Process) -> Result<String, Pr
     let Some(task) = wire::bytes(core, 3) else {
         return Err(Problem::damaged(&name, "it has no task"));
     };
-    if wire::number(task, 1).is_some_and(|state| WITH_MEMORY.contains(&state)) {
+    let dead = !wire::number(task, 1).is_some_and(|state| WITH_MEMORY.contains(&state));
+    if !dead {
         for kind in ["mm", "pagemap", "fs", "ids"] {
             image(images, &format!("{kind}-{}.img", process.pid))?;
         }
@@ -125,9 +129,8 @@ fn one(images: &BTreeMap<String, Image>, process: &Process) -> Result<String, Pr
             image(images, &format!("fdinfo-{files}.img"))?;
         }
     }
-    Ok(wire::bytes(task, 6)
-        .map(|comm| String::from_utf8_lossy(comm).into_owned())
-        .unwrap_or_default())
+    let comm = wire::bytes(task, 6).map(|comm| String::from_utf8_lossy(comm).into_owned()).unwrap_or_default();
+    Ok((comm, dead))
 }
 
 fn image<'a>(images: &'a BTreeMap<String, Image>, name: &str) -> Result<&'a Image, Problem> {

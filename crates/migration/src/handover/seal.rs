@@ -10,12 +10,13 @@
 //!
 //! **A source container that was killed under the seal is not a "no".** It died without running (SIGKILL is delivered before a task returns to user mode), the
 //! dump is complete and the target holds it: answering "no" would throw away the only copy of the pod's memory, for nothing. The answer is "no" only when code of
-//! the pod ran or may have run: a container was started since the freeze, the pod's cgroup is not frozen although nobody was told to thaw it, or the node was
-//! rebooted without a fence (then the kubelet starts the container afresh, and the source is the one that runs). After a "no" the target gives the pod back and
-//! the source goes on, afresh if its processes are gone.
+//! the pod ran or may have run: a container was started since the freeze; the pod's cgroup is not frozen although nobody was told to thaw it; the node was
+//! rebooted (the fence held, but nobody can tell any more whether somebody had thawed the pod before that); the fence is gone. After a "no" the target gives the
+//! pod back and the source goes on, afresh if its processes are gone.
 //!
-//! Without a fence one window stays open, which no question can close: the node reboots *after* it answered "yes", and the kubelet starts the source afresh
-//! beside the target, until the source pod's deletion is on its way. The model shows that trace (`tests/model.rs`, variant `NoFence`).
+//! **Why there is a fence.** No question closes this window: the source node reboots right *after* it answered "yes", the target opens, and the kubelet of the
+//! source starts the pod afresh beside it, until the source pod's deletion is on its way. Only something that outlives the reboot does. The model shows that
+//! trace (`tests/model`, variant `NoFence`), so a source without a fence does not offer its dump.
 
 use serde::{Deserialize, Serialize};
 
@@ -52,20 +53,15 @@ impl SealFacts {
     pub fn sealed(&self) -> Sealed {
         let no = |why: String| Sealed::No { why };
         if let Some(container) = &self.started {
-            return no(format!(
-                "a container of the source pod was started since the freeze: {container}"
-            ));
-        }
-        if self.same_boot {
-            if self.frozen {
-                Sealed::Yes
-            } else {
-                no("the source pod's cgroup is not frozen any more".into())
-            }
-        } else if self.fenced {
-            Sealed::Yes
+            no(format!("a container of the source pod was started since the freeze: {container}"))
+        } else if !self.same_boot {
+            no("the source node was rebooted".into())
+        } else if !self.frozen {
+            no("the source pod's cgroup is not frozen any more".into())
+        } else if !self.fenced {
+            no("nothing keeps the kubelet from creating containers of the source pod: the fence is not in place".into())
         } else {
-            no("the source node was rebooted, and nothing kept the kubelet from starting the pod afresh".into())
+            Sealed::Yes
         }
     }
 
@@ -73,12 +69,7 @@ impl SealFacts {
     #[must_use]
     pub fn closed(&self) -> Sealed {
         match &self.died {
-            Some(container) => Sealed::No {
-                why: format!("a container of the source pod ended during the dump: {container}"),
-            },
-            None if !self.same_boot => Sealed::No {
-                why: "the source node was rebooted during the dump".into(),
-            },
+            Some(container) => Sealed::No { why: format!("a container of the source pod ended during the dump: {container}") },
             None => self.sealed(),
         }
     }

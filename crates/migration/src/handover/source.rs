@@ -148,6 +148,10 @@ pub enum Outcome {
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
 pub struct Machine {
     state: State,
+    /// The version that the last write started from.
+    version: Option<Version>,
+    /// Likewise, if that write was refused. If it is still the newest, the refusal was no conflict: only a timer tries again.
+    refused: Option<Version>,
 }
 
 impl Default for Machine {
@@ -160,9 +164,7 @@ impl Machine {
     /// A machine in [`State::Prepared`].
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            state: State::Prepared,
-        }
+        Self { state: State::Prepared, version: None, refused: None }
     }
 
     /// Where it stands.
@@ -184,10 +186,7 @@ impl Machine {
     /// Whether nothing is left to do: the journal may be dropped and, when the target has finished too, the `Handover` deleted.
     #[must_use]
     pub fn finished(&self) -> bool {
-        matches!(
-            self.state,
-            State::Retired | State::Released { settled: true, .. }
-        )
+        matches!(self.state, State::Retired | State::Released { settled: true, .. })
     }
 
     /// Takes one event and says what to do. Total: what does not fit the state changes nothing.
@@ -210,7 +209,10 @@ impl Machine {
             Event::DeadlinePassed => self.abort(deadline(), false),
             Event::SealBroken(what) => self.abort(broken(&what), true),
             Event::AskSealed(facts) => vec![Effect::AnswerSealed(self.sealed(&facts))],
-            Event::Retry => self.retry(),
+            Event::Retry => {
+                self.refused = None;
+                self.retry()
+            }
             Event::Restarted { same_boot } => self.restarted(same_boot),
             Event::Retire => match self.state {
                 State::Gone => {
@@ -236,27 +238,22 @@ impl Machine {
     fn created(&mut self, written: &Written) -> Vec<Effect> {
         match (&self.state, written) {
             (State::Claiming, Written::Ok { .. }) => self.seal(),
-            (State::Claiming, _) => vec![Effect::ReadHandover],
+            (State::Claiming, _) => {
+                self.refused = (*written == Written::Conflict).then(Version::new);
+                vec![Effect::ReadHandover]
+            }
             _ => vec![],
         }
     }
 
     fn seal(&mut self) -> Vec<Effect> {
+        self.forget();
         self.state = State::Sealing;
-        vec![
-            Effect::Journal,
-            Effect::Fence,
-            Effect::ShutTraffic,
-            Effect::Freeze,
-        ]
+        vec![Effect::Journal, Effect::Fence, Effect::ShutTraffic, Effect::Freeze]
     }
 
     fn when_sealing(&self, effect: Effect) -> Vec<Effect> {
-        if self.state == State::Sealing {
-            vec![effect]
-        } else {
-            vec![]
-        }
+        if self.state == State::Sealing { vec![effect] } else { vec![] }
     }
 
     fn pod_sealed(&mut self, facts: &SealFacts) -> Vec<Effect> {
@@ -268,11 +265,6 @@ impl Machine {
                 }
                 Sealed::No { why } => self.release(broken(&why), false),
             },
-            // Sealed again after a restart.
-            State::Offered => match facts.sealed() {
-                Sealed::Yes => vec![],
-                Sealed::No { why } => self.abort(broken(&why), true),
-            },
             _ => vec![],
         }
     }
@@ -280,9 +272,7 @@ impl Machine {
     fn target(&mut self, peer: PeerState) -> Vec<Effect> {
         match (&self.state, peer) {
             (State::Offered | State::Aborting { .. }, PeerState::Running) => self.gone(),
-            (State::Claiming | State::Sealing | State::Offered, PeerState::Never(why)) => {
-                self.release(why, false)
-            }
+            (State::Claiming | State::Sealing | State::Offered, PeerState::Never(why)) => self.release(why, false),
             (State::Aborting { why, .. }, PeerState::Never(_)) => {
                 let why = why.clone();
                 self.release(why, false)
@@ -296,60 +286,28 @@ impl Machine {
 
     fn read(&mut self, read: Read) -> Vec<Effect> {
         match (self.state.clone(), read) {
-            (
-                State::Claiming,
-                Read::Found {
-                    owner: Owner::Source,
-                    ..
-                },
-            ) => self.seal(),
+            (State::Claiming, Read::Found { owner: Owner::Source, .. }) => self.seal(),
+            // Refused, although none is there: no conflict.
+            (State::Claiming, Read::NotFound) if self.refused.is_some() => self.release(refused(), true),
             (State::Claiming, Read::NotFound) => vec![Effect::CreateHandover],
-            (State::Claiming, Read::Foreign | Read::Found { .. }) => {
-                self.release(contended(), true)
-            }
-            (
-                State::Offered | State::Aborting { .. },
-                Read::Found {
-                    owner: Owner::Running,
-                    ..
-                },
-            ) => self.gone(),
-            (
-                State::Offered,
-                Read::Found {
-                    owner: Owner::Aborted,
-                    ..
-                },
-            ) => self.release(aborted(), true),
-            (
-                State::Aborting { why, .. },
-                Read::Found {
-                    owner: Owner::Aborted,
-                    ..
-                },
-            ) => self.release(why, true),
+            (State::Claiming, Read::Foreign | Read::Found { .. }) => self.release(contended(), true),
+            (State::Offered | State::Aborting { .. }, Read::Found { owner: Owner::Running, .. }) => self.gone(),
+            (State::Offered, Read::Found { owner: Owner::Aborted, .. }) => self.release(aborted(), true),
+            (State::Aborting { why, .. }, Read::Found { owner: Owner::Aborted, .. }) => self.release(why, true),
             // Somebody removed the arbiter: only the target's promise, or its word that it runs, decides now.
             (State::Offered, Read::NotFound | Read::Foreign) => self.abort(removed(), false),
-            (
-                State::Aborting { .. } | State::Released { settled: false, .. },
-                Read::Found {
-                    owner: Owner::Source,
-                    version,
-                },
-            ) => {
-                vec![Effect::WriteAborted { version }]
-            }
-            (
-                State::Released { settled: false, .. },
-                Read::Found {
-                    owner: Owner::Aborted,
-                    ..
-                }
-                | Read::NotFound
-                | Read::Foreign,
-            ) => self.settle(),
+            (State::Aborting { .. } | State::Released { settled: false, .. }, Read::Found { owner: Owner::Source, version }) => self.write_aborted(version),
+            (State::Released { settled: false, .. }, Read::Found { owner: Owner::Aborted, .. } | Read::NotFound | Read::Foreign) => self.settle(),
             _ => vec![],
         }
+    }
+
+    fn write_aborted(&mut self, version: Version) -> Vec<Effect> {
+        if self.refused.as_ref() == Some(&version) {
+            return vec![];
+        }
+        self.version = Some(version.clone());
+        vec![Effect::WriteAborted { version }]
     }
 
     fn abort_written(&mut self, written: &Written) -> Vec<Effect> {
@@ -357,6 +315,7 @@ impl Machine {
             (State::Aborting { why, .. }, Written::Ok { .. }) => self.release(why, true),
             (State::Released { settled: false, .. }, Written::Ok { .. }) => self.settle(),
             (State::Aborting { .. } | State::Released { settled: false, .. }, _) => {
+                self.refused = self.version.take().filter(|_| *written == Written::Conflict);
                 vec![Effect::ReadHandover]
             }
             _ => vec![],
@@ -369,15 +328,8 @@ impl Machine {
             State::Prepared => self.release(why, true),
             State::Claiming | State::Sealing => self.release(why, false),
             State::Offered => {
-                self.state = State::Aborting {
-                    why,
-                    broken: now_broken,
-                };
-                vec![
-                    Effect::Journal,
-                    Effect::AskTarget { abandon: true },
-                    Effect::ReadHandover,
-                ]
+                self.state = State::Aborting { why, broken: now_broken };
+                vec![Effect::Journal, Effect::AskTarget { abandon: true }, Effect::ReadHandover]
             }
             State::Aborting { broken, .. } if now_broken && !*broken => {
                 *broken = true;
@@ -397,15 +349,19 @@ impl Machine {
         if !settled {
             effects.extend([Effect::AskTarget { abandon: true }, Effect::ReadHandover]);
         }
-        self.state = State::Released {
-            why,
-            touched,
-            settled,
-        };
+        self.forget();
+        self.state = State::Released { why, touched, settled };
         effects
     }
 
+    /// No write is to be judged any more.
+    fn forget(&mut self) {
+        self.version = None;
+        self.refused = None;
+    }
+
     fn settle(&mut self) -> Vec<Effect> {
+        self.forget();
         if let State::Released { settled, .. } = &mut self.state {
             *settled = true;
         }
@@ -413,25 +369,17 @@ impl Machine {
     }
 
     fn gone(&mut self) -> Vec<Effect> {
+        self.forget();
         self.state = State::Gone;
         vec![Effect::Journal, Effect::Report(Outcome::Running)]
     }
 
     fn sealed(&self, facts: &SealFacts) -> Sealed {
         match &self.state {
-            State::Offered
-            | State::Aborting { broken: false, .. }
-            | State::Gone
-            | State::Retired => facts.sealed(),
-            State::Aborting { why, .. } => Sealed::No {
-                why: why.message.clone(),
-            },
-            State::Released { .. } => Sealed::No {
-                why: "the source was taken back and runs".into(),
-            },
-            State::Prepared | State::Claiming | State::Sealing => Sealed::No {
-                why: "the source has not offered anything".into(),
-            },
+            State::Offered | State::Aborting { broken: false, .. } | State::Gone | State::Retired => facts.sealed(),
+            State::Aborting { why, .. } => Sealed::No { why: why.message.clone() },
+            State::Released { .. } => Sealed::No { why: "the source was taken back and runs".into() },
+            State::Prepared | State::Claiming | State::Sealing => Sealed::No { why: "the source has not offered anything".into() },
         }
     }
 
@@ -447,50 +395,27 @@ impl Machine {
     }
 
     fn restarted(&mut self, same_boot: bool) -> Vec<Effect> {
+        self.forget();
         match &self.state {
             State::Prepared => vec![],
             // What was open at the target and in CRIU is lost; nothing was offered.
             State::Claiming | State::Sealing => self.release(interrupted(same_boot), false),
-            State::Offered => {
-                vec![
-                    Effect::Fence,
-                    Effect::ShutTraffic,
-                    Effect::SealPod,
-                    Effect::AskTarget { abandon: false },
-                    Effect::ReadHandover,
-                ]
+            // Frozen cgroups outlive the agent. Nothing is sealed anew: that would hide that a seal was broken.
+            State::Offered | State::Aborting { .. } if same_boot => self.retry(),
+            State::Offered => self.abort(rebooted(), true),
+            State::Aborting { why, .. } => {
+                self.state = State::Aborting { why: why.clone(), broken: true };
+                vec![Effect::Journal, Effect::AskTarget { abandon: true }, Effect::ReadHandover]
             }
-            State::Aborting { .. } => {
-                vec![
-                    Effect::Fence,
-                    Effect::ShutTraffic,
-                    Effect::SealPod,
-                    Effect::AskTarget { abandon: true },
-                    Effect::ReadHandover,
-                ]
-            }
-            State::Released {
-                why,
-                touched,
-                settled,
-            } => {
-                let mut effects = if *touched {
-                    vec![Effect::Thaw, Effect::OpenTraffic, Effect::Unfence]
-                } else {
-                    vec![]
-                };
+            State::Released { why, touched, settled } => {
+                let mut effects = if *touched { vec![Effect::Thaw, Effect::OpenTraffic, Effect::Unfence] } else { vec![] };
                 effects.push(Effect::Report(Outcome::TakenBack(why.clone())));
                 if !settled {
                     effects.push(Effect::ReadHandover);
                 }
                 effects
             }
-            State::Gone => vec![
-                Effect::Fence,
-                Effect::ShutTraffic,
-                Effect::SealPod,
-                Effect::Report(Outcome::Running),
-            ],
+            State::Gone => vec![Effect::Fence, Effect::ShutTraffic, Effect::SealPod, Effect::Report(Outcome::Running)],
             State::Retired => vec![Effect::Kill, Effect::Unfence],
         }
     }
@@ -505,19 +430,11 @@ fn deadline() -> Failure {
 }
 
 fn broken(what: &str) -> Failure {
-    Failure::new(
-        "SealBroken",
-        what,
-        "Look at the kubelet's log on the source node for who restarted or thawed the pod, then try again.",
-    )
+    Failure::new("SealBroken", what, "Look at the kubelet's log on the source node for who restarted or thawed the pod, then try again.")
 }
 
 fn aborted() -> Failure {
-    Failure::new(
-        "Aborted",
-        "the Handover says that the migration was taken back",
-        "Try again.",
-    )
+    Failure::new("Aborted", "the Handover says that the migration was taken back", "Try again.")
 }
 
 fn removed() -> Failure {
@@ -528,26 +445,26 @@ fn removed() -> Failure {
     )
 }
 
-fn contended() -> Failure {
+fn refused() -> Failure {
     Failure::new(
-        "AlreadyMigrating",
-        "another migration holds the Handover of this pod",
-        "Wait until the other migration has ended, or cancel it.",
+        "HandoverRefused",
+        "the API server refuses to let the source's agent create the Handover",
+        "Look at the agent's log on the source node for the refusal; check its permissions and the admission policies for handovers.godwit.dev.",
     )
+}
+
+fn contended() -> Failure {
+    Failure::new("AlreadyMigrating", "another migration holds the Handover of this pod", "Wait until the other migration has ended, or cancel it.")
+}
+
+fn rebooted() -> Failure {
+    Failure::new("NodeRebooted", "the source node was rebooted while the pod was held there for the hand-over", "Try again when the pod runs.")
 }
 
 fn interrupted(same_boot: bool) -> Failure {
     if same_boot {
-        Failure::new(
-            "AgentRestarted",
-            "the agent on the source node restarted before the pod was offered to the target",
-            "Try again.",
-        )
+        Failure::new("AgentRestarted", "the agent on the source node restarted before the pod was offered to the target", "Try again.")
     } else {
-        Failure::new(
-            "NodeRebooted",
-            "the source node was rebooted before the pod was offered to the target",
-            "Try again when the pod runs.",
-        )
+        Failure::new("NodeRebooted", "the source node was rebooted before the pod was offered to the target", "Try again when the pod runs.")
     }
 }

@@ -182,6 +182,8 @@ pub struct Machine {
     give_up: Option<Failure>,
     /// The outcome was reported.
     reported: bool,
+    /// The version from which the last write was refused. If it is still the newest, the refusal was no conflict: only a timer tries again.
+    refused: Option<Version>,
 }
 
 impl Machine {
@@ -190,14 +192,12 @@ impl Machine {
     pub fn new(containers: impl IntoIterator<Item = String>) -> Self {
         Self {
             state: State::Prepared,
-            containers: containers
-                .into_iter()
-                .map(|name| (name, Stage::Waiting))
-                .collect(),
+            containers: containers.into_iter().map(|name| (name, Stage::Waiting)).collect(),
             version: None,
             sealed: false,
             give_up: None,
             reported: false,
+            refused: None,
         }
     }
 
@@ -256,11 +256,7 @@ impl Machine {
                 State::Verifying => self.never(why),
                 _ => vec![],
             },
-            Event::RestoreFailed {
-                container,
-                ran,
-                failure,
-            } => self.restore_failed(&container, ran, failure),
+            Event::RestoreFailed { container, ran, failure } => self.restore_failed(&container, ran, failure),
             Event::Resumed { container } => self.resumed(&container),
             Event::Handover(read) => self.read(read),
             Event::SwapWritten(written) => self.swap_written(written),
@@ -270,7 +266,10 @@ impl Machine {
             Event::SourceSilent => vec![],
             Event::Undo(why) => self.undo(why),
             Event::AskedByPeer { abandon } => self.asked(abandon),
-            Event::Retry => self.retry(),
+            Event::Retry => {
+                self.refused = None;
+                self.retry()
+            }
             Event::Restarted { same_boot } => self.restarted(same_boot),
         }
     }
@@ -295,11 +294,7 @@ impl Machine {
             return vec![];
         };
         match self.state {
-            State::Prepared
-            | State::Restoring
-            | State::Verifying
-            | State::Swapping
-            | State::Owner => {
+            State::Prepared | State::Restoring | State::Verifying | State::Swapping | State::Owner => {
                 if *stage == Stage::Waiting {
                     *stage = Stage::AtGate;
                 }
@@ -320,9 +315,7 @@ impl Machine {
     }
 
     fn all_at_gate(&self) -> bool {
-        self.containers
-            .values()
-            .all(|stage| *stage == Stage::AtGate)
+        self.containers.values().all(|stage| *stage == Stage::AtGate)
     }
 
     fn verify_if_all_at_gate(&mut self) -> Vec<Effect> {
@@ -347,9 +340,24 @@ impl Machine {
     fn swap_written(&mut self, written: Written) -> Vec<Effect> {
         match (&self.state, written) {
             (State::Swapping, Written::Ok { version }) => self.own(version),
-            (State::Swapping, _) => vec![Effect::ReadHandover],
+            (State::Swapping, written) => self.unsure(&written),
             _ => vec![],
         }
+    }
+
+    /// A write did not take effect, or nobody knows.
+    fn unsure(&mut self, written: &Written) -> Vec<Effect> {
+        self.refused = if *written == Written::Conflict { self.version.clone() } else { None };
+        vec![Effect::ReadHandover]
+    }
+
+    /// The next write, from what was read.
+    fn write(&mut self, version: Version, effect: fn(Version) -> Effect) -> Vec<Effect> {
+        if self.refused.as_ref() == Some(&version) {
+            return vec![];
+        }
+        self.version = Some(version.clone());
+        vec![effect(version)]
     }
 
     /// The arbiter says that the pod is the target's.
@@ -405,10 +413,7 @@ impl Machine {
                 None => Effect::ReadHandover,
             });
         }
-        let decided = self
-            .containers
-            .values()
-            .all(|stage| matches!(stage, Stage::Resumed | Stage::Failed { .. }));
+        let decided = self.containers.values().all(|stage| matches!(stage, Stage::Resumed | Stage::Failed { .. }));
         if decided && !self.reported {
             self.reported = true;
             effects.push(Effect::Report(PeerState::Running));
@@ -439,11 +444,7 @@ impl Machine {
                 *stage = Stage::Failed { ran };
                 if ran {
                     self.ran()
-                } else if self
-                    .containers
-                    .values()
-                    .all(|stage| *stage == Stage::Failed { ran: false })
-                {
+                } else if self.containers.values().all(|stage| *stage == Stage::Failed { ran: false }) {
                     self.give_back(failure)
                 } else {
                     vec![Effect::Journal]
@@ -460,85 +461,29 @@ impl Machine {
 
     fn read(&mut self, read: Read) -> Vec<Effect> {
         match (&self.state, read) {
-            (
-                State::Restoring | State::Verifying,
-                Read::Found {
-                    owner: Owner::Source,
-                    version,
-                },
-            ) => {
+            (State::Restoring | State::Verifying, Read::Found { owner: Owner::Source, version }) => {
                 self.version = Some(version);
                 vec![]
             }
-            (
-                State::Restoring | State::Verifying,
-                Read::Found { .. } | Read::NotFound | Read::Foreign,
-            ) => self.never(taken_back()),
-            (
-                State::Swapping,
-                Read::Found {
-                    owner: Owner::Source,
-                    version,
-                },
-            ) => match &self.give_up {
+            (State::Restoring | State::Verifying, Read::Found { .. } | Read::NotFound | Read::Foreign) => self.never(taken_back()),
+            (State::Swapping, Read::Found { owner: Owner::Source, version }) => match &self.give_up {
                 // The swap may still be under way: only the source's `Aborted` ends that. Tell it.
                 Some(why) => vec![Effect::Report(PeerState::Withdrawing(why.clone()))],
-                None => vec![Effect::WriteSwap { version }],
+                None if self.refused.as_ref() == Some(&version) => self.withdraw(refused()),
+                None => self.write(version, |version| Effect::WriteSwap { version }),
             },
-            (
-                State::Swapping,
-                Read::Found {
-                    owner: Owner::Target,
-                    version,
-                },
-            ) => self.own(version),
-            (
-                State::Swapping,
-                Read::Found {
-                    owner: Owner::Aborted,
-                    ..
-                }
-                | Read::NotFound
-                | Read::Foreign,
-            ) => {
+            (State::Swapping, Read::Found { owner: Owner::Target, version }) => self.own(version),
+            (State::Swapping, Read::Found { owner: Owner::Aborted, .. } | Read::NotFound | Read::Foreign) => {
                 let why = self.give_up.take().unwrap_or_else(taken_back);
                 self.never(why)
             }
-            (
-                State::GivingBack { .. },
-                Read::Found {
-                    owner: Owner::Target,
-                    version,
-                },
-            ) => vec![Effect::WriteBack { version }],
-            (
-                State::GivingBack { why },
-                Read::Found {
-                    owner: Owner::Source | Owner::Aborted,
-                    ..
-                }
-                | Read::NotFound
-                | Read::Foreign,
-            ) => {
+            (State::GivingBack { .. }, Read::Found { owner: Owner::Target, version }) => self.write(version, |version| Effect::WriteBack { version }),
+            (State::GivingBack { why }, Read::Found { owner: Owner::Source | Owner::Aborted, .. } | Read::NotFound | Read::Foreign) => {
                 let why = why.clone();
                 self.never(why)
             }
-            (
-                State::Running,
-                Read::Found {
-                    owner: Owner::Target,
-                    version,
-                },
-            ) => vec![Effect::WriteRunning { version }],
-            (
-                State::Running,
-                Read::Found {
-                    owner: Owner::Running,
-                    ..
-                }
-                | Read::NotFound
-                | Read::Foreign,
-            ) => self.done(),
+            (State::Running, Read::Found { owner: Owner::Target, version }) => self.write(version, |version| Effect::WriteRunning { version }),
+            (State::Running, Read::Found { owner: Owner::Running, .. } | Read::NotFound | Read::Foreign) => self.done(),
             _ => vec![],
         }
     }
@@ -549,7 +494,7 @@ impl Machine {
                 let why = why.clone();
                 self.never(why)
             }
-            (State::GivingBack { .. }, _) => vec![Effect::ReadHandover],
+            (State::GivingBack { .. }, _) => self.unsure(written),
             _ => vec![],
         }
     }
@@ -557,12 +502,14 @@ impl Machine {
     fn running_written(&mut self, written: &Written) -> Vec<Effect> {
         match (&self.state, written) {
             (State::Running, Written::Ok { .. }) => self.done(),
-            (State::Running, _) => vec![Effect::ReadHandover],
+            (State::Running, _) => self.unsure(written),
             _ => vec![],
         }
     }
 
     fn done(&mut self) -> Vec<Effect> {
+        self.version = None;
+        self.refused = None;
         self.state = State::Done;
         vec![Effect::Journal]
     }
@@ -576,15 +523,7 @@ impl Machine {
     }
 
     fn asked(&mut self, abandon: bool) -> Vec<Effect> {
-        let mut effects = if abandon
-            && matches!(
-                self.state,
-                State::Prepared | State::Restoring | State::Verifying
-            ) {
-            self.never(abandoned())
-        } else {
-            vec![]
-        };
+        let mut effects = if abandon && matches!(self.state, State::Prepared | State::Restoring | State::Verifying) { self.never(abandoned()) } else { vec![] };
         effects.push(Effect::AnswerPeer(self.peer_state()));
         effects
     }
@@ -595,12 +534,7 @@ impl Machine {
             return vec![];
         }
         self.give_up = Some(why.clone());
-        vec![
-            Effect::Journal,
-            Effect::AbortGate,
-            Effect::Report(PeerState::Withdrawing(why)),
-            Effect::ReadHandover,
-        ]
+        vec![Effect::Journal, Effect::AbortGate, Effect::Report(PeerState::Withdrawing(why)), Effect::ReadHandover]
     }
 
     fn give_back(&mut self, why: Failure) -> Vec<Effect> {
@@ -613,12 +547,12 @@ impl Machine {
     }
 
     fn never(&mut self, why: Failure) -> Vec<Effect> {
+        self.version = None;
+        self.refused = None;
+        self.give_up = None;
+        self.sealed = false;
         self.state = State::Never { why: why.clone() };
-        vec![
-            Effect::Journal,
-            Effect::AbortGate,
-            Effect::Report(PeerState::Never(why)),
-        ]
+        vec![Effect::Journal, Effect::AbortGate, Effect::Report(PeerState::Never(why))]
     }
 
     fn retry(&self) -> Vec<Effect> {
@@ -635,6 +569,7 @@ impl Machine {
         self.version = None;
         self.sealed = false;
         self.reported = false;
+        self.refused = None;
         for stage in self.containers.values_mut() {
             if *stage == Stage::AtGate {
                 *stage = Stage::Waiting;
@@ -643,11 +578,7 @@ impl Machine {
         match &self.state {
             State::Prepared | State::Restoring | State::Verifying => {
                 self.state = State::Prepared;
-                if same_boot {
-                    vec![]
-                } else {
-                    self.never(rebooted())
-                }
+                if same_boot { vec![] } else { self.never(rebooted()) }
             }
             State::Swapping | State::Owner => {
                 self.state = State::Swapping;
@@ -665,51 +596,35 @@ impl Machine {
                 self.ran()
             }
             State::Running => {
-                vec![
-                    Effect::MarkConsumed,
-                    Effect::OpenGate,
-                    Effect::Report(PeerState::Running),
-                    Effect::ReadHandover,
-                ]
+                vec![Effect::MarkConsumed, Effect::OpenGate, Effect::Report(PeerState::Running), Effect::ReadHandover]
             }
             State::Done => vec![Effect::MarkConsumed, Effect::OpenGate],
             State::GivingBack { .. } => vec![Effect::AbortGate, Effect::ReadHandover],
-            State::Never { why } => vec![
-                Effect::AbortGate,
-                Effect::Report(PeerState::Never(why.clone())),
-            ],
+            State::Never { why } => vec![Effect::AbortGate, Effect::Report(PeerState::Never(why.clone()))],
         }
     }
 }
 
 fn not_sealed(why: &str) -> Failure {
-    Failure::new(
-        "SourceNotSealed",
-        why,
-        "Look at the kubelet's log on the source node for who restarted the pod or the node, then try again.",
-    )
+    Failure::new("SourceNotSealed", why, "Look at the kubelet's log on the source node for who restarted the pod or the node, then try again.")
 }
 
 fn taken_back() -> Failure {
+    Failure::new("TakenBack", "the source took the migration back before the target owned the pod", "See the source's reason.")
+}
+
+fn refused() -> Failure {
     Failure::new(
-        "TakenBack",
-        "the source took the migration back before the target owned the pod",
-        "See the source's reason.",
+        "SwapRefused",
+        "the API server refuses to let the target's agent take over the Handover, although nobody else changed it",
+        "Look at the agent's log on the target node for the refusal; check its permissions and the admission policies for handovers.godwit.dev.",
     )
 }
 
 fn abandoned() -> Failure {
-    Failure::new(
-        "Abandoned",
-        "the source asked the target to give up",
-        "See the source's reason.",
-    )
+    Failure::new("Abandoned", "the source asked the target to give up", "See the source's reason.")
 }
 
 fn rebooted() -> Failure {
-    Failure::new(
-        "NodeRebooted",
-        "the target node was rebooted before the pod ran there",
-        "Try again when the node is Ready.",
-    )
+    Failure::new("NodeRebooted", "the target node was rebooted before the pod ran there", "Try again when the node is Ready.")
 }

@@ -1,7 +1,7 @@
 //! What an action does to the world, and how the agents execute effects.
 
 use godwit_migration::Failure;
-use godwit_migration::handover::{Owner, PeerState, Read, Role, Sealed, Written, source, target};
+use godwit_migration::handover::{Owner, PeerState, Read, Role, SealFacts, Sealed, Written, source, target};
 
 use crate::node::{At, name};
 use crate::server::{Call, Reply, Request};
@@ -13,20 +13,61 @@ fn because(reason: &str) -> Failure {
 
 impl World {
     pub fn act(&mut self, hand: &Hand, action: &Action) {
-        if costs(self, action) {
-            self.faults -= 1;
+        if let Action::Cut { action, after, reboot } = action {
+            self.act_whole(hand, action);
+            let role = if self.source.todo.is_empty() { Role::Target } else { Role::Source };
+            for _ in 0..*after {
+                self.run(hand, role);
+            }
+            self.act_whole(hand, &if *reboot { Action::Reboot(role) } else { Action::Crash(role) });
+            return;
         }
-        match action {
-            Action::Run(Role::Source) => {
+        self.act_whole(hand, action);
+        while !(hand.interleave || self.source.todo.is_empty() && self.target.todo.is_empty()) {
+            self.run(hand, Role::Source);
+            self.run(hand, Role::Target);
+        }
+    }
+
+    /// How many effects the action makes an agent execute.
+    pub fn effects(&self, hand: &Hand, action: &Action) -> (usize, bool) {
+        let mut next = self.clone();
+        next.act_whole(hand, action);
+        (next.source.todo.len() + next.target.todo.len(), next.faults > 0)
+    }
+
+    fn run(&mut self, hand: &Hand, role: Role) {
+        match role {
+            Role::Source => {
                 if let Some(effect) = self.source.todo.pop_front() {
                     self.source_effect(hand, effect);
                 }
             }
-            Action::Run(Role::Target) => {
+            Role::Target => {
                 if let Some(effect) = self.target.todo.pop_front() {
                     self.target_effect(hand, effect);
                 }
             }
+        }
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        self.source_ran |= self.s.froze && self.s.runs();
+        let server = &self.server;
+        self.late.retain(|(_, request)| server.bites(request));
+    }
+
+    fn act_whole(&mut self, hand: &Hand, action: &Action) {
+        if costs(self, action) {
+            self.faults -= 1;
+        }
+        if matches!(action, Action::LoseCall(_) | Action::Lose(_) | Action::Double(_)) {
+            self.losses -= 1;
+        }
+        match action {
+            Action::Cut { .. } => {}
+            Action::Run(role) => self.run(hand, *role),
             Action::Take(Role::Source) => {
                 if let Some(event) = self.source.inbox.pop_front() {
                     self.feed_source(event);
@@ -57,9 +98,7 @@ impl World {
                 self.feed_source(source::Event::Retire);
             }
             Action::Retry(Role::Source) => {
-                if hand.variant == Variant::ThawOnTimeout
-                    && *self.source.machine.state() == source::State::Offered
-                {
+                if hand.variant == Variant::ThawOnTimeout && *self.source.machine.state() == source::State::Offered {
                     self.feed_source(source::Event::Target(PeerState::Never(because("Silence"))));
                 } else {
                     self.feed_source(source::Event::Retry);
@@ -105,6 +144,10 @@ impl World {
                 self.feed_source(source::Event::DumpFailed(because("DumpFailed")));
             }
             Action::KillSource => self.kill_source(),
+            Action::Meddle => {
+                self.s.frozen = false;
+                self.s.sealed = false;
+            }
             Action::StartSource => {
                 self.s.alive = true;
                 self.s.frozen = false;
@@ -114,9 +157,7 @@ impl World {
                 self.t.containers[*index].at = At::Held;
                 self.t.containers[*index].told = false;
             }
-            Action::RestoreBreaks(index) | Action::ResumeBreaks(index) => {
-                self.broken(*index, false)
-            }
+            Action::RestoreBreaks(index) | Action::ResumeBreaks(index) => self.broken(*index, false),
             Action::KillTarget(index, ran) => {
                 self.target_ran |= *ran;
                 self.broken(*index, hand.variant != Variant::NoProof);
@@ -137,9 +178,15 @@ impl World {
             Action::Tell(index) => self.tell(hand, *index),
             Action::CreateTarget(index) => self.create(*index),
         }
-        self.source_ran |= self.s.froze && self.s.runs();
-        let server = &self.server;
-        self.late.retain(|(_, request)| server.bites(request));
+        self.settle();
+    }
+
+    /// What the source agent finds; without seal or fence it believes that there is one.
+    fn facts(&self, hand: &Hand) -> SealFacts {
+        let mut facts = self.s.facts();
+        facts.frozen |= hand.variant == Variant::NoPodSeal;
+        facts.fenced |= hand.variant == Variant::NoFence;
+        facts
     }
 
     fn broken(&mut self, index: usize, ran: bool) {
@@ -243,38 +290,20 @@ impl World {
         let reply = match call {
             Call::Answered(reply) if !lost => reply,
             Call::Answered(Reply::Read(_)) | Call::Asked(Request::Read) => Reply::Read(Read::Away),
-            Call::Answered(Reply::Created(_)) | Call::Asked(Request::Create) => {
-                Reply::Created(Written::Unknown)
-            }
-            Call::Answered(Reply::Written(to, _)) | Call::Asked(Request::Write { to, .. }) => {
-                Reply::Written(to, Written::Unknown)
-            }
+            Call::Answered(Reply::Created(_)) | Call::Asked(Request::Create) => Reply::Created(Written::Unknown),
+            Call::Answered(Reply::Written(to, _)) | Call::Asked(Request::Write { to, .. }) => Reply::Written(to, Written::Unknown),
         };
         match (role, reply) {
             (Role::Source, Reply::Read(read)) => self.feed_source(source::Event::Handover(read)),
-            (Role::Source, Reply::Created(written)) => {
-                self.feed_source(source::Event::HandoverCreated(written))
-            }
-            (Role::Source, Reply::Written(_, written)) => {
-                self.feed_source(source::Event::AbortWritten(written))
-            }
-            (Role::Target, Reply::Read(read)) => {
-                self.feed_target(hand, target::Event::Handover(read))
-            }
-            (Role::Target, Reply::Written(Owner::Target, Written::Unknown))
-                if hand.variant == Variant::GuessUnknown =>
-            {
+            (Role::Source, Reply::Created(written)) => self.feed_source(source::Event::HandoverCreated(written)),
+            (Role::Source, Reply::Written(_, written)) => self.feed_source(source::Event::AbortWritten(written)),
+            (Role::Target, Reply::Read(read)) => self.feed_target(hand, target::Event::Handover(read)),
+            (Role::Target, Reply::Written(Owner::Target, Written::Unknown)) if hand.variant == Variant::GuessUnknown => {
                 self.feed_target(hand, target::Event::Handover(Read::NotFound));
             }
-            (Role::Target, Reply::Written(Owner::Target, written)) => {
-                self.feed_target(hand, target::Event::SwapWritten(written))
-            }
-            (Role::Target, Reply::Written(Owner::Source, written)) => {
-                self.feed_target(hand, target::Event::BackWritten(written))
-            }
-            (Role::Target, Reply::Written(_, written)) => {
-                self.feed_target(hand, target::Event::RunningWritten(written))
-            }
+            (Role::Target, Reply::Written(Owner::Target, written)) => self.feed_target(hand, target::Event::SwapWritten(written)),
+            (Role::Target, Reply::Written(Owner::Source, written)) => self.feed_target(hand, target::Event::BackWritten(written)),
+            (Role::Target, Reply::Written(_, written)) => self.feed_target(hand, target::Event::RunningWritten(written)),
             (Role::Target, Reply::Created(_)) => {}
         }
     }
@@ -282,17 +311,11 @@ impl World {
     fn deliver(&mut self, hand: &Hand, msg: &Msg) {
         match msg {
             Msg::Offer => self.feed_target(hand, target::Event::ImagesReady),
-            Msg::Ask { abandon } => {
-                self.feed_target(hand, target::Event::AskedByPeer { abandon: *abandon })
-            }
+            Msg::Ask { abandon } => self.feed_target(hand, target::Event::AskedByPeer { abandon: *abandon }),
             Msg::Told(peer) => self.feed_source(source::Event::Target(peer.clone())),
-            Msg::SealedAsk => self.feed_source(source::Event::AskSealed(self.s.facts())),
+            Msg::SealedAsk => self.feed_source(source::Event::AskSealed(self.facts(hand))),
             Msg::SealedReply { yes } => {
-                let reply = if *yes {
-                    Sealed::Yes
-                } else {
-                    Sealed::No { why: String::new() }
-                };
+                let reply = if *yes { Sealed::Yes } else { Sealed::No { why: String::new() } };
                 self.feed_target(hand, target::Event::SealedReply(reply));
             }
         }
@@ -304,14 +327,7 @@ impl World {
         match self.t.containers[index].at {
             At::Held => self.feed_target(hand, target::Event::AtGate { container }),
             At::Resumed => self.feed_target(hand, target::Event::Resumed { container }),
-            At::Broken { ran } => self.feed_target(
-                hand,
-                target::Event::RestoreFailed {
-                    container,
-                    ran,
-                    failure: because("RestoreFailed"),
-                },
-            ),
+            At::Broken { ran } => self.feed_target(hand, target::Event::RestoreFailed { container, ran, failure: because("RestoreFailed") }),
             At::Keeper | At::Going | At::Gone | At::Fresh => {}
         }
     }
@@ -338,6 +354,7 @@ impl World {
 
     fn feed_source(&mut self, event: source::Event) {
         self.source.todo = self.source.machine.step(event).into();
+        self.said_yes |= self.source.todo.contains(&source::Effect::AnswerSealed(Sealed::Yes));
     }
 
     fn feed_target(&mut self, hand: &Hand, event: target::Event) {
@@ -347,11 +364,7 @@ impl World {
             && let target::Event::RestoreFailed { .. } = &event
         {
             for index in 0..self.t.containers.len() {
-                let failed = target::Event::RestoreFailed {
-                    container: name(index),
-                    ran: false,
-                    failure: because("RestoreFailed"),
-                };
+                let failed = target::Event::RestoreFailed { container: name(index), ran: false, failure: because("RestoreFailed") };
                 let effects = self.target.machine.step(failed);
                 self.target.todo.extend(effects);
             }
@@ -369,13 +382,7 @@ impl World {
             }
             Effect::CreateHandover => self.call(Role::Source, Request::Create),
             Effect::ReadHandover => self.call(Role::Source, Request::Read),
-            Effect::WriteAborted { version } => self.call(
-                Role::Source,
-                Request::Write {
-                    from: version,
-                    to: Owner::Aborted,
-                },
-            ),
+            Effect::WriteAborted { version } => self.call(Role::Source, Request::Write { from: version, to: Owner::Aborted }),
             Effect::Fence => self.s.fenced = hand.variant != Variant::NoFence,
             Effect::Unfence => self.s.fenced = false,
             Effect::Freeze => {
@@ -385,17 +392,13 @@ impl World {
                     self.s.froze = true;
                     self.source.inbox.push_back(source::Event::Frozen);
                 } else {
-                    self.source
-                        .inbox
-                        .push_back(source::Event::FreezeFailed(because("NotRunning")));
+                    self.source.inbox.push_back(source::Event::FreezeFailed(because("NotRunning")));
                 }
             }
             Effect::Dump => self.s.dumping = true,
             Effect::SealPod => {
                 self.s.sealed = hand.variant != Variant::NoPodSeal;
-                let mut facts = self.s.facts();
-                facts.frozen = true;
-                self.source.inbox.push_back(source::Event::PodSealed(facts));
+                self.source.inbox.push_back(source::Event::PodSealed(self.facts(hand)));
             }
             Effect::Thaw => {
                 self.s.dumping = false;
@@ -405,9 +408,7 @@ impl World {
             Effect::Kill => self.s.alive = false,
             Effect::OfferToTarget => self.send(Msg::Offer),
             Effect::AskTarget { abandon } => self.send(Msg::Ask { abandon }),
-            Effect::AnswerSealed(answer) => self.send(Msg::SealedReply {
-                yes: answer == Sealed::Yes,
-            }),
+            Effect::AnswerSealed(answer) => self.send(Msg::SealedReply { yes: answer == Sealed::Yes }),
             Effect::ShutTraffic | Effect::OpenTraffic | Effect::Report(_) => {}
         }
     }
@@ -424,32 +425,12 @@ impl World {
             Effect::AnswerImagesGo => self.t.images_go = true,
             Effect::Verify => self.t.verifying = true,
             Effect::ReadHandover => self.call(Role::Target, Request::Read),
-            Effect::WriteSwap { version } => self.call(
-                Role::Target,
-                Request::Write {
-                    from: version,
-                    to: Owner::Target,
-                },
-            ),
-            Effect::WriteRunning { version } => self.call(
-                Role::Target,
-                Request::Write {
-                    from: version,
-                    to: Owner::Running,
-                },
-            ),
-            Effect::WriteBack { version } => self.call(
-                Role::Target,
-                Request::Write {
-                    from: version,
-                    to: Owner::Source,
-                },
-            ),
+            Effect::WriteSwap { version } => self.call(Role::Target, Request::Write { from: version, to: Owner::Target }),
+            Effect::WriteRunning { version } => self.call(Role::Target, Request::Write { from: version, to: Owner::Running }),
+            Effect::WriteBack { version } => self.call(Role::Target, Request::Write { from: version, to: Owner::Source }),
             Effect::AskSealed => {
                 if hand.variant == Variant::SkipAskSealed {
-                    self.target
-                        .inbox
-                        .push_back(target::Event::SealedReply(Sealed::Yes));
+                    self.target.inbox.push_back(target::Event::SealedReply(Sealed::Yes));
                 } else {
                     self.send(Msg::SealedAsk);
                 }
@@ -484,11 +465,9 @@ fn costs(world: &World, action: &Action) -> bool {
         | Action::Reboot(_)
         | Action::Cancel
         | Action::Undo
-        | Action::LoseCall(_)
         | Action::RemoveHandover
-        | Action::Double(_)
-        | Action::Lose(_)
         | Action::KillSource
+        | Action::Meddle
         | Action::RestoreBreaks(_)
         | Action::ResumeBreaks(_)
         | Action::KillTarget(..)

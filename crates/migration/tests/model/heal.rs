@@ -11,8 +11,8 @@ pub fn heals(hand: &Hand, world: &World) -> bool {
     if world.source_ran && world.target_ran {
         return true; // the other property speaks
     }
+    let hand = &Hand { calm: true, ..hand.clone() };
     let mut world = world.clone();
-    world.faults = 0;
     // The first step of the fair future leads to a state that is explored, too; so only where nothing moves by itself the future is played to its end
     // (and in one state of 64, against circles).
     let mut hasher = DefaultHasher::new();
@@ -31,12 +31,9 @@ pub fn heals(hand: &Hand, world: &World) -> bool {
         }
         // The controller undoes the target once the source is taken back.
         if matches!(world.source.machine.state(), source::State::Released { .. })
-            && matches!(
-                world.target.machine.state(),
-                target::State::Prepared | target::State::Restoring | target::State::Verifying
-            )
+            && matches!(world.target.machine.state(), target::State::Prepared | target::State::Restoring | target::State::Verifying)
         {
-            world.faults = 1;
+            world.faults += 1;
             world.act(hand, &Action::Undo);
             continue;
         }
@@ -59,19 +56,13 @@ pub fn heals(hand: &Hand, world: &World) -> bool {
 fn progress(hand: &Hand, world: &World) -> Option<World> {
     let mut actions = vec![];
     world.actions(hand, &mut actions);
-    actions
-        .iter()
-        .filter(|action| !matches!(action, Action::Retry(_)))
-        .find_map(|action| {
-            let mut next = world.clone();
-            next.act(hand, action);
-            (next != *world).then_some(next)
-        })
+    actions.iter().filter(|action| !matches!(action, Action::Retry(_))).find_map(|action| {
+        let mut next = world.clone();
+        next.act(hand, action);
+        (next != *world).then_some(next)
+    })
 }
 
 fn ended(world: &World) -> bool {
-    world.source.machine.finished()
-        && world.target.machine.finished()
-        && (world.s.runs() != world.target_ran)
-        && !(world.source_ran && world.target_ran)
+    world.source.machine.finished() && world.target.machine.finished() && (world.s.runs() != world.target_ran) && !(world.source_ran && world.target_ran)
 }

@@ -22,18 +22,7 @@ pub struct SourceNode {
 
 impl SourceNode {
     pub fn new() -> Self {
-        Self {
-            alive: true,
-            frozen: false,
-            sealed: false,
-            fenced: false,
-            started: false,
-            froze: false,
-            dumping: false,
-            deleted: false,
-            boot: 0,
-            freeze_boot: 0,
-        }
+        Self { alive: true, frozen: false, sealed: false, fenced: false, started: false, froze: false, dumping: false, deleted: false, boot: 0, freeze_boot: 0 }
     }
 
     pub fn runs(&self) -> bool {
@@ -88,19 +77,7 @@ pub struct TargetNode {
 
 impl TargetNode {
     pub fn new(containers: usize) -> Self {
-        Self {
-            containers: vec![
-                Container {
-                    at: At::Keeper,
-                    told: true
-                };
-                containers
-            ],
-            consumed: false,
-            images_go: false,
-            verifying: false,
-            boot: 0,
-        }
+        Self { containers: vec![Container { at: At::Keeper, told: true }; containers], consumed: false, images_go: false, verifying: false, boot: 0 }
     }
 }
 

@@ -34,10 +34,7 @@ impl Server {
     pub fn serve(&mut self, role: Role, request: &Request) -> Reply {
         match request {
             Request::Read => Reply::Read(match self.object {
-                Some((owner, version)) => Read::Found {
-                    owner,
-                    version: version.to_string(),
-                },
+                Some((owner, version)) => Read::Found { owner, version: version.to_string() },
                 None => Read::NotFound,
             }),
             Request::Create => {
@@ -64,17 +61,13 @@ impl Server {
         match request {
             Request::Read => false,
             Request::Create => self.object.is_none(),
-            Request::Write { from, .. } => self
-                .object
-                .is_some_and(|(_, version)| version.to_string() == *from),
+            Request::Write { from, .. } => self.object.is_some_and(|(_, version)| version.to_string() == *from),
         }
     }
 
     fn put(&mut self, owner: Owner) -> Written {
         self.next += 1;
         self.object = Some((owner, self.next));
-        Written::Ok {
-            version: self.next.to_string(),
-        }
+        Written::Ok { version: self.next.to_string() }
     }
 }

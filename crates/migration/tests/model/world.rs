@@ -11,10 +11,15 @@ use crate::server::{Call, Request, Server};
 #[derive(Clone, Debug)]
 pub struct Hand {
     pub containers: usize,
+    /// Crashes, kills, reboots, failures, orders to stop.
     pub faults: u8,
+    /// Answers of the API server and messages that get lost or come twice.
+    pub losses: u8,
     pub variant: Variant,
     /// Others act between two effects of one step. Otherwise only faults come in between.
     pub interleave: bool,
+    /// Nothing gets lost any more: the fair future.
+    pub calm: bool,
 }
 
 /// The real protocol, or one that is broken on purpose.
@@ -46,15 +51,7 @@ pub struct Agent<M, E, V> {
 
 impl<M: Clone, E, V> Agent<M, E, V> {
     fn new(machine: M) -> Self {
-        Self {
-            up: true,
-            journal: machine.clone(),
-            machine,
-            journal_boot: 0,
-            todo: VecDeque::new(),
-            inbox: VecDeque::new(),
-            call: None,
-        }
+        Self { up: true, journal: machine.clone(), machine, journal_boot: 0, todo: VecDeque::new(), inbox: VecDeque::new(), call: None }
     }
 
     pub fn idle(&self) -> bool {
@@ -114,14 +111,23 @@ pub struct World {
     /// Writes whose caller does not wait any more and which may still take effect.
     pub late: Vec<(Role, Request)>,
     pub faults: u8,
+    pub losses: u8,
     /// Code of the pod ran at the source since the freeze began.
     pub source_ran: bool,
     /// Code of the pod ran at the target.
     pub target_ran: bool,
+    /// The source answered that it is sealed.
+    pub said_yes: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// The agent crashes, or its node, when it has executed so many of the effects that the action led to.
+    Cut {
+        action: Box<Action>,
+        after: usize,
+        reboot: bool,
+    },
     /// The agent executes its next effect.
     Run(Role),
     /// The agent takes the next local answer.
@@ -152,6 +158,8 @@ pub enum Action {
     DumpFails,
     /// The kubelet kills the source's containers.
     KillSource,
+    /// Somebody thaws the pod by hand, before the source has answered that it is sealed.
+    Meddle,
     /// The kubelet starts them.
     StartSource,
     Restore(usize),
@@ -180,8 +188,10 @@ impl World {
             net: vec![],
             late: vec![],
             faults: hand.faults,
+            losses: hand.losses,
             source_ran: false,
             target_ran: false,
+            said_yes: false,
         }
     }
 
@@ -191,36 +201,36 @@ impl World {
         }
     }
 
-    fn in_flight(&self, keys: std::ops::RangeInclusive<u8>) -> bool {
-        self.net.iter().any(|msg| keys.contains(&msg.key()))
-    }
-
     /// Everything that may happen next.
     pub fn actions(&self, hand: &Hand, actions: &mut Vec<Action>) {
-        let fault = self.faults > 0;
+        self.whole_actions(hand, actions);
+        if hand.calm || hand.interleave || self.faults == 0 {
+            return;
+        }
+        for index in 0..actions.len() {
+            let (effects, fault) = self.effects(hand, &actions[index]);
+            for after in (0..effects).filter(|_| fault) {
+                for reboot in [false, true] {
+                    actions.push(Action::Cut { action: Box::new(actions[index].clone()), after, reboot });
+                }
+            }
+        }
+    }
+
+    fn whole_actions(&self, hand: &Hand, actions: &mut Vec<Action>) {
+        let fault = self.faults > 0 && !hand.calm;
+        let loss = self.losses > 0 && !hand.calm;
         // A violated world needs no future.
         if self.source_ran && self.target_ran {
             return;
         }
         for role in [Role::Source, Role::Target] {
             let (todo, inbox, up) = match role {
-                Role::Source => (
-                    !self.source.todo.is_empty(),
-                    !self.source.inbox.is_empty(),
-                    self.source.up,
-                ),
-                Role::Target => (
-                    !self.target.todo.is_empty(),
-                    !self.target.inbox.is_empty(),
-                    self.target.up,
-                ),
+                Role::Source => (!self.source.todo.is_empty(), !self.source.inbox.is_empty(), self.source.up),
+                Role::Target => (!self.target.todo.is_empty(), !self.target.inbox.is_empty(), self.target.up),
             };
             if todo || inbox {
-                actions.push(if todo {
-                    Action::Run(role)
-                } else {
-                    Action::Take(role)
-                });
+                actions.push(if todo { Action::Run(role) } else { Action::Take(role) });
                 if fault {
                     actions.extend([Action::Crash(role), Action::Reboot(role)]);
                 }
@@ -239,23 +249,20 @@ impl World {
                 actions.extend([Action::Crash(role), Action::Reboot(role)]);
             }
         }
-        self.calls(fault, actions);
-        self.messages(fault, actions);
+        self.calls(fault, loss, actions);
+        self.messages(loss, actions);
         self.at_source(fault, actions);
         self.at_target(fault, actions);
     }
 
-    fn calls(&self, fault: bool, actions: &mut Vec<Action>) {
-        for (role, call, idle) in [
-            (Role::Source, &self.source.call, self.source.idle()),
-            (Role::Target, &self.target.call, self.target.idle()),
-        ] {
+    fn calls(&self, fault: bool, loss: bool, actions: &mut Vec<Action>) {
+        for (role, call, idle) in [(Role::Source, &self.source.call, self.source.idle()), (Role::Target, &self.target.call, self.target.idle())] {
             match call {
                 Some(Call::Asked(_)) => actions.push(Action::Serve(role)),
                 Some(Call::Answered(_)) if idle => actions.push(Action::Answer(role)),
                 _ => {}
             }
-            if call.is_some() && idle && fault {
+            if call.is_some() && idle && loss {
                 actions.push(Action::LoseCall(role));
             }
         }
@@ -269,7 +276,7 @@ impl World {
         }
     }
 
-    fn messages(&self, fault: bool, actions: &mut Vec<Action>) {
+    fn messages(&self, loss: bool, actions: &mut Vec<Action>) {
         for (index, msg) in self.net.iter().enumerate() {
             let idle = match msg.to() {
                 Role::Source => self.source.idle(),
@@ -277,14 +284,19 @@ impl World {
             };
             if idle {
                 actions.push(Action::Deliver(index));
-                if fault {
+            }
+            if loss {
+                actions.push(Action::Lose(index));
+                if idle {
                     actions.push(Action::Double(index));
                 }
             }
-            if fault {
-                actions.push(Action::Lose(index));
-            }
         }
+    }
+
+    /// Whether a question to or an answer from the target (or the other way round) is still on its way.
+    fn in_flight(&self, keys: std::ops::RangeInclusive<u8>) -> bool {
+        self.net.iter().any(|msg| keys.contains(&msg.key()))
     }
 
     fn at_source(&self, fault: bool, actions: &mut Vec<Action>) {
@@ -292,19 +304,11 @@ impl World {
             if *self.source.machine.state() == source::State::Prepared {
                 actions.push(Action::Begin);
             }
-            if self.source.call.is_none()
-                && !self.source.machine.finished()
-                && !self.in_flight(0..=2)
-                && !self.in_flight(6..=11)
-            {
+            if self.source.call.is_none() && !self.source.machine.finished() && !self.in_flight(0..=2) && !self.in_flight(6..=11) {
                 actions.push(Action::Retry(Role::Source));
             }
             if self.s.dumping {
-                actions.push(if self.s.alive && self.s.frozen {
-                    Action::DumpOk
-                } else {
-                    Action::DumpFails
-                });
+                actions.push(if self.s.alive && self.s.frozen { Action::DumpOk } else { Action::DumpFails });
                 if fault {
                     actions.push(Action::DumpFails);
                 }
@@ -318,6 +322,9 @@ impl World {
         }
         if fault && self.s.alive {
             actions.push(Action::KillSource);
+            if self.s.sealed && !self.said_yes {
+                actions.push(Action::Meddle);
+            }
         }
         if !self.s.alive && !self.s.fenced && !self.s.deleted {
             actions.push(Action::StartSource);
@@ -326,10 +333,7 @@ impl World {
 
     fn at_target(&self, fault: bool, actions: &mut Vec<Action>) {
         if self.target.idle() {
-            if self.target.call.is_none()
-                && !self.target.machine.finished()
-                && !self.in_flight(3..=5)
-            {
+            if self.target.call.is_none() && !self.target.machine.finished() && !self.in_flight(3..=5) {
                 actions.push(Action::Retry(Role::Target));
             }
             if self.t.verifying {
@@ -353,24 +357,15 @@ impl World {
             if container.at == At::Going {
                 actions.push(Action::Resume(index));
             }
-            if matches!(container.at, At::Gone | At::Broken { .. })
-                && (self.target.idle() || !self.target.up)
-            {
+            if matches!(container.at, At::Gone | At::Broken { .. }) && (self.target.idle() || !self.target.up) {
                 actions.push(Action::CreateTarget(index));
             }
             if fault {
                 if restoring {
-                    actions.extend([
-                        Action::RestoreBreaks(index),
-                        Action::KillTarget(index, false),
-                    ]);
+                    actions.extend([Action::RestoreBreaks(index), Action::KillTarget(index, false)]);
                 }
                 if container.at == At::Going {
-                    actions.extend([
-                        Action::ResumeBreaks(index),
-                        Action::KillTarget(index, false),
-                        Action::KillTarget(index, true),
-                    ]);
+                    actions.extend([Action::ResumeBreaks(index), Action::KillTarget(index, false), Action::KillTarget(index, true)]);
                 }
             }
         }

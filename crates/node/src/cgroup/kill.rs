@@ -18,7 +18,7 @@ impl Cgroup {
     /// # Errors
     /// New processes kept appearing up to the deadline, or a file cannot be used.
     pub fn kill_all(&self, deadline: Instant) -> Result<usize, Error> {
-        let mut seen = BTreeSet::new();
+        let mut seen: BTreeSet<i32> = BTreeSet::new();
         loop {
             let new: Vec<i32> = self.pids()?.into_iter().filter(|pid| !seen.contains(pid)).collect();
             // One write kills all of a v2 cgroup atomically (Linux 5.14); signals one by one do the same elsewhere.

@@ -13,15 +13,9 @@ pub fn exec(invocation: &Invocation, layout: &Layout) -> Result<i32, Error> {
     if !layout.keeper().is_some_and(|keeper| keeper.alive()) {
         return Err(Error::Runtime("cannot exec in a stopped container".into()));
     }
-    let terminal = invocation.has(&["tty", "t"])
-        || invocation
-            .value(&["console-socket"])
-            .is_some_and(|path| !path.is_empty());
+    let terminal = invocation.has(&["tty", "t"]) || invocation.value(&["console-socket"]).is_some_and(|path| !path.is_empty());
     if terminal {
-        return Err(Error::Runtime(format!(
-            "container {} has not arrived yet: its processes still run in the source pod; exec there",
-            layout.id
-        )));
+        return Err(Error::Runtime(format!("container {} has not arrived yet: its processes still run in the source pod; exec there", layout.id)));
     }
     let detached = invocation.has(&["detach", "d"]);
     let pid_file = invocation.value(&["pid-file"]);
@@ -35,8 +29,7 @@ pub fn exec(invocation: &Invocation, layout: &Layout) -> Result<i32, Error> {
         std::process::exit(0);
     };
     if let Some(file) = pid_file {
-        write_atomically(file.as_ref(), pid.to_string().as_bytes())
-            .map_err(Error::file("cannot write", file))?;
+        write_atomically(file.as_ref(), pid.to_string().as_bytes()).map_err(Error::file("cannot write", file))?;
     }
     if !detached {
         let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);

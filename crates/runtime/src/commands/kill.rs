@@ -4,38 +4,24 @@ use std::{str::FromStr, time::Duration};
 
 use nix::{errno::Errno, sys::signal::Signal};
 
-use crate::{
-    arguments::Invocation, cgroup, error::Error, fate::Fate, layout::Layout, record::Record, sys,
-};
+use crate::{arguments::Invocation, cgroup, error::Error, fate::Fate, layout::Layout, record::Record, sys};
 
 /// Sends the signal to the keeper. SIGKILL also ends a restore that waits, unless its gate has been opened meanwhile.
 pub fn kill(invocation: &Invocation, layout: &Layout, record: &Record) -> Result<i32, Error> {
-    let text = invocation
-        .words
-        .get(1)
-        .map_or("SIGTERM".into(), |word| word.to_string_lossy());
+    let text = invocation.words.get(1).map_or("SIGTERM".into(), |word| word.to_string_lossy());
     let signal = number(&text).ok_or_else(|| Error::Runtime(format!("unknown signal {text:?}")))?;
     let gone = || Error::Runtime("container not running".into());
-    let keeper = layout
-        .keeper()
-        .filter(|keeper| keeper.alive())
-        .ok_or_else(gone)?;
+    let keeper = layout.keeper().filter(|keeper| keeper.alive()).ok_or_else(gone)?;
     if signal == Signal::SIGKILL as i32 {
         if matches!(Fate::end(layout), Ok(Fate::Passed(_))) {
-            return Err(Error::Runtime(format!(
-                "container {} is being switched; try again",
-                layout.id
-            )));
+            return Err(Error::Runtime(format!("container {} is being switched; try again", layout.id)));
         }
         end(layout, record);
         return Ok(0);
     }
     match sys::kill(keeper.pid, signal) {
         Err(Errno::ESRCH) => Err(gone()),
-        Err(errno) => Err(Error::Runtime(format!(
-            "cannot signal the keeper of {}: {errno}",
-            layout.id
-        ))),
+        Err(errno) => Err(Error::Runtime(format!("cannot signal the keeper of {}: {errno}", layout.id))),
         Ok(()) => Ok(0),
     }
 }
@@ -57,20 +43,14 @@ fn number(text: &str) -> Option<i32> {
     }
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let offset = |text: &str| {
-        if text.is_empty() {
-            Some(0)
-        } else {
-            text.parse::<i32>().ok()
-        }
+        if text.is_empty() { Some(0) } else { text.parse::<i32>().ok() }
     };
     let real_time = if let Some(rest) = name.strip_prefix("RTMIN") {
         offset(rest).map(|by| first + by)
     } else if let Some(rest) = name.strip_prefix("RTMAX") {
         offset(rest).map(|by| last + by)
     } else {
-        return Signal::from_str(&format!("SIG{name}"))
-            .ok()
-            .map(|signal| signal as i32);
+        return Signal::from_str(&format!("SIG{name}")).ok().map(|signal| signal as i32);
     };
     real_time.filter(|number| (first..=last).contains(number))
 }

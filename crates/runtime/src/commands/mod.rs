@@ -50,10 +50,7 @@ pub fn run(invocation: &Invocation, layout: &Layout) -> Result<Option<i32>, Erro
         "pause" | "resume" => Ok(Some(0)),
         "ps" => small::ps(invocation, layout).map(Some),
         "events" => small::events(layout).map(Some),
-        "checkpoint" => Err(Error::Runtime(format!(
-            "container {} has not arrived yet: there is nothing to checkpoint",
-            layout.id
-        ))),
+        "checkpoint" => Err(Error::Runtime(format!("container {} has not arrived yet: there is nothing to checkpoint", layout.id))),
         _ => Ok(None),
     }
 }
@@ -66,8 +63,7 @@ fn switched(layout: &Layout) -> bool {
             return true;
         }
         let passed = matches!(Fate::read(layout), Ok(Fate::Passed(_)));
-        if !passed || Instant::now() > end || !layout.keeper().is_some_and(|keeper| keeper.alive())
-        {
+        if !passed || Instant::now() > end || !layout.keeper().is_some_and(|keeper| keeper.alive()) {
             return layout.has("restored");
         }
         std::thread::sleep(Duration::from_millis(1));

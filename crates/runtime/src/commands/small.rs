@@ -18,18 +18,12 @@ pub fn print(text: &str) {
 /// `start`: noted.
 pub fn start(layout: &Layout) -> Result<i32, Error> {
     if !layout.keeper().is_some_and(|keeper| keeper.alive()) {
-        return Err(Error::Runtime(
-            "cannot start a container that has stopped".into(),
-        ));
+        return Err(Error::Runtime("cannot start a container that has stopped".into()));
     }
     if layout.has("started") {
-        return Err(Error::Runtime(
-            "cannot start an already running container".into(),
-        ));
+        return Err(Error::Runtime("cannot start an already running container".into()));
     }
-    layout
-        .mark("started")
-        .map_err(Error::file("cannot write", layout.file("started")))?;
+    layout.mark("started").map_err(Error::file("cannot write", layout.file("started")))?;
     Ok(0)
 }
 
@@ -40,18 +34,12 @@ pub fn update(invocation: &Invocation, layout: &Layout) -> Result<i32, Error> {
     };
     let mut text = Vec::new();
     if source == "-" {
-        std::io::stdin()
-            .read_to_end(&mut text)
-            .map_err(Error::file("cannot read", "standard input"))?;
+        std::io::stdin().read_to_end(&mut text).map_err(Error::file("cannot read", "standard input"))?;
     } else {
         text = fs::read(source).map_err(Error::file("cannot read", source))?;
     }
-    let number = fs::read_dir(&layout.path).map_or(0, |entries| {
-        entries
-            .flatten()
-            .filter(|entry| entry.file_name().to_string_lossy().starts_with("update-"))
-            .count()
-    });
+    let number =
+        fs::read_dir(&layout.path).map_or(0, |entries| entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("update-")).count());
     let file = layout.file(&format!("update-{number:06}.json"));
     write_atomically(&file, &text).map_err(Error::file("cannot write", &file))?;
     Ok(0)
@@ -59,22 +47,11 @@ pub fn update(invocation: &Invocation, layout: &Layout) -> Result<i32, Error> {
 
 /// `ps` before the switch: the keeper.
 pub fn ps(invocation: &Invocation, layout: &Layout) -> Result<i32, Error> {
-    let pids: Vec<i32> = layout
-        .keeper()
-        .filter(|keeper| keeper.alive())
-        .map(|keeper| keeper.pid)
-        .into_iter()
-        .collect();
-    if invocation
-        .value(&["format", "f"])
-        .is_some_and(|format| format == "json")
-    {
+    let pids: Vec<i32> = layout.keeper().filter(|keeper| keeper.alive()).map(|keeper| keeper.pid).into_iter().collect();
+    if invocation.value(&["format", "f"]).is_some_and(|format| format == "json") {
         print(&format!("{}\n", json!(pids)));
     } else {
-        let lines: String = pids
-            .iter()
-            .map(|pid| format!("{pid} godwit-keeper\n"))
-            .collect();
+        let lines: String = pids.iter().map(|pid| format!("{pid} godwit-keeper\n")).collect();
         print(&format!("PID CMD\n{lines}"));
     }
     Ok(0)
@@ -82,9 +59,6 @@ pub fn ps(invocation: &Invocation, layout: &Layout) -> Result<i32, Error> {
 
 /// `events` before the switch: nothing has been used yet.
 pub fn events(layout: &Layout) -> Result<i32, Error> {
-    print(&format!(
-        "{}\n",
-        json!({"type": "stats", "id": layout.id, "data": {}})
-    ));
+    print(&format!("{}\n", json!({"type": "stats", "id": layout.id, "data": {}})));
     Ok(0)
 }

@@ -50,13 +50,7 @@ pub struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     /// The attempt of this number (from 1).
     pub fn new(layout: &'a Layout, record: &'a Record, number: u32, images: PathBuf) -> Self {
-        Self {
-            layout,
-            record,
-            number,
-            images,
-            path: layout.attempt(number),
-        }
+        Self { layout, record, number, images, path: layout.attempt(number) }
     }
 
     /// Makes the directory.
@@ -70,39 +64,21 @@ impl<'a> Attempt<'a> {
         let own = own_path();
         symlink(&own, self.path.join("bin").join(entry::CRIU))?;
         symlink(&own, self.path.join(entry::GATE))?;
-        fs::write(
-            self.path.join("home/.criu/default.conf"),
-            configuration(&self.path.join(entry::GATE), criu),
-        )
+        fs::write(self.path.join("home/.criu/default.conf"), configuration(&self.path.join(entry::GATE), criu))
     }
 
     /// Starts `runc restore` in the pod's namespaces and gives its pid.
     pub fn start(&self, oom: &str) -> io::Result<i32> {
-        let text = |word: OsString| {
-            CString::new(word.into_vec())
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
-        };
-        let argv: Vec<CString> = self
-            .arguments()
-            .into_iter()
-            .map(text)
-            .collect::<Result<_, _>>()?;
-        let environment: Vec<CString> = self
-            .environment()
-            .into_iter()
-            .map(text)
-            .collect::<Result<_, _>>()?;
+        let text = |word: OsString| CString::new(word.into_vec()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error));
+        let argv: Vec<CString> = self.arguments().into_iter().map(text).collect::<Result<_, _>>()?;
+        let environment: Vec<CString> = self.environment().into_iter().map(text).collect::<Result<_, _>>()?;
         let program = text(self.record.runtime.clone().into())?;
         let namespaces: Vec<(CloneFlags, File)> = self
             .record
             .namespaces
             .iter()
             .filter_map(|(kind, path)| Some((flag(kind)?, path)))
-            .map(|(flag, path)| {
-                File::open(path).map(|file| (flag, file)).map_err(|error| {
-                    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-                })
-            })
+            .map(|(flag, path)| File::open(path).map(|file| (flag, file)).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))))
             .collect::<Result<_, _>>()?;
         if let Some(child) = sys::fork()? {
             return Ok(child);
@@ -130,35 +106,10 @@ impl<'a> Attempt<'a> {
         let record = self.record;
         let mut words: Vec<OsString> = vec![record.runtime.clone().into()];
         words.extend(record.globals.iter().map(OsString::from));
-        words.extend([
-            "--log".into(),
-            self.path.join("runc.log").into(),
-            "--log-format".into(),
-            "json".into(),
-        ]);
-        words.extend(
-            [
-                "restore",
-                "--detach",
-                "--tcp-established",
-                "--file-locks",
-                "--manage-cgroups-mode",
-                "ignore",
-            ]
-            .map(OsString::from),
-        );
-        words.extend([
-            "--bundle".into(),
-            record.bundle.clone().into(),
-            "--pid-file".into(),
-            self.path.join("real.pid").into(),
-        ]);
-        words.extend([
-            "--image-path".into(),
-            self.images.clone().into(),
-            "--work-path".into(),
-            self.path.join("work").into(),
-        ]);
+        words.extend(["--log".into(), self.path.join("runc.log").into(), "--log-format".into(), "json".into()]);
+        words.extend(["restore", "--detach", "--tcp-established", "--file-locks", "--manage-cgroups-mode", "ignore"].map(OsString::from));
+        words.extend(["--bundle".into(), record.bundle.clone().into(), "--pid-file".into(), self.path.join("real.pid").into()]);
+        words.extend(["--image-path".into(), self.images.clone().into(), "--work-path".into(), self.path.join("work").into()]);
         if record.no_pivot {
             words.push("--no-pivot".into());
         }
@@ -168,9 +119,7 @@ impl<'a> Attempt<'a> {
 
     /// The environment of `runc restore`: the keeper's, but for what leads CRIU here.
     fn environment(&self) -> Vec<OsString> {
-        let path = env::var_os("PATH")
-            .filter(|path| !path.is_empty())
-            .unwrap_or_else(|| DEFAULT_PATH.into());
+        let path = env::var_os("PATH").filter(|path| !path.is_empty()).unwrap_or_else(|| DEFAULT_PATH.into());
         let mut first = self.path.join("bin").into_os_string();
         first.push(":");
         first.push(path);
@@ -187,70 +136,46 @@ impl<'a> Attempt<'a> {
             pair
         };
         let kept = env::vars_os().filter(|(name, _)| !ours.iter().any(|(own, _)| name == own));
-        kept.map(|(name, value)| join(&name, &value))
-            .chain(ours.iter().map(|(name, value)| join(name.as_ref(), value)))
-            .collect()
+        kept.map(|(name, value)| join(&name, &value)).chain(ours.iter().map(|(name, value)| join(name.as_ref(), value))).collect()
     }
 
     /// The real init, once `runc restore` has succeeded.
     pub fn real(&self) -> Option<Process> {
-        let pid: i32 = fs::read_to_string(self.path.join("real.pid"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()?;
+        let pid: i32 = fs::read_to_string(self.path.join("real.pid")).ok()?.trim().parse().ok()?;
         // It may have ended already; the gate has noted its start time.
-        Process::of(pid)
-            .or_else(|| {
-                self.layout
-                    .read::<Process>("resumed")
-                    .ok()
-                    .filter(|real| real.pid == pid)
-            })
-            .or(Some(Process { pid, start: 0 }))
+        Process::of(pid).or_else(|| self.layout.read::<Process>("resumed").ok().filter(|real| real.pid == pid)).or(Some(Process { pid, start: 0 }))
     }
 
     /// Takes back what a failed attempt left in the runtime's state.
     pub fn forget(&self) {
         let _ = fs::remove_file(self.layout.file("resumed"));
         let _ = fs::remove_file(self.layout.file("told"));
-        if runc::knows(self.record) {
-            let _ = runc::capture(self.record, &["delete", "--force", &self.record.id]);
-        }
+        let _ = runc::delete(self.record);
     }
 
     /// The ends of runc's and CRIU's logs.
     pub fn diagnosis(&self) -> String {
-        let log = tail(&self.path.join("runc.log"));
-        let said: Vec<String> = log
-            .lines()
-            .map(|line| {
-                serde_json::from_str::<serde_json::Value>(line)
-                    .ok()
-                    .and_then(|entry| Some(entry.get("msg")?.as_str()?.to_owned()))
-                    .unwrap_or_else(|| line.to_owned())
-            })
-            .collect();
+        let said = runc_errors(&tail(&self.path.join("runc.log")));
         let criu = tail(&self.path.join("work/restore.log"));
-        let lines: Vec<&str> = criu.lines().collect();
-        let errors: Vec<&str> = lines
-            .iter()
-            .filter(|line| line.contains("Error"))
-            .copied()
-            .collect();
-        let end = if errors.is_empty() {
-            lines
-                .get(lines.len().saturating_sub(5)..)
-                .unwrap_or_default()
-        } else {
-            errors.as_slice()
-        };
-        said.iter()
-            .map(String::as_str)
-            .chain(end.iter().copied())
-            .collect::<Vec<_>>()
-            .join("\n")
+        said.into_iter().chain(criu_errors(&criu).into_iter().map(str::to_owned)).collect::<Vec<_>>().join("\n")
     }
+}
+
+/// The errors in runc's log. (Its warnings quote CRIU's log, which is looked at itself.)
+fn runc_errors(log: &str) -> Vec<String> {
+    let error = |line: &str| -> Option<String> {
+        let Ok(entry) = serde_json::from_str::<serde_json::Value>(line) else { return Some(line.to_owned()) };
+        let text = |name: &str| entry.get(name).and_then(serde_json::Value::as_str);
+        (text("level") == Some("error")).then(|| text("msg").unwrap_or_default().to_owned())
+    };
+    log.lines().filter_map(error).collect()
+}
+
+/// The errors in CRIU's log, its last lines if there is none. That CRIU may not raise its own limit of open files is none.
+fn criu_errors(log: &str) -> Vec<&str> {
+    let lines: Vec<&str> = log.lines().collect();
+    let errors: Vec<&str> = lines.iter().filter(|line| line.contains("Error") && !line.contains("Can't setup RLIMIT_NOFILE for self")).copied().collect();
+    if errors.is_empty() { lines.get(lines.len().saturating_sub(5)..).unwrap_or_default().to_vec() } else { errors }
 }
 
 /// CRIU's default.conf. Each line is one option; an option of the agent cannot smuggle in a second line.
@@ -282,13 +207,7 @@ fn tail(path: &Path) -> String {
         let mut bytes = Vec::new();
         file.take(TAIL).read_to_end(&mut bytes)?;
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        Ok(if size > TAIL {
-            text.split_once('\n')
-                .map(|(_, rest)| rest.to_owned())
-                .unwrap_or_default()
-        } else {
-            text
-        })
+        Ok(if size > TAIL { text.split_once('\n').map(|(_, rest)| rest.to_owned()).unwrap_or_default() } else { text })
     };
     read().unwrap_or_default()
 }
@@ -300,11 +219,7 @@ pub fn apply_updates(layout: &Layout, record: &Record) {
         .flatten()
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| {
-            path.file_name()
-                .and_then(|name| name.to_str())
-                .is_some_and(|name| name.starts_with("update-") && name.ends_with(".json"))
-        })
+        .filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("update-") && name.ends_with(".json")))
         .collect();
     files.sort();
     for file in files {
@@ -322,17 +237,17 @@ mod tests {
 
     #[test]
     fn no_second_line_is_smuggled_in() {
-        let text = configuration(
-            Path::new("/d/gate"),
-            &[
-                "external mnt[/dev]:/p".into(),
-                "a\naction-script=/evil".into(),
-            ],
-        );
-        assert_eq!(
-            text,
-            "network-lock skip\naction-script=/d/gate\nexternal mnt[/dev]:/p\n"
-        );
+        let text = configuration(Path::new("/d/gate"), &["external mnt[/dev]:/p".into(), "a\naction-script=/evil".into()]);
+        assert_eq!(text, "network-lock skip\naction-script=/d/gate\nexternal mnt[/dev]:/p\n");
+    }
+
+    #[test]
+    fn diagnosis_is_short() {
+        let log = "{\"level\":\"warning\",\"msg\":\"--- Quoting\"}\n{\"level\":\"error\",\"msg\":\"criu failed\"}\ncannot execute the runtime: ENOENT\n";
+        assert_eq!(runc_errors(log), ["criu failed", "cannot execute the runtime: ENOENT"]);
+        let log = "(0.1) Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: no\n(0.2) Restored\n(0.3) Error (x): No mapping\n";
+        assert_eq!(criu_errors(log), ["(0.3) Error (x): No mapping"]);
+        assert_eq!(criu_errors("a\nb"), ["a", "b"]);
     }
 
     #[test]

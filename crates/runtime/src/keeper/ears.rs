@@ -11,16 +11,11 @@ use nix::{
     },
 };
 
+use crate::sys;
+
 /// Signals that do not mean "end": job control, timers of nobody, broken pipes.
-const NO_ORDER: &[i32] = &[
-    nix::libc::SIGPIPE,
-    nix::libc::SIGCONT,
-    nix::libc::SIGTSTP,
-    nix::libc::SIGTTIN,
-    nix::libc::SIGTTOU,
-    nix::libc::SIGURG,
-    nix::libc::SIGWINCH,
-];
+const NO_ORDER: &[i32] =
+    &[nix::libc::SIGPIPE, nix::libc::SIGCONT, nix::libc::SIGTSTP, nix::libc::SIGTTIN, nix::libc::SIGTTOU, nix::libc::SIGURG, nix::libc::SIGWINCH];
 
 /// What was heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +33,7 @@ pub enum Event {
 /// The keeper's signals.
 pub struct Ears {
     signals: SignalFd,
+    code: Vec<(usize, usize)>,
 }
 
 impl Ears {
@@ -45,37 +41,30 @@ impl Ears {
     pub fn new() -> io::Result<Self> {
         let all = SigSet::all();
         all.thread_block()?;
-        Ok(Self {
-            signals: SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
-        })
+        Ok(Self { signals: SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?, code: sys::code() })
     }
 
     /// Waits for the first of them.
     pub fn wait(&self, other: Option<BorrowedFd<'_>>, timeout: Option<Duration>) -> Event {
         loop {
-            match self.signals.read_signal() {
-                Ok(Some(info)) => {
-                    let signal = i32::try_from(info.ssi_signo).unwrap_or_default();
-                    match signal {
-                        nix::libc::SIGCHLD => return Event::Child,
-                        _ if NO_ORDER.contains(&signal) => continue,
-                        _ => return Event::Signal(signal),
-                    }
+            if let Ok(Some(info)) = self.signals.read_signal() {
+                match i32::try_from(info.ssi_signo).unwrap_or_default() {
+                    nix::libc::SIGCHLD => return Event::Child,
+                    signal if NO_ORDER.contains(&signal) => continue,
+                    signal => return Event::Signal(signal),
                 }
-                Ok(None) | Err(_) => {}
             }
             // Whole milliseconds, rounded up, so that a short rest is not spun away.
-            let timeout = timeout.map_or(PollTimeout::NONE, |time| {
-                PollTimeout::try_from(time + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
-            });
+            let timeout = timeout.map_or(PollTimeout::NONE, |time| PollTimeout::try_from(time + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX));
             let mut descriptors = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
             descriptors.extend(other.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            if timeout == PollTimeout::NONE {
+                // This may take hours.
+                sys::release(&self.code);
+            }
             match poll(&mut descriptors, timeout) {
                 Ok(0) => return Event::Timeout,
-                Ok(_)
-                    if descriptors
-                        .first()
-                        .is_some_and(|signals| signals.any() == Some(true)) => {}
+                Ok(_) if descriptors.first().is_some_and(|signals| signals.any() == Some(true)) => {}
                 Ok(_) => return Event::Readable,
                 Err(Errno::EINTR) => {}
                 Err(_) => return Event::Timeout,

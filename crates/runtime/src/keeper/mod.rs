@@ -52,10 +52,7 @@ const BURIAL: Duration = Duration::from_secs(10);
 #[must_use]
 pub fn run(arguments: &[OsString]) -> i32 {
     let started = spawn::status_pipe();
-    let layout = arguments
-        .first()
-        .and_then(|id| id.to_str())
-        .and_then(Layout::existing);
+    let layout = arguments.first().and_then(|id| id.to_str()).and_then(Layout::existing);
     let Some(layout) = layout else { return 125 };
     let keeper = match Keeper::start(layout.clone()) {
         Ok(keeper) => keeper,
@@ -79,11 +76,7 @@ enum Order {
 
 /// How an attempt ended.
 enum Outcome {
-    Runs {
-        real: Process,
-        ended: Option<i32>,
-        pending: Vec<i32>,
-    },
+    Runs { real: Process, ended: Option<i32>, pending: Vec<i32> },
     Failed,
     Stopped(i32),
 }
@@ -113,12 +106,7 @@ impl Keeper {
         if let Some(file) = &record.pid_file {
             write_atomically(file, pid.to_string().as_bytes())?;
         }
-        Ok(Self {
-            layout,
-            record,
-            ears,
-            oom,
-        })
+        Ok(Self { layout, record, ears, oom })
     }
 
     /// From the first question to the exit code.
@@ -128,11 +116,7 @@ impl Keeper {
                 Order::Exit(code) => return self.exit(code),
                 Order::Signal(signal) => return 128 + signal,
                 Order::Restore { images, criu } => match self.restore(number, images, &criu) {
-                    Outcome::Runs {
-                        real,
-                        ended,
-                        pending,
-                    } => return self.accompany(real, ended, &pending),
+                    Outcome::Runs { real, ended, pending } => return self.accompany(real, ended, &pending),
                     Outcome::Stopped(signal) => return 128 + signal,
                     Outcome::Failed => {}
                 },
@@ -143,9 +127,7 @@ impl Keeper {
 
     /// Asks the agent what to do, for ever.
     fn await_order(&self) -> Order {
-        let request = Request::Keeper {
-            container: self.layout.id.clone(),
-        };
+        let request = Request::Keeper { container: self.layout.id.clone() };
         loop {
             match self.ask(&request, None) {
                 Ok(Reply::Restore { images, criu }) => return Order::Restore { images, criu },
@@ -176,20 +158,13 @@ impl Keeper {
             if question.is_none() {
                 question = Question::send(request).ok();
             }
-            let pause = if question.is_some() {
-                None
-            } else {
-                Some(PAUSE)
-            };
+            let pause = if question.is_some() { None } else { Some(PAUSE) };
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 return Err(0);
             }
             let timeout = [pause, left].into_iter().flatten().min();
-            match self
-                .ears
-                .wait(question.as_ref().map(Question::descriptor), timeout)
-            {
+            match self.ears.wait(question.as_ref().map(Question::descriptor), timeout) {
                 Event::Signal(signal) if self.stops() => return Err(signal),
                 Event::Child => drop(reap()),
                 Event::Readable => match question.as_mut().map(Question::read) {
@@ -214,17 +189,10 @@ impl Keeper {
     fn restore(&self, number: u32, images: PathBuf, criu: &[String]) -> Outcome {
         let attempt = Attempt::new(&self.layout, &self.record, number, images);
         cgroup::leave(&self.record.origin);
-        let child = match attempt
-            .prepare(criu)
-            .and_then(|()| attempt.start(&self.oom))
-        {
+        let child = match attempt.prepare(criu).and_then(|()| attempt.start(&self.oom)) {
             Ok(child) => child,
             Err(error) => {
-                return self.failed(
-                    &attempt,
-                    126,
-                    Some(format!("runc restore could not be started: {error}")),
-                );
+                return self.failed(&attempt, 126, Some(format!("runc restore could not be started: {error}")));
             }
         };
         let (mut gone, mut pending, mut stopped) = (Vec::new(), Vec::new(), None);
@@ -247,11 +215,7 @@ impl Keeper {
         };
         if let Some(signal) = stopped {
             let code = if status == 0 { 128 + signal } else { status };
-            let _ = self.failed(
-                &attempt,
-                code,
-                Some("the container was stopped before the switch".into()),
-            );
+            let _ = self.failed(&attempt, code, Some("the container was stopped before the switch".into()));
             return Outcome::Stopped(signal);
         }
         let real = attempt.real().filter(|_| status == 0);
@@ -265,15 +229,8 @@ impl Keeper {
         }
         let _ = self.layout.write("restored", &real);
         gone.extend(reap());
-        let ended = gone
-            .iter()
-            .find(|(pid, _)| *pid == real.pid)
-            .map(|(_, code)| *code);
-        Outcome::Runs {
-            real,
-            ended,
-            pending,
-        }
+        let ended = gone.iter().find(|(pid, _)| *pid == real.pid).map(|(_, code)| *code);
+        Outcome::Runs { real, ended, pending }
     }
 
     /// Cleans up after a failed attempt, takes the container's place again and reports.
@@ -283,16 +240,8 @@ impl Keeper {
         attempt.forget();
         let _ = Fate::reopen(&self.layout);
         let _ = cgroup::enter(&self.record.cgroup);
-        let output = [why, Some(attempt.diagnosis())]
-            .into_iter()
-            .flatten()
-            .collect::<Vec<_>>()
-            .join("\n");
-        let request = Request::Restored {
-            container: self.layout.id.clone(),
-            code,
-            output,
-        };
+        let output = [why, Some(attempt.diagnosis())].into_iter().flatten().collect::<Vec<_>>().join("\n");
+        let request = Request::Restored { container: self.layout.id.clone(), code, output };
         let limit = matches!(Fate::read(&self.layout), Ok(Fate::Ended)).then_some(LAST_WORDS);
         match self.ask(&request, limit) {
             Err(signal) if signal > 0 => Outcome::Stopped(signal),
@@ -308,16 +257,9 @@ impl Keeper {
         }
         attempt::apply_updates(&self.layout, &self.record);
         let container = self.layout.id.clone();
-        let mut reports = VecDeque::from([Request::Restored {
-            container: container.clone(),
-            code: 0,
-            output: String::new(),
-        }]);
+        let mut reports = VecDeque::from([Request::Restored { container: container.clone(), code: 0, output: String::new() }]);
         if !self.layout.has("told") {
-            reports.push_front(Request::Resumed {
-                container,
-                init_pid: real.pid,
-            });
+            reports.push_front(Request::Resumed { container, init_pid: real.pid });
         }
         let mut question: Option<Question> = None;
         let mut end = None;
@@ -329,16 +271,10 @@ impl Keeper {
                 }
             }
             if question.is_none() {
-                question = reports
-                    .front()
-                    .and_then(|request| Question::send(request).ok());
+                question = reports.front().and_then(|request| Question::send(request).ok());
             }
-            let timeout =
-                (ended.is_some() || (question.is_none() && !reports.is_empty())).then_some(PAUSE);
-            match self
-                .ears
-                .wait(question.as_ref().map(Question::descriptor), timeout)
-            {
+            let timeout = (ended.is_some() || (question.is_none() && !reports.is_empty())).then_some(PAUSE);
+            match self.ears.wait(question.as_ref().map(Question::descriptor), timeout) {
                 Event::Child => {
                     if let Some((_, code)) = reap().into_iter().find(|(pid, _)| *pid == real.pid) {
                         ended = Some(code);
@@ -371,9 +307,7 @@ fn reap() -> Vec<(i32, i32)> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(pid, code)) => gone.push((pid.as_raw(), code)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                gone.push((pid.as_raw(), 128 + signal as i32))
-            }
+            Ok(WaitStatus::Signaled(pid, signal, _)) => gone.push((pid.as_raw(), 128 + signal as i32)),
             Ok(WaitStatus::StillAlive) | Err(_) => return gone,
             Ok(_) => {}
         }
@@ -402,15 +336,9 @@ fn bury(gone: &mut Vec<(i32, i32)>, first: Option<i32>) {
 /// Lowers the own oom_score_adj as far as the kernel lets us (below the present value it takes CAP_SYS_RESOURCE) and gives what it was.
 fn lower_oom_score() -> String {
     const FILE: &str = "/proc/self/oom_score_adj";
-    let before = fs::read_to_string(FILE)
-        .unwrap_or_else(|_| "0".into())
-        .trim()
-        .to_owned();
+    let before = fs::read_to_string(FILE).unwrap_or_else(|_| "0".into()).trim().to_owned();
     let present: i32 = before.parse().unwrap_or_default();
-    for score in [-1000, -999, -900, -500, 0]
-        .into_iter()
-        .filter(|score| *score < present)
-    {
+    for score in [-1000, -999, -900, -500, 0].into_iter().filter(|score| *score < present) {
         if fs::write(FILE, score.to_string()).is_ok() {
             break;
         }

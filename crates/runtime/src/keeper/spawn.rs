@@ -27,15 +27,9 @@ const STATUS: RawFd = 3;
 /// # Errors
 /// [`Error::Keeper`].
 pub fn spawn(layout: &Layout) -> Result<(), Error> {
-    let failed = |why: String| Error::Keeper {
-        container: layout.id.clone(),
-        why,
-    };
+    let failed = |why: String| Error::Keeper { container: layout.id.clone(), why };
     let os = |errno: nix::errno::Errno| failed(errno.to_string());
-    let argv: Vec<CString> = [entry::KEEPER, &layout.id]
-        .into_iter()
-        .filter_map(|word| CString::new(word).ok())
-        .collect();
+    let argv: Vec<CString> = [entry::KEEPER, &layout.id].into_iter().filter_map(|word| CString::new(word).ok()).collect();
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(os)?;
     if sys::fork().map_err(os)?.is_none() {
         let why = become_keeper(&write, &argv);
@@ -44,9 +38,7 @@ pub fn spawn(layout: &Layout) -> Result<(), Error> {
     }
     drop(write);
     let mut word = String::new();
-    File::from(read)
-        .read_to_string(&mut word)
-        .map_err(|error| failed(error.to_string()))?;
+    File::from(read).read_to_string(&mut word).map_err(|error| failed(error.to_string()))?;
     match word.as_str() {
         UP => Ok(()),
         "" => Err(failed("it ended at once".into())),
@@ -74,9 +66,7 @@ fn become_keeper(status: &OwnedFd, argv: &[CString]) -> nix::errno::Errno {
 /// In the keeper: the status pipe. `None` when it was started by hand.
 pub fn status_pipe() -> Option<File> {
     let file = std::fs::read_link(format!("/proc/self/fd/{STATUS}")).ok()?;
-    file.to_string_lossy()
-        .starts_with("pipe:")
-        .then(|| File::from(sys::own(STATUS)))
+    file.to_string_lossy().starts_with("pipe:").then(|| File::from(sys::own(STATUS)))
 }
 
 /// Says one thing to the wrapper and hangs up.

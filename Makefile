@@ -1,0 +1,93 @@
+# Everything that is done in this repository. `make help` lists it.
+#
+# Where things are built: CARGO_TARGET_DIR if it is set; with CI=true, whose clones are fresh, $(GODWIT_CACHE)/target; else ./target.
+# GODWIT_CACHE (default /var/cache/godwit) keeps what takes long to make. GODWIT_CRIO adds CRI-O nodes to the lab, see docs/lab.md.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.NOTPARALLEL:
+
+export GODWIT_CACHE ?= /var/cache/godwit
+ifeq ($(CI),true)
+export CARGO_TARGET_DIR ?= $(GODWIT_CACHE)/target
+endif
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+PROGRAMS := $(TARGET)/release
+LAB := $(PROGRAMS)/godwit-lab
+export GODWIT_LAB_PROGRAM := $(LAB)
+export PATH := $(PROGRAMS):$(GODWIT_CACHE)/tools/bin:$(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH)
+
+# The end-to-end tests: built and run apart from the unit tests.
+E2E := $(wildcard tests/e2e/Cargo.toml)
+UNIT := --workspace --exclude godwit-lab $(if $(E2E),--exclude godwit-e2e)
+
+.PHONY: help
+help: ## This list.
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: bootstrap
+bootstrap: ## Installs what this machine lacks (Debian, Ubuntu; as root). Does nothing when all is there.
+	@scripts/bootstrap
+
+.PHONY: build
+build: bootstrap ## Builds all programs; the OCI wrapper as a static one.
+	cargo build --release --locked --workspace --bins
+	cargo rustc --locked --profile runtime -p godwit-runtime --bin godwit-runtime -- -C target-feature=+crt-static -C relocation-model=static
+
+.PHONY: cache
+cache: lab-program ## Makes what the lab is made of: two Debian roots, Kubernetes, Helm, CoreDNS, images. Once.
+	@$(LAB) prepare
+
+.PHONY: lab
+lab: lab-program ## Brings the lab up: a real Kubernetes cluster of several nodes on this machine.
+	@$(LAB) up
+
+.PHONY: lab-down
+lab-down: ## Takes the lab away; its cache stays.
+	@if [ -x $(LAB) ]; then $(LAB) down; else $(MAKE) lab-program && $(LAB) down; fi
+
+.PHONY: lab-program
+lab-program: bootstrap
+	@cargo build --release --locked -p godwit-lab
+
+.PHONY: image
+image: build ## Builds the container image localhost/godwit:dev and loads it into every node of the lab.
+	@$(LAB) image --programs $(PROGRAMS)
+
+.PHONY: lint
+lint: bootstrap ## Formatting, clippy, licences and sources of dependencies.
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	@scripts/deny
+
+.PHONY: test
+test: lint cache test-unit image test-e2e ## Everything: lint, unit tests, end-to-end tests on the lab.
+	@echo "make test: all passed"
+
+.PHONY: test-unit
+test-unit: cache ## Unit tests, the protocol's model, and tests against this kernel's CRIU and runc.
+	cargo test --release --locked -p godwit-lab
+	cargo test --release --locked $(UNIT)
+
+.PHONY: test-e2e
+test-e2e: image lab ## End-to-end tests on the lab.
+ifneq ($(E2E),)
+	cargo test --release --locked -p godwit-e2e --test e2e
+else
+	@echo "make test-e2e: there are no end-to-end tests in tests/e2e yet"
+endif
+
+.PHONY: demo
+demo: image lab ## Redis with 100,000 keys, moved there and back while a client writes. Leaves the lab up.
+	@cargo run --release --locked --quiet -p godwit-demo --bin godwit-demo
+
+.PHONY: bench
+bench: image lab ## Measures; writes benches/results/latest.json and prints it as a table.
+	@cargo run --release --locked --quiet -p godwit-demo --bin bench
+
+.PHONY: clean
+clean: ## Takes the lab away and removes what was built here. The cache stays; its folder may be removed by hand.
+	@if [ -e "$${GODWIT_LAB:-/var/lib/godwit-lab}/lab.json" ]; then $(MAKE) lab-down; fi
+	rm -rf target

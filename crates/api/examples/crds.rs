@@ -1,0 +1,17 @@
+//! Prints the CustomResourceDefinitions as YAML. With a directory as argument, writes each to a file of its own there:
+//! `cargo run -p godwit-api --example crds -- deploy/chart/godwit/crds`.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let directory = std::env::args_os().nth(1).map(PathBuf::from);
+    for crd in godwit_api::crds() {
+        let yaml = serde_saphyr::to_string(&crd)?;
+        match &directory {
+            Some(directory) => std::fs::write(directory.join(format!("{}.yaml", crd.metadata.name.unwrap_or_default())), yaml)?,
+            None => println!("---\n{yaml}"),
+        }
+    }
+    Ok(())
+}

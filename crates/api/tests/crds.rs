@@ -1,0 +1,55 @@
+//! The chart carries exactly the definitions that the types make, and their rules say what they should.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+fn schema(name: &str) -> Value {
+    let crds = godwit_api::crds();
+    let crd = crds.iter().find(|crd| crd.metadata.name.as_deref() == Some(name)).unwrap();
+    serde_json::to_value(crd).unwrap()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take()
+}
+
+#[test]
+fn the_chart_carries_them() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/chart/godwit/crds");
+    let mut expected = Vec::new();
+    for crd in godwit_api::crds() {
+        let name = format!("{}.yaml", crd.metadata.name.clone().unwrap());
+        let there = fs::read_to_string(directory.join(&name)).unwrap_or_default();
+        assert!(
+            there == serde_saphyr::to_string(&crd).unwrap(),
+            "{name} is not what the types make: cargo run -p godwit-api --example crds -- deploy/chart/godwit/crds"
+        );
+        expected.push(name);
+    }
+    let mut found: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    found.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn the_yaml_means_the_same() {
+    for crd in godwit_api::crds() {
+        let yaml = serde_saphyr::to_string(&crd).unwrap();
+        let back: Value = serde_saphyr::from_str(&yaml).unwrap();
+        assert_eq!(back, serde_json::to_value(&crd).unwrap());
+    }
+}
+
+#[test]
+fn rules_are_there() {
+    let migration = schema("podmigrations.godwit.dev");
+    let spec = &migration["properties"]["spec"];
+    assert_eq!(spec["required"], serde_json::json!(["podName"]));
+    assert_eq!(spec["x-kubernetes-validations"].as_array().unwrap().len(), 6);
+    assert_eq!(spec["properties"]["podName"]["maxLength"], 253);
+    assert!(spec["properties"]["podName"]["x-kubernetes-validations"].is_array());
+    assert!(spec["properties"]["targetNode"]["x-kubernetes-validations"].is_array());
+    let handover = schema("handovers.godwit.dev");
+    assert_eq!(handover["properties"]["spec"]["x-kubernetes-validations"][0]["rule"], "self == oldSelf");
+    assert_eq!(handover["properties"]["status"]["x-kubernetes-validations"][0]["optionalOldSelf"], true);
+}

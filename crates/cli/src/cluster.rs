@@ -1,0 +1,140 @@
+//! The cluster as the kubeconfig has it, and the objects in it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher;
+use kube::{Api, Client, Config};
+use serde_json::json;
+
+use godwit_api::PodMigration;
+use godwit_api::migration::PodMigrationSpec;
+
+use crate::error::{Error, innermost};
+use crate::options::{Place, Pod};
+
+/// For how long the cluster may be away while a migration is watched.
+const AWAY: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub struct Cluster {
+    client: Client,
+    /// The namespace asked for, or that of the context.
+    pub namespace: String,
+}
+
+impl Cluster {
+    /// Connects as the options say.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when there is no usable kubeconfig.
+    pub async fn connect(place: &Place) -> Result<Self, Error> {
+        let unreachable = |error: &(dyn std::error::Error + 'static)| Error::Unreachable(innermost(error));
+        let options = KubeConfigOptions { context: place.context.clone(), ..KubeConfigOptions::default() };
+        let config = match &place.kubeconfig {
+            Some(path) => {
+                let file = Kubeconfig::read_from(path).map_err(|error| unreachable(&error))?;
+                Config::from_custom_kubeconfig(file, &options).await.map_err(|error| unreachable(&error))?
+            }
+            None if place.context.is_some() => Config::from_kubeconfig(&options).await.map_err(|error| unreachable(&error))?,
+            None => Config::infer().await.map_err(|error| unreachable(&error))?,
+        };
+        let namespace = place.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        Ok(Self { client: Client::try_from(config)?, namespace })
+    }
+
+    fn migrations(&self) -> Api<PodMigration> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Orders a migration.
+    ///
+    /// # Errors
+    /// When the API server does not take it.
+    pub async fn order(&self, pod: &Pod) -> Result<PodMigration, Error> {
+        let name = pod.name.strip_prefix("pod/").or_else(|| pod.name.strip_prefix("pods/")).unwrap_or(&pod.name);
+        let mut short: String = name.chars().take(50).collect();
+        short.truncate(short.trim_end_matches(['-', '.']).len());
+        let object = PodMigration {
+            metadata: ObjectMeta {
+                generate_name: Some(format!("{short}-")),
+                labels: Some(BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), "kubectl-migrate".to_owned())])),
+                ..ObjectMeta::default()
+            },
+            spec: PodMigrationSpec {
+                pod_name: name.to_owned(),
+                target_node: pod.to.clone(),
+                deadline_seconds: pod.deadline.map(|time| u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX)),
+                dry_run: pod.dry_run,
+                ttl_seconds: pod.dry_run.then_some(300),
+                ..PodMigrationSpec::default()
+            },
+            status: None,
+        };
+        Ok(self.migrations().create(&PostParams::default(), &object).await?)
+    }
+
+    /// One migration.
+    ///
+    /// # Errors
+    /// [`Error::NoMigration`] when there is none of that name.
+    pub async fn get(&self, name: &str) -> Result<PodMigration, Error> {
+        match self.migrations().get(name).await {
+            Err(kube::Error::Api(status)) if status.code == 404 && status.details.as_ref().is_some_and(|details| !details.name.is_empty()) => {
+                Err(Error::NoMigration(name.to_owned(), self.namespace.clone()))
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// All migrations of the namespace, or of all; the oldest first.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn list(&self, everywhere: bool) -> Result<Vec<PodMigration>, Error> {
+        let api = if everywhere { Api::all(self.client.clone()) } else { self.migrations() };
+        let mut found = api.list(&ListParams::default()).await?.items;
+        found.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
+        Ok(found)
+    }
+
+    /// Asks for a migration to be taken back.
+    ///
+    /// # Errors
+    /// When the API server does not take it.
+    pub async fn cancel(&self, name: &str) -> Result<PodMigration, Error> {
+        self.get(name).await?;
+        Ok(self.migrations().patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": {"cancel": true}}))).await?)
+    }
+
+    /// Shows each version of a migration to `see` until that answers. `None` for one that is gone.
+    ///
+    /// # Errors
+    /// When the API server has been away for too long.
+    pub async fn watch<T>(&self, name: &str, mut see: impl FnMut(Option<&PodMigration>) -> Result<Option<T>, Error>) -> Result<T, Error> {
+        let stream = watcher::watch_object(self.migrations(), name);
+        futures::pin_mut!(stream);
+        let mut away = None;
+        loop {
+            match stream.next().await {
+                Some(Ok(object)) => {
+                    away = None;
+                    if let Some(answer) = see(object.as_ref())? {
+                        return Ok(answer);
+                    }
+                }
+                Some(Err(error)) => {
+                    let since = *away.get_or_insert_with(tokio::time::Instant::now);
+                    if since.elapsed() > AWAY {
+                        return Err(Error::Unreachable(innermost(&error)));
+                    }
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                None => return Err(Error::Unreachable("the watch ended".into())),
+            }
+        }
+    }
+}

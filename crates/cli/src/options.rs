@@ -1,0 +1,182 @@
+//! The command line.
+//!
+//! `kubectl migrate POD` is short for `kubectl migrate pod POD`; the long form moves a pod that is called like a subcommand.
+
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+/// Exit codes, for the help text.
+const CODES: &str = "Exit codes:
+  0  moved (or planned, with --dry-run; or ordered, with --no-wait)
+  1  failed: the pod runs where it was and nothing was touched
+  2  taken back: the pod runs where it was; it may have stood still for a moment
+  3  the command line is wrong
+  4  the cluster cannot be reached, or Godwit is not installed there
+  5  the cluster refused: not allowed, or no such migration
+  6  interrupted while waiting; the migration goes on
+
+Examples:
+  kubectl migrate web-0 --to node-b            move a pod and watch
+  kubectl migrate web-0                        the scheduler chooses another node
+  kubectl migrate web-0 --to node-b --dry-run  only plan: what would be done, what is in the way
+  kubectl migrate pod list                     a pod that is called like a subcommand";
+
+/// Move running pods between nodes, with their memory.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-migrate", bin_name = "kubectl migrate", version, after_help = CODES, args_conflicts_with_subcommands = true, subcommand_precedence_over_arg = true, arg_required_else_help = true)]
+pub struct Options {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub pod: Option<Pod>,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Move a pod (the same as `kubectl migrate POD`)
+    Pod {
+        #[command(flatten)]
+        pod: Pod,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show one migration
+    Status {
+        /// Name of the migration
+        name: String,
+        /// Go on watching until it ends
+        #[arg(short, long)]
+        watch: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show all migrations of a namespace
+    List {
+        /// Of all namespaces
+        #[arg(short = 'A', long)]
+        all_namespaces: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Take a migration back, if it has not committed yet
+    Cancel {
+        /// Name of the migration
+        name: String,
+        /// Do not wait until it has ended
+        #[arg(long)]
+        no_wait: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Print a completion script
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// A pod and where it should go.
+#[derive(Clone, Debug, Args)]
+pub struct Pod {
+    /// Name of the pod (`pod/NAME` is understood too)
+    pub name: String,
+    /// Node to move it to; without it the scheduler chooses another one than the pod's
+    #[arg(long, value_name = "NODE")]
+    pub to: Option<String>,
+    /// Only plan: say what would be done and what is in the way
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Time for everything up to the commit, e.g. 90s or 2m; when it passes, the pod is taken back
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub deadline: Option<Duration>,
+    /// Only order the migration
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// Which cluster and namespace, and how to print.
+#[derive(Clone, Debug, Args)]
+pub struct Place {
+    /// Namespace
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Context of the kubeconfig
+    #[arg(long)]
+    pub context: Option<String>,
+    /// Path of the kubeconfig
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<std::path::PathBuf>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Text,
+    /// The object, when there is nothing more to wait for
+    Json,
+}
+
+impl Options {
+    /// Writes the completion script.
+    pub fn complete(shell: clap_complete::Shell) {
+        clap_complete::generate(shell, &mut Self::command(), "kubectl-migrate", &mut std::io::stdout());
+    }
+}
+
+/// Reads `90`, `90s`, `2m`, `1m30s`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Ok(Duration::from_secs(u64::from(seconds)));
+    }
+    let time: jiff::SignedDuration = text.parse().map_err(|_| "use e.g. 90s or 2m".to_owned())?;
+    Duration::try_from(time).map_err(|_| "it must not be negative".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    fn parse(line: &str) -> Options {
+        Options::try_parse_from(std::iter::once("kubectl-migrate").chain(line.split(' '))).unwrap()
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn a_pod_is_the_default() {
+        let options = parse("web-0 --to node-b -n shop --deadline 2m");
+        let pod = options.pod.unwrap();
+        assert_eq!((pod.name.as_str(), pod.to.as_deref(), options.place.namespace.as_deref()), ("web-0", Some("node-b"), Some("shop")));
+        assert_eq!(pod.deadline, Some(Duration::from_secs(120)));
+    }
+
+    #[test]
+    fn a_pod_called_like_a_subcommand_has_the_long_form() {
+        assert!(matches!(parse("list").command, Some(Command::List { .. })));
+        let Some(Command::Pod { pod, .. }) = parse("pod list --to node-b").command else { panic!("a pod") };
+        assert_eq!(pod.name, "list");
+        let Some(Command::Pod { pod, .. }) = parse("pod pod").command else { panic!("a pod") };
+        assert_eq!(pod.name, "pod");
+    }
+
+    #[test]
+    fn times_are_read() {
+        for (text, seconds) in [("90", 90), ("90s", 90), ("2m", 120), ("1m30s", 90), ("1h", 3600)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        assert!(duration("soon").is_err());
+        assert!(duration("-5s").is_err());
+    }
+}

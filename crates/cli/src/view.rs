@@ -1,0 +1,309 @@
+//! The live view: what a status says, as five lines and a last one. Pure: from a status to text.
+//!
+//! ```text
+//!   plan      live · stop-and-copy · connections close · 1.2 GiB, 14 fds, 3 tcp
+//!   prepare   pod web-0-m1 on node-b                            1.8 s
+//!   copy      keepers wait                                      0.4 s
+//!   switch    frozen 87 ms  (dump 31 · delta 4 · restore 38 · verify 3 · commit 11)
+//!   settle    source retired                                    0.9 s
+//! ✔ web-0 runs on node-b. It stood still for 87 ms. …
+//! ```
+
+use godwit_api::PodMigration;
+use godwit_api::migration::{Failure, Phase, PlanSummary, PodMigrationStatus};
+
+use crate::text::{bytes, count, time};
+
+/// Width of the text before a duration.
+const WIDTH: usize = 52;
+
+/// One line of the view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// `plan`, `prepare`, `copy`, `switch`, `settle`.
+    pub label: &'static str,
+    /// What there is to say.
+    pub text: String,
+    /// Nothing more will be said in it.
+    pub done: bool,
+}
+
+impl std::fmt::Display for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "  {:<9} {}", self.label, self.text)
+    }
+}
+
+/// The lines so far; the last one may still change.
+#[must_use]
+pub fn lines(object: &PodMigration) -> Vec<Line> {
+    let status = object.status.clone().unwrap_or_default();
+    let mut lines = Vec::new();
+    let reached = |phase| reached(&status) >= phase;
+    let line = |label, text: String, done| Line { label, text, done };
+    if let Some(plan) = &status.plan {
+        lines.push(line("plan", self::plan(plan), true));
+        lines.extend(plan.warnings.iter().map(|warning| line("", format!("! {warning}"), true)));
+        lines.extend(plan.blockers.iter().map(|blocker| line("", format!("✘ {}: {}", blocker.reason, blocker.message), true)));
+    } else if status.phase <= Phase::Planning && status.failure.is_none() {
+        lines.push(line("plan", waiting(&status), false));
+    }
+    if object.spec.dry_run {
+        return lines;
+    }
+    if reached(Phase::Preparing) {
+        let place = match (&status.target_pod, &status.target_node) {
+            (Some(pod), Some(node)) => format!("pod {pod} on {node}"),
+            (Some(pod), None) => format!("pod {pod}"),
+            _ => "target pod".into(),
+        };
+        let done = reached(Phase::Copying);
+        lines.push(line("prepare", timed(&place, done.then(|| spent(&status, Phase::Preparing)).flatten()), done));
+    }
+    if reached(Phase::Copying) {
+        let done = reached(Phase::Switching);
+        let text = if done { "keepers wait at the target" } else { "waiting for keepers at the target" };
+        lines.push(line("copy", timed(text, done.then(|| spent(&status, Phase::Copying)).flatten()), done));
+    }
+    if reached(Phase::Switching) {
+        let done = status.freeze.is_some();
+        lines.push(line("switch", switch(&status), done));
+    }
+    if reached(Phase::Settling) && status.failure.is_none() {
+        let done = status.phase == Phase::Succeeded;
+        let text = if done { "endpoints moved, source retired".to_owned() } else { settling(&status) };
+        lines.push(line("settle", timed(&text, done.then(|| spent(&status, Phase::Settling)).flatten()), done));
+    }
+    lines
+}
+
+/// How far it came. A final phase does not say; what stands in the status does.
+fn reached(status: &PodMigrationStatus) -> Phase {
+    match status.phase {
+        Phase::Succeeded => Phase::Settling,
+        Phase::RolledBack => Phase::Switching,
+        Phase::Failed if status.target_node.is_some() && status.timeline.iter().any(|step| step.phase == Phase::Copying) => Phase::Copying,
+        Phase::Failed if status.target_pod.is_some() => Phase::Preparing,
+        Phase::Failed => Phase::Planning,
+        phase => phase,
+    }
+}
+
+fn plan(plan: &PlanSummary) -> String {
+    let words = |text: &str| match text {
+        "Live" => "live".to_owned(),
+        "StopAndCopy" => "stop-and-copy".to_owned(),
+        "Close" => "connections close".to_owned(),
+        other => other.to_lowercase(),
+    };
+    format!(
+        "{} · {} · {} · {}, {}, {}, {}, {} tcp",
+        words(&plan.engine),
+        words(&plan.memory),
+        words(&plan.network),
+        bytes(plan.bytes),
+        count(plan.containers, "container", "containers"),
+        count(plan.processes, "process", "processes"),
+        count(plan.fds, "fd", "fds"),
+        plan.connections
+    )
+}
+
+fn waiting(status: &PodMigrationStatus) -> String {
+    let queued = status.conditions.iter().find(|condition| condition.reason == "Queued");
+    queued.map_or_else(|| "looking at the pod".to_owned(), |condition| format!("queued: {}", condition.message))
+}
+
+fn settling(status: &PodMigrationStatus) -> String {
+    let said = status.conditions.iter().find(|condition| condition.status == "False" && matches!(condition.type_.as_str(), "Ready" | "Retired"));
+    said.map_or_else(|| "retiring the source".to_owned(), |condition| condition.message.clone())
+}
+
+fn switch(status: &PodMigrationStatus) -> String {
+    if let Some(freeze) = &status.freeze {
+        return format!(
+            "frozen {} ms  (dump {} · delta {} · restore {} · verify {} · commit {})",
+            freeze.total_ms, freeze.dump_ms, freeze.delta_ms, freeze.restore_ms, freeze.verify_ms, freeze.commit_ms
+        );
+    }
+    let away = status.conditions.iter().find(|condition| condition.type_ == "Committed" && condition.reason == "AgentUnreachable");
+    if let Some(condition) = away {
+        return condition.message.clone();
+    }
+    match &status.progress {
+        Some(progress) if progress.bytes > 0 => format!("{} sent, {}/s", bytes(progress.bytes), bytes(progress.rate)),
+        _ => "the pod stands still".into(),
+    }
+}
+
+/// Microseconds from the first start to the last end of the steps of a phase.
+fn spent(status: &PodMigrationStatus, phase: Phase) -> Option<i64> {
+    let steps = || status.timeline.iter().filter(move |step| step.phase == phase && step.who == "controller");
+    let first = steps().map(|step| step.start_us).min()?;
+    let last = steps().map(|step| step.start_us.saturating_add(step.duration_us)).max()?;
+    Some(last.saturating_sub(first))
+}
+
+fn timed(text: &str, micros: Option<i64>) -> String {
+    match micros {
+        Some(micros) => format!("{text:<WIDTH$} {:>8}", time(micros)),
+        None => text.to_owned(),
+    }
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The pod runs on the other node, or the plan is made.
+    Moved,
+    /// Nothing was touched.
+    Failed,
+    /// The pod runs as before.
+    TakenBack,
+}
+
+impl End {
+    /// The exit code.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Moved => 0,
+            Self::Failed => 1,
+            Self::TakenBack => 2,
+        }
+    }
+}
+
+/// How it ended, if it has.
+#[must_use]
+pub fn end(object: &PodMigration) -> Option<End> {
+    match object.status.as_ref()?.phase {
+        Phase::Succeeded => Some(End::Moved),
+        Phase::Failed => Some(End::Failed),
+        Phase::RolledBack => Some(End::TakenBack),
+        _ => None,
+    }
+}
+
+/// The last line (with what to do below it, when it did not work).
+#[must_use]
+pub fn last(object: &PodMigration) -> Option<String> {
+    let status = object.status.clone().unwrap_or_default();
+    let pod = &object.spec.pod_name;
+    let at = status.source_node.as_deref().map(|node| format!(" runs on {node}, as before")).unwrap_or_default();
+    let freeze = status.freeze.clone().unwrap_or_default().total_ms;
+    let failure = status.failure.clone().unwrap_or_default();
+    Some(match end(object)? {
+        End::Moved if object.spec.dry_run => format!("✔ {pod} can be moved. Nothing was touched."),
+        End::Moved => {
+            let node = status.target_node.clone().unwrap_or_default();
+            let name = status.target_pod.clone().unwrap_or_default();
+            format!("✔ {pod} runs on {node}. It stood still for {freeze} ms. {}", lost(&status, &name))
+        }
+        End::TakenBack => format!("✘ taken back: {pod}{at}. It stood still for {freeze} ms. {}", why(&failure)),
+        End::Failed if object.spec.dry_run => format!("✘ {pod} cannot be moved. {}", why(&failure)),
+        End::Failed => format!("✘ not moved: {pod}{at}. Nothing was touched. {}", why(&failure)),
+    })
+}
+
+fn lost(status: &PodMigrationStatus, name: &str) -> String {
+    let connections = status.plan.as_ref().map_or(0, |plan| plan.connections);
+    let not_ready = status.conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "False");
+    let mut text = format!("Its name is {name} now.");
+    if connections > 0 {
+        text.push_str(&format!(" {} closed; clients reconnect.", count(connections, "connection was", "connections were")));
+    }
+    if let Some(condition) = not_ready {
+        text.push_str(&format!(" But: {}.", condition.message));
+    }
+    text
+}
+
+fn why(failure: &Failure) -> String {
+    format!("Why: {} ({}).  What to do: {}", failure.message, failure.reason, failure.remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn migration(status: Value) -> PodMigration {
+        serde_json::from_value(json!({
+            "apiVersion": "godwit.dev/v1alpha1", "kind": "PodMigration", "metadata": {"name": "web-0-x"},
+            "spec": {"podName": "web-0", "targetNode": "node-b"}, "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn plan() -> Value {
+        json!({"engine": "Live", "memory": "StopAndCopy", "network": "Close", "containers": 1, "processes": 4, "fds": 14, "connections": 3, "bytes": 1_288_490_189_u64})
+    }
+
+    fn text(object: &PodMigration) -> String {
+        lines(object).iter().map(ToString::to_string).chain(last(object)).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn a_move_that_works() {
+        let step = |phase: &str, start: i64, took: i64| json!({"phase": phase, "step": "s", "who": "controller", "startUs": start, "durationUs": took});
+        insta::assert_snapshot!(text(&migration(json!({
+            "phase": "Succeeded", "sourceNode": "node-a", "targetNode": "node-b", "targetPod": "web-0-m1", "plan": plan(),
+            "timeline": [step("Preparing", 0, 1_800_000), step("Copying", 2_000_000, 400_000), step("Settling", 4_000_000, 500_000), step("Settling", 4_600_000, 300_000)],
+            "freeze": {"totalMs": 87, "dumpMs": 31, "deltaMs": 4, "restoreMs": 38, "verifyMs": 3, "commitMs": 11},
+        }))), @r"
+          plan      live · stop-and-copy · connections close · 1.2 GiB, 1 container, 4 processes, 14 fds, 3 tcp
+          prepare   pod web-0-m1 on node-b                                  1.8 s
+          copy      keepers wait at the target                             400 ms
+          switch    frozen 87 ms  (dump 31 · delta 4 · restore 38 · verify 3 · commit 11)
+          settle    endpoints moved, source retired                        900 ms
+        ✔ web-0 runs on node-b. It stood still for 87 ms. Its name is web-0-m1 now. 3 connections were closed; clients reconnect.
+        ");
+    }
+
+    #[test]
+    fn one_that_is_taken_back() {
+        let object = migration(json!({
+            "phase": "RolledBack", "sourceNode": "node-a", "targetNode": "node-b", "targetPod": "web-0-m1", "plan": plan(),
+            "freeze": {"totalMs": 140, "dumpMs": 31, "deltaMs": 0, "restoreMs": 0, "verifyMs": 0, "commitMs": 0},
+            "failure": {"reason": "StreamBroken", "message": "node-b went away", "remedy": "Try again."},
+        }));
+        assert_eq!(end(&object).unwrap().code(), 2);
+        assert_eq!(
+            last(&object).unwrap(),
+            "✘ taken back: web-0 runs on node-a, as before. It stood still for 140 ms. Why: node-b went away (StreamBroken).  What to do: Try again."
+        );
+    }
+
+    #[test]
+    fn one_that_never_begins() {
+        let object = migration(json!({"phase": "Failed", "failure": {"reason": "PodNotFound", "message": "there is no pod web-0", "remedy": "Look."}}));
+        assert_eq!(text(&object), "✘ not moved: web-0. Nothing was touched. Why: there is no pod web-0 (PodNotFound).  What to do: Look.");
+        assert_eq!(end(&object).unwrap().code(), 1);
+    }
+
+    #[test]
+    fn a_dry_run_lists_what_is_in_the_way() {
+        let mut object = migration(json!({"phase": "Failed", "sourceNode": "node-a", "plan": plan(),
+            "failure": {"reason": "HostPath", "message": "volume v", "remedy": "Use a shared volume."}}));
+        object.spec.dry_run = true;
+        object.status.as_mut().unwrap().plan.as_mut().unwrap().blockers =
+            vec![Failure { reason: "HostPath".into(), message: "volume v".into(), remedy: "Use a shared volume.".into() }];
+        insta::assert_snapshot!(text(&object), @r"
+          plan      live · stop-and-copy · connections close · 1.2 GiB, 1 container, 4 processes, 14 fds, 3 tcp
+                    ✘ HostPath: volume v
+        ✘ web-0 cannot be moved. Why: volume v (HostPath).  What to do: Use a shared volume.
+        ");
+    }
+
+    #[test]
+    fn the_line_at_work_is_open() {
+        let object = migration(json!({"phase": "Switching", "sourceNode": "node-a", "targetNode": "node-b", "targetPod": "web-0-m1", "plan": plan(),
+            "progress": {"bytes": 1_048_576, "total": 0, "rate": 524_288}}));
+        let lines = lines(&object);
+        let last = lines.last().unwrap();
+        assert_eq!((last.label, last.text.as_str(), last.done), ("switch", "1 MiB sent, 512 KiB/s", false));
+        assert!(lines[..lines.len() - 1].iter().all(|line| line.done));
+    }
+}

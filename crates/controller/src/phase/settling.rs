@@ -1,0 +1,235 @@
+//! `Settling`: the pod runs at the target. Owners and endpoints follow, the source is retired. Whatever fails here is tried again, for ever.
+//!
+//! ```text
+//!   bare pod     live ─▶ source deleted ─────────────────────────────┐
+//!   ReplicaSet   live ─▶ Ready ─▶ labels and owner onto the target,  ├─▶ Retire (SIGKILL while sealed) ─▶ source gone ─▶ Forget
+//!                                 the ReplicaSet deletes the source ─┘
+//! ```
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use serde_json::json;
+
+use godwit_api::migration::Phase;
+use godwit_api::names;
+use godwit_rpc::v1::{ForgetRequest, RetireRequest};
+
+use crate::context::Context;
+use crate::error::Error;
+use crate::owner::{self, Adoption};
+use crate::pods;
+use crate::reconcile::Next;
+use crate::record::{Record, condition, end};
+
+/// How long a call may wait for an agent that restarts; then the whole phase is tried again.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a bare pod's target may take to become Ready before the record ends without it.
+const READY: Duration = Duration::from_secs(30);
+/// How long the ReplicaSet may take to choose the source.
+const OWNER: Duration = Duration::from_secs(10);
+/// Beyond the grace period: how long the kubelet may take to let the source go.
+const GONE: Duration = Duration::from_secs(30);
+/// Lowest cost: the first to be retired.
+const COST: &str = "-2147483648";
+
+/// See the module.
+///
+/// # Errors
+/// [`Error`]: tried again.
+pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> {
+    let (pods, status) = (context.pods(record), record.status());
+    let (source_uid, target_uid) = (status.source_pod_uid.unwrap_or_default(), status.target_pod_uid.unwrap_or_default());
+    let name = status.target_pod.unwrap_or_default();
+    let target = pods.get_opt(&name).await?.filter(|pod| pod.uid().as_deref() == Some(target_uid.as_str()));
+    let adoption = target.as_ref().and_then(owner::kept);
+
+    if let Some(target) = &target {
+        live(context, record, target).await?;
+        context.point("controller.settling.live").await?;
+    }
+    match (&target, adoption) {
+        (Some(target), Some(adoption)) => hand_to_owner(context, record, target, &adoption, &source_uid).await?,
+        _ => delete(context, record, record.pod(), &source_uid, None).await?,
+    }
+    context.point("controller.settling.source-deleted").await?;
+    retire(context, record).await?;
+    context.point("controller.settling.retired").await?;
+    until_gone(context, record, &source_uid).await?;
+    context.point("controller.settling.gone").await?;
+
+    let ready = match &target {
+        None => false,
+        Some(target) => {
+            let name = target.name_any();
+            let wait = context.watch_pod(record, &name, |seen| seen.is_none_or(|pod| pods::is(pod, "Ready")).then_some(()));
+            record_wait(tokio::time::timeout(READY, wait).await)?
+        }
+    };
+    if forget(context, record).await {
+        record.hold(false).await?;
+    }
+    record
+        .write(|status| {
+            end(status, Phase::Succeeded, None);
+            let message = if ready { "" } else { "the pod runs, but is not Ready: see its probes" };
+            condition(status, "Ready", ready, if ready { "Ready" } else { "NotReady" }, message);
+        })
+        .await?;
+    let freeze = record.status().freeze.unwrap_or_default().total_ms;
+    let node = record.status().target_node.unwrap_or_default();
+    context.event(record, false, "Migrated", &format!("{} runs on node {node} as {name}; it stood still for {freeze} ms", record.pod())).await;
+    context.point("controller.settling.written").await?;
+    Ok(Next::Again)
+}
+
+fn record_wait(waited: Result<Result<(), Error>, tokio::time::error::Elapsed>) -> Result<bool, Error> {
+    match waited {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Opens the readiness gate of the target.
+async fn live(context: &Context, record: &mut Record, target: &Pod) -> Result<(), Error> {
+    if pods::is(target, names::CONDITION_LIVE) {
+        return Ok(());
+    }
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let patch = json!({"status": {"conditions": [
+        {"type": names::CONDITION_LIVE, "status": "True", "reason": "Running", "message": "the migrated processes run here", "lastTransitionTime": now},
+    ]}});
+    let pods = context.pods(record);
+    let patched = record
+        .step("live", async { pods.patch_status(&target.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await })
+        .await;
+    match patched {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The ReplicaSet takes the target over and retires the source.
+async fn hand_to_owner(context: &Context, record: &mut Record, target: &Pod, adoption: &Adoption, source_uid: &str) -> Result<(), Error> {
+    let pods = context.pods(record);
+    let source = pods.get_opt(record.pod()).await?.filter(|pod| pod.uid().as_deref() == Some(source_uid));
+    if let Some(source) = source.filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+        let patch = json!({"metadata": {"uid": source_uid, "annotations": {"controller.kubernetes.io/pod-deletion-cost": COST}}});
+        ignore_gone(pods.patch(&source.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()))?;
+    }
+    context.point("controller.settling.cost").await?;
+
+    let name = target.name_any();
+    let adopted = target.owner_references().iter().any(|owner| owner.uid == adoption.owner.uid);
+    if !adopted {
+        // Adopted before it is Ready, the target would be the one to go.
+        let wait = context.watch_pod(record, &name, |seen| seen.is_none_or(|pod| pods::is(pod, "Ready")).then_some(()));
+        if let Ok(result) = tokio::time::timeout(READY, wait).await {
+            result?;
+        } else {
+            record.write(|status| condition(status, "Ready", false, "NotReady", "the ReplicaSet takes the pod over when it is Ready: see its probes")).await?;
+            return Err(Error::NotYet("the target pod is not Ready"));
+        }
+        let mut owners = target.owner_references().to_vec();
+        owners.push(adoption.owner.clone());
+        let patch = json!({"metadata": {"uid": target.uid(), "labels": adoption.labels, "ownerReferences": owners}});
+        let patched = record.step("adopt", async { pods.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await }).await;
+        ignore_gone(patched.map(|_| ()))?;
+    }
+    context.point("controller.settling.adopted").await?;
+
+    let going = context.watch_pod(record, record.pod(), |seen| is_going(seen, source_uid).then_some(()));
+    match tokio::time::timeout(OWNER, going).await {
+        Ok(result) => result,
+        // It chose another (one that was not Ready), or was scaled up meanwhile: it replaces what it needs.
+        Err(_) => delete(context, record, record.pod(), source_uid, None).await,
+    }
+}
+
+fn is_going(pod: Option<&Pod>, uid: &str) -> bool {
+    pod.is_none_or(|pod| pod.uid().as_deref() != Some(uid) || pod.metadata.deletion_timestamp.is_some())
+}
+
+fn ignore_gone(result: kube::Result<()>) -> Result<(), Error> {
+    match result {
+        // A conflict here means another UID: the pod that was meant is gone.
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Deletes the pod with this name and UID, if it is there.
+///
+/// # Errors
+/// When the API server does not answer.
+pub(super) async fn delete(context: &Context, record: &Record, name: &str, uid: &str, grace: Option<u32>) -> Result<(), Error> {
+    let params = DeleteParams {
+        grace_period_seconds: grace,
+        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    ignore_gone(context.pods(record).delete(name, &params).await.map(|_| ()))
+}
+
+/// The source's processes end, without running again.
+async fn retire(context: &Context, record: &mut Record) -> Result<(), Error> {
+    let migration = context.migration(record).await?;
+    let node = migration.source_node.clone();
+    let call = context.agents.call(&node, PATIENCE, |mut agent| {
+        let request = RetireRequest { migration: Some(migration.clone()) };
+        async move { agent.retire(request).await }
+    });
+    let answer = record.step("retire", call).await;
+    match answer {
+        Ok(_) | Err(crate::error::AgentError::NoNode(_)) => Ok(()),
+        Err(error) => {
+            let message = format!("the source is sealed and waits to be retired: {}", error.cause());
+            record.write(|status| condition(status, "Retired", false, "AgentUnreachable", &message)).await?;
+            Err(error.into())
+        }
+    }
+}
+
+/// Until the source pod's object is gone; by force when the kubelet does not let go although nothing runs.
+async fn until_gone(context: &Context, record: &mut Record, uid: &str) -> Result<(), Error> {
+    let source = context.pods(record).get_opt(record.pod()).await?.filter(|pod| pod.uid().as_deref() == Some(uid));
+    let Some(source) = source else { return Ok(()) };
+    let grace = source.spec.and_then(|spec| spec.termination_grace_period_seconds).and_then(|grace| u64::try_from(grace).ok()).unwrap_or(30);
+    let name = record.pod().to_owned();
+    let start = jiff::Timestamp::now();
+    let gone = context.watch_pod(record, &name, |seen| seen.is_none_or(|pod| pod.uid().as_deref() != Some(uid)).then_some(()));
+    let waited = tokio::time::timeout(GONE + Duration::from_secs(grace), gone).await;
+    let duration_us = jiff::Timestamp::now().as_microsecond().saturating_sub(start.as_microsecond());
+    record.note(godwit_api::migration::Step { phase: Phase::Settling, step: "gone".into(), who: "controller".into(), start_us: start.as_microsecond(), duration_us });
+    match waited {
+        Ok(result) => result,
+        Err(_) => delete(context, record, &name, uid, Some(0)).await,
+    }
+}
+
+/// Both agents drop what they know. Whether both have.
+pub(super) async fn forget(context: &Context, record: &Record) -> bool {
+    let Ok(migration) = context.migration(record).await else { return false };
+    let mut all = true;
+    for node in [&migration.source_node, &migration.target_node] {
+        if node.is_empty() {
+            continue;
+        }
+        let call = context.agents.call(node, PATIENCE, |mut agent| {
+            let request = ForgetRequest { migration: Some(migration.clone()) };
+            async move { agent.forget(request).await }
+        });
+        match call.await {
+            Ok(_) | Err(crate::error::AgentError::NoNode(_)) => {}
+            Err(error) => {
+                tracing::warn!(node, cause = error.cause(), "not forgotten yet");
+                all = false;
+            }
+        }
+    }
+    all
+}

@@ -1,0 +1,250 @@
+//! `Switching`: the source's agent leads; this listens until it says how it ended.
+//!
+//! ```text
+//!   controller ── Switch ──▶ source agent      the stream breaks, the leader changes, the agent restarts: Switch again, it attaches
+//!              ◀── steps, bytes, outcome ──
+//!              ── Cancel ──▶                    a wish; the outcome still comes through Switch
+//!              ── GET Handover ──▶ API server   only while the agent is away: Running and Aborted are final and tell the same
+//! ```
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::Api;
+use tokio::time::Instant;
+
+use godwit_api::migration::{Failure, Freeze, Phase, Progress, Step};
+use godwit_api::{Handover, HandoverState};
+use godwit_rpc::v1::{self, CancelRequest, SwitchRequest, outcome, switch_event};
+
+use crate::context::Context;
+use crate::error::{AgentError, Error};
+use crate::reconcile::Next;
+use crate::record::{Record, condition};
+use crate::{failure, pods};
+
+/// How often news are written while the stream flows.
+const WRITE: Duration = Duration::from_millis(250);
+/// How often the source pod is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// For how long the source's agent may be away before the Handover is asked.
+const AWAY: Duration = Duration::from_secs(5);
+/// Pause before attaching again.
+const PAUSE: Duration = Duration::from_millis(300);
+/// A deadline that has passed: an agent that has not begun does not begin.
+const PASSED: i64 = 1;
+
+/// How the switch ended.
+enum Ended {
+    Running(Freeze),
+    TakenBack(Failure, Freeze),
+}
+
+/// See the module.
+///
+/// # Errors
+/// [`Error`]: tried again.
+pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> {
+    let mut wish = Wish::default();
+    let mut away_since = None::<Instant>;
+    let ended = loop {
+        match attach(context, record, &mut wish).await {
+            Ok(Some(ended)) => break ended,
+            Ok(None) => away_since = None,
+            Err(Error::Agent(error)) => {
+                let since = *away_since.get_or_insert_with(Instant::now);
+                tracing::warn!(cause = error.cause(), "the source's agent is away");
+                if since.elapsed() > AWAY {
+                    let message = format!("waiting for the source's agent: {}", error.cause());
+                    record.write(|status| condition(status, "Committed", false, "AgentUnreachable", &message)).await?;
+                    if let Some(ended) = ask_the_arbiter(context, record).await? {
+                        break ended;
+                    }
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
+    context.point("controller.switching.outcome").await?;
+    match ended {
+        Ended::Running(freeze) => {
+            record
+                .write(|status| {
+                    status.phase = Phase::Settling;
+                    status.freeze = Some(freeze.clone());
+                    condition(status, "Committed", true, "Running", "the pod runs at the target");
+                })
+                .await?;
+            context.event(record, false, "Committed", &format!("the pod runs at the target; it stood still for {} ms", freeze.total_ms)).await;
+        }
+        Ended::TakenBack(why, freeze) => {
+            record
+                .write(|status| {
+                    status.failure = Some(why.clone());
+                    status.freeze = Some(freeze.clone());
+                    condition(status, "Committed", false, &why.reason, &why.message);
+                })
+                .await?;
+        }
+    }
+    context.point("controller.switching.written").await?;
+    Ok(Next::Again)
+}
+
+/// Whether the switch is wanted no more, and whether the agent knows.
+#[derive(Default)]
+struct Wish {
+    why: Option<String>,
+    told: bool,
+}
+
+impl Wish {
+    fn look(&mut self, context: &Context, record: &Record) {
+        if self.why.is_none() && context.interrupted(record).is_some() {
+            self.why = Some(failure::cancelled().message);
+        }
+    }
+}
+
+/// Listens once. `None`: the stream ended without an outcome.
+async fn attach(context: &Context, record: &mut Record, wish: &mut Wish) -> Result<Option<Ended>, Error> {
+    let migration = context.migration(record).await?;
+    let node = migration.source_node.clone();
+    wish.look(context, record);
+    wish.told = false;
+    if wish.why.is_some() {
+        tell(context, &node, &migration, wish).await?;
+    }
+    let deadline_unix_ms = match (&wish.why, record.deadline()) {
+        (Some(_), _) => PASSED,
+        (None, Some(deadline)) => deadline.as_millisecond(),
+        (None, None) => 0,
+    };
+    let request = SwitchRequest { migration: Some(migration.clone()), deadline_unix_ms };
+    let call = |source| AgentError::Call { node: node.clone(), source: Box::new(source) };
+    let mut stream = context.agents.of(&node).await?.switch(request).await.map_err(call)?.into_inner();
+    context.point("controller.switching.attached").await?;
+
+    let mut tick = tokio::time::interval(WRITE);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut rate, mut looked) = (Rate::default(), Instant::now());
+    loop {
+        tokio::select! {
+            event = stream.message() => match event.map_err(call)?.and_then(|event| event.event) {
+                None => return Ok(None),
+                Some(switch_event::Event::Step(step)) => note(record, step),
+                Some(switch_event::Event::Copied(copied)) => rate.note(&copied),
+                Some(switch_event::Event::Outcome(outcome)) => return Ok(ended(outcome)),
+            },
+            _ = tick.tick() => {
+                if record.has_notes() || rate.fresh {
+                    let progress = rate.take();
+                    record.write(|status| status.progress.clone_from(&progress)).await?;
+                }
+                wish.look(context, record);
+                if looked.elapsed() > LOOK {
+                    looked = Instant::now();
+                    if wish.why.is_none() && let Some(why) = source_gone(context, record).await? {
+                        wish.why = Some(why.message);
+                    }
+                }
+                if wish.why.is_some() && !wish.told {
+                    tell(context, &node, &migration, wish).await?;
+                }
+            }
+        }
+    }
+}
+
+/// Passes the wish on.
+async fn tell(context: &Context, node: &str, migration: &v1::Migration, wish: &mut Wish) -> Result<(), Error> {
+    let request = CancelRequest { migration: Some(migration.clone()), why: wish.why.clone().unwrap_or_default() };
+    context
+        .agents
+        .call(node, LOOK, |mut agent| {
+            let request = request.clone();
+            async move { agent.cancel(request).await }
+        })
+        .await?;
+    wish.told = true;
+    Ok(())
+}
+
+async fn source_gone(context: &Context, record: &Record) -> Result<Option<Failure>, Error> {
+    let pod = context.pods(record).get_opt(record.pod()).await?;
+    let uid = record.status().source_pod_uid;
+    let stays = pod.is_some_and(|pod| pod.metadata.uid == uid && pod.metadata.deletion_timestamp.is_none() && pods::phase(&pod) == "Running");
+    Ok((!stays).then(|| failure::pod_deleted(record.pod())))
+}
+
+/// What the Handover says, if it says something final about this migration.
+async fn ask_the_arbiter(context: &Context, record: &Record) -> Result<Option<Ended>, Error> {
+    let handovers: Api<Handover> = Api::namespaced(context.client.clone(), &record.namespace());
+    let uid = record.status().source_pod_uid.unwrap_or_default();
+    let Some(found) = handovers.get_opt(&uid).await? else { return Ok(None) };
+    if record.object().metadata.uid.as_deref() != Some(found.spec.migration_uid.as_str()) {
+        return Ok(None);
+    }
+    Ok(match found.status.map(|status| status.state) {
+        Some(HandoverState::Running) => Some(Ended::Running(record.status().freeze.unwrap_or_default())),
+        Some(HandoverState::Aborted) => {
+            let why = failure::agent_unreachable(&record.status().source_node.unwrap_or_default(), "it took the switch back and went away before it said why");
+            Some(Ended::TakenBack(why, Freeze::default()))
+        }
+        _ => None,
+    })
+}
+
+fn ended(outcome: v1::Outcome) -> Option<Ended> {
+    let report = outcome.freeze.unwrap_or_default();
+    let freeze = Freeze {
+        total_ms: report.total_ms,
+        dump_ms: report.dump_ms,
+        delta_ms: report.delta_ms,
+        restore_ms: report.restore_ms,
+        verify_ms: report.verify_ms,
+        commit_ms: report.commit_ms,
+    };
+    Some(match outcome.result? {
+        outcome::Result::Running(_) => Ended::Running(freeze),
+        outcome::Result::TakenBack(why) => Ended::TakenBack(super::api_failure(why), freeze),
+    })
+}
+
+/// An agent's step. Attaching again may bring steps that were heard already.
+fn note(record: &mut Record, step: v1::Step) {
+    let step = Step { phase: Phase::Switching, step: step.step, who: step.who, start_us: step.start_us, duration_us: step.duration_us };
+    if !record.status().timeline.contains(&step) {
+        record.note(step);
+    }
+}
+
+/// Bytes and their rate.
+#[derive(Default)]
+struct Rate {
+    now: Progress,
+    before: Option<(Timestamp, u64)>,
+    fresh: bool,
+}
+
+impl Rate {
+    fn note(&mut self, copied: &v1::Copied) {
+        self.now.bytes = copied.bytes;
+        self.now.total = copied.total;
+        self.fresh = true;
+    }
+
+    /// What to write; the rate is that since the last time.
+    fn take(&mut self) -> Option<Progress> {
+        if std::mem::take(&mut self.fresh) {
+            let now = Timestamp::now();
+            if let Some((then, bytes)) = self.before {
+                let ms = u64::try_from(now.as_millisecond().saturating_sub(then.as_millisecond())).unwrap_or(0).max(1);
+                self.now.rate = self.now.bytes.saturating_sub(bytes).saturating_mul(1000) / ms;
+            }
+            self.before = Some((now, self.now.bytes));
+        }
+        (self.now != Progress::default()).then(|| self.now.clone())
+    }
+}

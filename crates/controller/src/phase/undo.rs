@@ -1,0 +1,79 @@
+//! The way back. `status.failure` says why; the phase says how far it had come.
+//!
+//! From `Switching` this is reached only when the source's agent has said that the pod was taken back; before, nothing has begun. Either way the source
+//! runs, and what goes is the target pod with its keepers.
+
+use std::time::Duration;
+
+use kube::ResourceExt;
+
+use godwit_api::migration::Phase;
+use godwit_rpc::v1::UndoRequest;
+
+use super::{preparing, settling};
+use crate::context::Context;
+use crate::error::Error;
+use crate::reconcile::Next;
+use crate::record::{Record, end};
+
+/// How long the target's agent may be away.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long the target pod may take to go.
+const GONE: Duration = Duration::from_secs(20);
+/// Seconds for the keepers to leave.
+const GRACE: u32 = 2;
+
+/// See the module.
+///
+/// # Errors
+/// [`Error`]: tried again.
+pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> {
+    let status = record.status();
+    if status.target_pod_uid.is_some() && status.target_node.is_some() {
+        // The kubelet removes the keepers anyway; the agent is asked so that it knows why.
+        let migration = context.migration(record).await?;
+        let node = migration.target_node.clone();
+        let told = context.agents.call(&node, PATIENCE, |mut agent| {
+            let request = UndoRequest { migration: Some(migration.clone()) };
+            async move { agent.undo(request).await }
+        });
+        if let Err(error) = told.await {
+            tracing::warn!(node, cause = error.cause(), "the target's agent was not told");
+        }
+        context.point("controller.undo.told").await?;
+    }
+    if let Some(name) = &status.target_pod {
+        remove(context, record, name).await?;
+        context.point("controller.undo.pod-deleted").await?;
+    }
+    let began = status.phase >= Phase::Preparing && status.target_pod_uid.is_some();
+    if !began || settling::forget(context, record).await {
+        record.hold(false).await?;
+    }
+    let Some(why) = status.failure else { return Ok(Next::Again) };
+    let last = if status.phase == Phase::Switching { Phase::RolledBack } else { Phase::Failed };
+    record.write(|status| end(status, last, Some(&why))).await?;
+    let what = if last == Phase::RolledBack { "TakenBack" } else { "MigrationFailed" };
+    let note = format!("{}: {}. {}", why.reason, why.message, why.remedy);
+    context.event(record, true, what, &note).await;
+    context.point("controller.undo.ended").await?;
+    Ok(Next::Again)
+}
+
+/// Deletes the target pod, which may have been made without our having noted its UID, and waits a while until it is gone.
+async fn remove(context: &Context, record: &mut Record, name: &str) -> Result<(), Error> {
+    let Some(pod) = context.pods(record).get_opt(name).await?.filter(|pod| preparing::is_ours(record, pod)) else {
+        return Ok(());
+    };
+    let uid = pod.uid().unwrap_or_default();
+    settling::delete(context, record, name, &uid, Some(GRACE)).await?;
+    let gone = context.watch_pod(record, name, |seen| seen.is_none_or(|pod| pod.uid().as_deref() != Some(uid.as_str())).then_some(()));
+    match tokio::time::timeout(GONE, gone).await {
+        Ok(result) => result,
+        // Its node is away. Nothing there may ever run: the Handover says so.
+        Err(_) => {
+            tracing::warn!(pod = name, "the target pod is still terminating");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! How long a small pod stands still, commit included: the largest gap that its process finds by CLOCK_REALTIME between two turns of a loop of one
+//! millisecond. The same loop without a move shows what the machine itself adds.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use godwit_demo::lab::{Lab, Pair};
+use godwit_demo::migrate::migrate;
+use godwit_demo::numbers::Row;
+use godwit_demo::objects::Pod;
+use godwit_demo::witness::Witness;
+use godwit_demo::{pods, pulse};
+
+const NAMESPACE: &str = "godwit-bench";
+const CASE: &str = "move a small pod";
+const PERIOD: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
+/// Rest between two moves, in which the nodes tidy up.
+const REST: Duration = Duration::from_secs(2);
+/// Parts of the freeze, as Godwit reports them.
+const PARTS: [&str; 6] = ["total", "dump", "delta", "restore", "verify", "commit"];
+
+/// Moves a pod so many times between two nodes.
+pub fn measure(lab: &Lab, pair: &Pair, moves: usize) -> Result<Vec<Row>> {
+    lab.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=50s"])?;
+    lab.kubectl(&["create", "namespace", NAMESPACE])?;
+    let witness = Witness::start(lab, NAMESPACE)?;
+    let pod = Pod::new("small", [pulse::container(witness.address(), PERIOD, false)]).on(&pair.a);
+    let mut object = pod.object();
+    object["metadata"]["namespace"] = NAMESPACE.into();
+    lab.apply(&[object])?;
+    pods::wait_ready(lab, NAMESPACE, "small", MINUTE)?;
+    let identity = witness.wait_for_ticks(1000, MINUTE)?.identity;
+
+    let (mut name, mut node) = ("small".to_owned(), pair.a.clone());
+    let (mut seen, mut idle, mut whole, mut parts) = (Vec::new(), Vec::new(), Vec::new(), vec![Vec::new(); PARTS.len()]);
+    for _ in 0..moves {
+        idle.push(longest(&witness, || Ok(sleep(REST)))?.0);
+        let (gap, (moved, time)) = longest(&witness, || {
+            let begin = std::time::Instant::now();
+            let moved = migrate(lab, NAMESPACE, &name, pair.other(&node))?.moved()?;
+            Ok((moved, begin.elapsed()))
+        })?;
+        seen.push(gap);
+        whole.push(time.as_secs_f64());
+        for (part, samples) in PARTS.iter().zip(&mut parts) {
+            let figure = moved.status(&format!("/freeze/{part}Ms")).as_f64();
+            samples.push(figure.with_context(|| format!("the record has no freeze.{part}Ms"))?);
+        }
+        (name, node) = (moved.target_pod()?, pair.other(&node).to_owned());
+        pods::wait_ready(lab, NAMESPACE, &name, MINUTE)?;
+    }
+    ensure!(witness.latest()?.identity == identity, "the pod lost its memory on the way");
+    lab.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=50s"])?;
+
+    let system = format!("godwit on {}", pair.runtime);
+    let mut rows = vec![
+        Row::of(CASE, &system, "freeze, application's clock", "ms", &seen),
+        Row::of("the same pod, left alone", &system, "largest gap in 2 s", "ms", &idle),
+        Row::of(CASE, &system, "kubectl migrate, start to end", "s", &whole),
+    ];
+    rows.extend(PARTS.iter().zip(&parts).map(|(part, samples)| Row::of(CASE, &system, &format!("freeze as reported, {part}"), "ms", samples)));
+    Ok(rows.into_iter().flatten().collect())
+}
+
+/// The longest gap in milliseconds that the process found while something was done.
+fn longest<T>(witness: &Witness, what: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
+    let before = witness.latest()?.n;
+    let result = what()?;
+    witness.wait_for_ticks(100, MINUTE)?;
+    Ok((witness.longest_gap_after(before).as_secs_f64() * 1000.0, result))
+}

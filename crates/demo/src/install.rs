@@ -1,0 +1,77 @@
+//! Godwit installed on the lab as a user would: its image loaded, its Helm chart installed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::lab::Lab;
+use crate::shell::wait_until;
+
+/// Namespace of controller and agents.
+pub const NAMESPACE: &str = "godwit-system";
+/// Name of the Helm release.
+pub const RELEASE: &str = "godwit";
+/// Label of nodes whose agent is ready.
+const READY: &str = "godwit.dev/agent";
+/// Folder on every node where tests put orders for fault points.
+pub const FAULTS: &str = "/var/lib/godwit/faults";
+/// How long image, chart and agents may take each.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// The chart of this repository.
+///
+/// # Errors
+/// When it is not there.
+pub fn chart() -> Result<PathBuf> {
+    let given = std::env::var_os("GODWIT_CHART").map(PathBuf::from);
+    let chart = given.unwrap_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/chart/godwit")));
+    ensure!(chart.join("Chart.yaml").is_file(), "there is no Helm chart in {}", chart.display());
+    Ok(chart)
+}
+
+/// Loads the image into the nodes and installs the chart; returns when every node's agent is ready. Parts that run an older image are started anew.
+///
+/// # Errors
+/// When one of these steps fails.
+pub fn install(lab: &Lab, faults: bool) -> Result<()> {
+    let chart = chart()?;
+    lab.command(&["image"], LIMIT).context("Godwit's image was not built")?;
+    let known = lab.try_kubectl(&["get", "namespace", NAMESPACE])?.code == 0;
+    let switch = format!("faults.directory={}", if faults { FAULTS } else { "" });
+    let chart = chart.to_string_lossy();
+    let arguments = [
+        "helm", "upgrade", "--install", RELEASE, &chart, "--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "180s", "--set", &switch,
+        "--set", "image.repository=localhost/godwit", "--set", "image.tag=dev", "--set", "image.pullPolicy=IfNotPresent",
+    ];
+    lab.command(&arguments, LIMIT).context("the chart was not installed")?;
+    if known {
+        // The image keeps its name, so Kubernetes does not see that it has changed.
+        lab.kubectl(&["rollout", "restart", "-n", NAMESPACE, "daemonset,deployment"])?;
+    }
+    wait_ready(lab)
+}
+
+/// Waits until controller and agents are there in the wanted numbers and all nodes are marked.
+///
+/// # Errors
+/// When they are not in time.
+pub fn wait_ready(lab: &Lab) -> Result<()> {
+    for kind in ["daemonset", "deployment"] {
+        for name in lab.kubectl(&["get", kind, "-n", NAMESPACE, "-o", "name"])?.lines() {
+            lab.kubectl(&["rollout", "status", "-n", NAMESPACE, name, "--timeout=50s"])?;
+        }
+    }
+    wait_until("an agent on every node", LIMIT, || {
+        let marked = lab.kubectl(&["get", "nodes", "-l", READY, "-o", "name"])?;
+        Ok((marked.lines().count() == lab.nodes().len()).then_some(()))
+    })
+}
+
+/// Takes Godwit away again.
+///
+/// # Errors
+/// When Helm does not succeed.
+pub fn uninstall(lab: &Lab) -> Result<()> {
+    lab.command(&["helm", "uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout", "120s"], LIMIT).map(drop)
+}

@@ -1,0 +1,26 @@
+//! What watches a moving pod from outside, for the demo, the benchmarks and the end-to-end tests. Nothing here knows how Godwit works: everything goes
+//! through kubectl, Helm, the network and the nodes' own files, as a user's would.
+//!
+//! ```text
+//!  client's network of the lab                                  nodes
+//!   redis::Client ── writes, reads ──▶ Service ──▶ pod           <pod's log files>
+//!       └─▶ ledger (what was acknowledged)                             │
+//!   witness ◀── a datagram for each tick ── pulse, a pod that counts   │
+//!       └──────────── every tick once, in one line of history ◀────────┘
+//!   lab (kubectl, node exec) · install (Helm) · migrate (kubectl migrate)
+//! ```
+
+pub mod install;
+pub mod lab;
+pub mod ledger;
+pub mod load;
+pub mod migrate;
+pub mod notice;
+pub mod numbers;
+pub mod objects;
+pub mod pods;
+pub mod pulse;
+pub mod redis;
+pub mod resp;
+pub mod shell;
+pub mod witness;

@@ -1,0 +1,199 @@
+//! The connection to the runtime, and the questions.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use super::v1::runtime_service_client::RuntimeServiceClient;
+use super::v1::{
+    ContainerFilter, ContainerStatusRequest, ContainerStatusResponse, ListContainersRequest, ListPodSandboxRequest, PodSandboxFilter, PodSandboxState, PodSandboxStatusRequest, StatusRequest, VersionRequest,
+};
+use super::{Container, Error, LABEL_POD_UID, Sandbox};
+use crate::Host;
+
+const SOCKETS: [&str; 2] = ["/run/containerd/containerd.sock", "/run/crio/crio.sock"];
+const KUBELET_CONFIG: &str = "/var/lib/kubelet/config.yaml";
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A list of all containers may be long.
+const MAX_MESSAGE: usize = 64 << 20;
+
+/// Which runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// containerd with its CRI plugin.
+    Containerd,
+    /// CRI-O.
+    CriO,
+}
+
+/// A connection to the node's container runtime. Clones share it; it is made again by itself after the runtime was restarted.
+#[derive(Clone, Debug)]
+pub struct Client {
+    calls: RuntimeServiceClient<Channel>,
+    host: Host,
+    kind: Kind,
+    name: String,
+    version: String,
+}
+
+impl Client {
+    /// Connects to the runtime that the kubelet is configured for, else to containerd or CRI-O at its usual socket, whichever answers first.
+    ///
+    /// # Errors
+    /// None answers.
+    pub async fn detect(host: &Host) -> Result<Self, Error> {
+        let mut tried = Vec::new();
+        for socket in configured(host).into_iter().chain(SOCKETS.map(PathBuf::from)) {
+            if !host.path(&socket).exists() {
+                tried.push(format!("{}: absent", socket.display()));
+                continue;
+            }
+            match Self::connect(host, &socket).await {
+                Ok(client) => return Ok(client),
+                Err(error) => tried.push(format!("{}: {}", socket.display(), error.finding().message)),
+            }
+        }
+        Err(Error::NoRuntime { tried: tried.join("; ") })
+    }
+
+    /// Connects to the runtime behind a unix socket of the node.
+    ///
+    /// # Errors
+    /// It does not answer, or is neither containerd nor CRI-O.
+    pub async fn connect(host: &Host, socket: &Path) -> Result<Self, Error> {
+        let path = host.path(socket);
+        let connector = service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        // The address is never looked at: the connector knows where to go.
+        let channel = Endpoint::from_static("http://cri.invalid").connect_timeout(PATIENCE).timeout(PATIENCE).connect_with_connector_lazy(connector);
+        let mut calls = RuntimeServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        let answer = calls.version(VersionRequest::default()).await.map_err(failed("Version"))?.into_inner();
+        let kind = match answer.runtime_name.as_str() {
+            "containerd" => Kind::Containerd,
+            "cri-o" => Kind::CriO,
+            other => return Err(Error::NoRuntime { tried: format!("{}: it is {other}, not containerd or cri-o", socket.display()) }),
+        };
+        Ok(Self { calls, host: host.clone(), kind, name: answer.runtime_name, version: answer.runtime_version })
+    }
+
+    /// Which runtime it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Its name as it says it.
+    #[must_use]
+    pub fn runtime_name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its version as it says it.
+    #[must_use]
+    pub fn runtime_version(&self) -> &str {
+        &self.version
+    }
+
+    /// The runtime handlers that the runtime knows; the default one has an empty name. Runtimes that do not tell are asked for nothing and name none.
+    ///
+    /// # Errors
+    /// The runtime failed.
+    pub async fn handlers(&self) -> Result<Vec<String>, Error> {
+        let reply = self.calls.clone().status(StatusRequest { verbose: false }).await.map_err(failed("Status"))?.into_inner();
+        Ok(reply.runtime_handlers.into_iter().map(|handler| handler.name).collect())
+    }
+
+    /// The sandbox of a pod: the one that is ready, else the newest; none when the node has none.
+    ///
+    /// # Errors
+    /// The runtime failed, or describes the sandbox in an unknown way.
+    pub async fn sandbox_of(&self, pod_uid: &str) -> Result<Option<Sandbox>, Error> {
+        let filter = PodSandboxFilter { label_selector: selector(pod_uid), ..PodSandboxFilter::default() };
+        let items = self.calls.clone().list_pod_sandbox(ListPodSandboxRequest { filter: Some(filter) }).await.map_err(failed("ListPodSandbox"))?.into_inner().items;
+        let Some(best) = items.into_iter().max_by_key(|item| (item.state() == PodSandboxState::SandboxReady, item.created_at)) else { return Ok(None) };
+        let request = PodSandboxStatusRequest { pod_sandbox_id: best.id, verbose: true };
+        let Some(answer) = found(self.calls.clone().pod_sandbox_status(request).await, "PodSandboxStatus")? else { return Ok(None) };
+        Sandbox::read(&answer).map(Some)
+    }
+
+    /// The containers of a pod, init containers included, in whatever state, the newest attempt of each name, sorted by name.
+    ///
+    /// # Errors
+    /// The runtime failed, or describes a container in an unknown way.
+    pub async fn containers_of(&self, pod_uid: &str) -> Result<Vec<Container>, Error> {
+        let filter = ContainerFilter { label_selector: selector(pod_uid), ..ContainerFilter::default() };
+        let items = self.calls.clone().list_containers(ListContainersRequest { filter: Some(filter) }).await.map_err(failed("ListContainers"))?.into_inner().containers;
+        let mut newest: BTreeMap<String, ((u32, i64), String)> = BTreeMap::new();
+        for item in items {
+            let metadata = item.metadata.unwrap_or_default();
+            let age = (metadata.attempt, item.created_at);
+            let entry = newest.entry(metadata.name).or_insert_with(|| (age, item.id.clone()));
+            if age > entry.0 {
+                *entry = (age, item.id);
+            }
+        }
+        let handler = self.sandbox_of(pod_uid).await?.map(|sandbox| sandbox.runtime_handler).unwrap_or_default();
+        let mut containers = Vec::new();
+        for (_, id) in newest.into_values() {
+            if let Some(answer) = self.status(&id).await? {
+                containers.push(self.describe(&answer, handler.clone()).await?);
+            }
+        }
+        Ok(containers)
+    }
+
+    /// One container; none when the runtime does not know it.
+    ///
+    /// # Errors
+    /// The runtime failed, or describes the container in an unknown way.
+    pub async fn container(&self, id: &str) -> Result<Option<Container>, Error> {
+        let Some(answer) = self.status(id).await? else { return Ok(None) };
+        let uid = answer.status.as_ref().and_then(|status| status.labels.get(LABEL_POD_UID)).cloned().unwrap_or_default();
+        let handler = self.sandbox_of(&uid).await?.map(|sandbox| sandbox.runtime_handler).unwrap_or_default();
+        self.describe(&answer, handler).await.map(Some)
+    }
+
+    async fn status(&self, id: &str) -> Result<Option<ContainerStatusResponse>, Error> {
+        let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
+        found(self.calls.clone().container_status(request).await, "ContainerStatus")
+    }
+
+    /// Reads files of the node, hence on a thread where that may block.
+    async fn describe(&self, answer: &ContainerStatusResponse, handler: String) -> Result<Container, Error> {
+        let (host, kind, answer) = (self.host.clone(), self.kind, answer.clone());
+        let described = tokio::task::spawn_blocking(move || Container::read(&host, kind, &answer, handler)).await;
+        described.unwrap_or_else(|error| Err(Error::Status { id: String::new(), why: error.to_string() }))
+    }
+}
+
+fn selector(pod_uid: &str) -> HashMap<String, String> {
+    HashMap::from([(LABEL_POD_UID.to_owned(), pod_uid.to_owned())])
+}
+
+fn failed(call: &'static str) -> impl Fn(tonic::Status) -> Error {
+    move |status| Error::Call { call, source: Box::new(status) }
+}
+
+fn found<T>(answer: Result<tonic::Response<T>, tonic::Status>, call: &'static str) -> Result<Option<T>, Error> {
+    match answer {
+        Ok(answer) => Ok(Some(answer.into_inner())),
+        Err(status) if status.code() == Code::NotFound => Ok(None),
+        Err(status) => Err(failed(call)(status)),
+    }
+}
+
+/// `containerRuntimeEndpoint: unix:///run/…` in the kubelet's configuration file, where kubeadm puts it.
+fn configured(host: &Host) -> Option<PathBuf> {
+    let text = fs::read_to_string(host.path(KUBELET_CONFIG)).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix("containerRuntimeEndpoint:"))?;
+    Some(value.trim().trim_matches(['"', '\'']).trim_start_matches("unix://").into())
+}

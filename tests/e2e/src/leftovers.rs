@@ -1,0 +1,118 @@
+//! The proof that a scenario left nothing on the nodes: mounts, cgroups, nft tables of every network namespace, Godwit's files, and processes, each counted
+//! with ids taken out of the names, are no more than they were before.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use godwit_demo::lab::Lab;
+use godwit_demo::shell::wait_until;
+
+/// How long kubelet, runtime and agents may tidy up.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Prints a line for each thing that could be left.
+const LOOK: &str = r#"
+awk '{print "mount " $5}' /proc/1/mountinfo
+find /sys/fs/cgroup -type d -path '*kubepods*' -printf 'cgroup %p\n' 2>/dev/null || true
+nft list tables | sed 's/^/nft node /'
+for netns in $(ls /run/netns 2>/dev/null); do
+  ip netns exec "$netns" nft list tables 2>/dev/null | sed 's/^/nft pod /' || true
+done
+find /run/godwit /var/lib/godwit -path /var/lib/godwit/faults -prune -o -printf 'file %p\n' 2>/dev/null || true
+cat /proc/[0-9]*/comm 2>/dev/null | grep -E '^(criu|godwit-runtime|keeper|runc|crun|nft|tar)$' | sed 's/^/process /' || true
+"#;
+
+/// Things on a node and how many of them there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Things(BTreeMap<String, usize>);
+
+impl Things {
+    /// Looks at a node.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn on(lab: &Lab, node: &str) -> Result<Self> {
+        Ok(Self::read(&lab.script_on_node(node, LOOK)?))
+    }
+
+    fn read(text: &str) -> Self {
+        let mut things = BTreeMap::new();
+        for line in text.lines() {
+            *things.entry(without_ids(line)).or_default() += 1;
+        }
+        Self(things)
+    }
+
+    /// What there is more of than in `before`.
+    #[must_use]
+    pub fn beyond(&self, before: &Self) -> Vec<String> {
+        let more = |(name, count): (&String, &usize)| {
+            let old = before.0.get(name).copied().unwrap_or(0);
+            (*count > old).then(|| format!("{name} ({old} before, now {count})"))
+        };
+        self.0.iter().filter_map(more).collect()
+    }
+}
+
+/// Waits until there is nothing on a node that was not there before.
+///
+/// # Errors
+/// When something stays: all of it, by name.
+pub fn prove_none(lab: &Lab, node: &str, before: &Things) -> Result<()> {
+    let mut left = Vec::new();
+    let clean = wait_until("a clean node", LIMIT, || {
+        left = Things::on(lab, node)?.beyond(before);
+        Ok(left.is_empty().then_some(()))
+    });
+    match clean {
+        Ok(()) => Ok(()),
+        Err(_) if !left.is_empty() => bail!("left behind on {node}:\n  {}", left.join("\n  ")),
+        Err(error) => Err(error),
+    }
+}
+
+/// Replaces ids (twelve or more hexadecimal digits, dashes and underscores in a row, a digit among them) and process ids by `#`.
+fn without_ids(line: &str) -> String {
+    let mut out = String::new();
+    let mut run = String::new();
+    for char in line.chars().chain(['\n']) {
+        if char.is_ascii_hexdigit() || char == '-' || char == '_' {
+            run.push(char);
+            continue;
+        }
+        let digits = run.chars().filter(char::is_ascii_digit).count();
+        if digits > 0 && (run.len() >= 12 || digits == run.len() && digits > 2) {
+            out.push('#');
+        } else {
+            out.push_str(&run);
+        }
+        run.clear();
+        out.push(char);
+    }
+    out.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn ids_do_not_count() {
+        assert_eq!(
+            without_ids("cgroup /kubepods/pod6a53776b-7d2b-48ad-bc31-38b84ad9af43/771f359fad4af6266fe8398a321e619d"),
+            without_ids("cgroup /kubepods/podd0f2b1aa-1d2b-48ad-bc31-000000000000/0000000fad4af6266fe8398a321e619d"),
+        );
+        assert_eq!(without_ids("file /run/godwit/agent.sock"), "file /run/godwit/agent.sock");
+        assert_eq!(without_ids("mount /proc/12345/ns"), "mount /proc/#/ns");
+    }
+
+    #[test]
+    fn only_what_is_more_is_left_over() {
+        let before = Things::read("mount /a\nmount /a\nprocess criu\n");
+        let after = Things::read("mount /a\nmount /a\nmount /a\nnft node table inet godwit\n");
+        assert_eq!(after.beyond(&before), ["mount /a (2 before, now 3)", "nft node table inet godwit (0 before, now 1)"]);
+        assert!(before.beyond(&after).contains(&"process criu (0 before, now 1)".to_owned()));
+    }
+}

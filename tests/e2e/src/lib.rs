@@ -1,0 +1,24 @@
+//! What the scenarios under `tests/` stand on.
+//!
+//! ```text
+//!  tests/main.rs ── list of scenarios ──▶ suite: for every pair of nodes of one runtime, in parallel
+//!                                           │ for every scenario (and every RuntimeClass of the source that matters)
+//!                                           ▼
+//!                                         case: own namespace, pods, moves ──▶ the scenario ──▶ cleanup, proof that nothing is left
+//! ```
+//! Whatever is cluster-wide (a controller that is killed, a node that goes) runs alone, after the others.
+
+pub mod case;
+pub mod children;
+pub mod faults;
+pub mod footprint;
+pub mod http;
+pub mod leftovers;
+pub mod road;
+pub mod scenario;
+pub mod suite;
+pub mod user;
+pub mod watch;
+
+pub use case::Case;
+pub use scenario::Scenario;

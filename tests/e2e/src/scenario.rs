@@ -1,0 +1,60 @@
+//! What a scenario is and where it runs.
+
+use anyhow::Result;
+
+use crate::case::Case;
+
+/// RuntimeClasses of source pods: plain runc, which is every lab node's default, and plain crun.
+pub const CLASSES: [Option<&str>; 2] = [None, Some("crun")];
+
+/// One sentence of the README, proven.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    /// Short name, for filters and namespaces.
+    pub name: &'static str,
+    /// What is shown.
+    pub sentence: &'static str,
+    /// Sources run by runc and by crun, or by runc only.
+    pub each_class: bool,
+    /// Cluster-wide: nothing else may run meanwhile.
+    pub alone: bool,
+    /// On the first pair only: it is about something that no runtime has a part in.
+    pub once: bool,
+    /// Does it.
+    pub run: fn(&Case) -> Result<()>,
+}
+
+impl Scenario {
+    /// A scenario that runs on each pair, its source run by runc.
+    #[must_use]
+    pub const fn new(name: &'static str, sentence: &'static str, run: fn(&Case) -> Result<()>) -> Self {
+        Self { name, sentence, each_class: false, alone: false, once: false, run }
+    }
+
+    /// Once more with a source run by crun.
+    #[must_use]
+    pub const fn each_class(mut self) -> Self {
+        self.each_class = true;
+        self
+    }
+
+    /// Nothing else may run meanwhile.
+    #[must_use]
+    pub const fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
+    /// On one pair only.
+    #[must_use]
+    pub const fn once(mut self) -> Self {
+        self.once = true;
+        self
+    }
+
+    /// The RuntimeClasses of its sources.
+    #[must_use]
+    pub fn classes(&self) -> &'static [Option<&'static str>] {
+        if self.each_class { &CLASSES } else { &CLASSES[..1] }
+    }
+}

@@ -1,0 +1,134 @@
+//! Runs scenarios: the pairs side by side, the scenarios of a pair one after the other, what is cluster-wide at the end and alone.
+//!
+//! Arguments are parts of names; without any, everything runs. `--list` names everything. Environment: `GODWIT_E2E_INSTALLED=1` takes Godwit as it is,
+//! `GODWIT_E2E_KEEP=1` keeps the namespace of what failed.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+use godwit_demo::lab::{Lab, Pair};
+use godwit_demo::notice::{line, step};
+use godwit_demo::{install, pods};
+
+use crate::case::Case;
+use crate::leftovers::{Things, prove_none};
+use crate::scenario::Scenario;
+
+/// Runtimes on which everything should run.
+const RUNTIMES: [(&str, &str); 2] = [("containerd", "containerd"), ("crio", "CRI-O (set GODWIT_CRIO)")];
+
+/// Runs what the command line asks for.
+#[must_use]
+pub fn main(scenarios: &[Scenario]) -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.iter().any(|word| word == "--list") {
+        for scenario in scenarios {
+            line(&format!("{:<24} {}", scenario.name, scenario.sentence));
+        }
+        return ExitCode::SUCCESS;
+    }
+    let wanted = |scenario: &&Scenario| words.is_empty() || words.iter().any(|word| scenario.name.contains(word.as_str()));
+    let chosen: Vec<Scenario> = scenarios.iter().filter(wanted).copied().collect();
+    match run(&chosen) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            line(&format!("✘ {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Suite {
+    lab: Lab,
+    before: BTreeMap<String, Things>,
+    failed: Mutex<Vec<String>>,
+}
+
+/// Returns how many failed.
+fn run(scenarios: &[Scenario]) -> Result<usize> {
+    let begin = Instant::now();
+    let lab = Lab::enter()?;
+    if std::env::var_os("GODWIT_E2E_INSTALLED").is_none() {
+        step("Godwit installed by its Helm chart", || install::install(&lab, true))?;
+    }
+    let mut before = BTreeMap::new();
+    for node in lab.nodes() {
+        before.insert(node.name.clone(), Things::on(&lab, &node.name)?);
+    }
+    let pairs = lab.pairs();
+    for (runtime, needs) in RUNTIMES {
+        if pairs.iter().all(|pair| pair.runtime != runtime) {
+            line(&format!("– skipped on {runtime}: the lab has no two nodes with {needs}"));
+        }
+    }
+    let suite = Suite { lab, before, failed: Mutex::default() };
+    thread::scope(|scope| {
+        for (index, pair) in pairs.iter().enumerate() {
+            let suite = &suite;
+            scope.spawn(move || {
+                scenarios.iter().filter(|scenario| !scenario.alone && (index == 0 || !scenario.once)).for_each(|scenario| suite.classes(pair, scenario));
+            });
+        }
+    });
+    for scenario in scenarios.iter().filter(|scenario| scenario.alone) {
+        for pair in pairs.iter().take(if scenario.once { 1 } else { pairs.len() }) {
+            suite.classes(pair, scenario);
+        }
+    }
+    let failed = suite.failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let seconds = begin.elapsed().as_secs();
+    let verdict = if failed.is_empty() { "all passed".to_owned() } else { format!("{} failed: {}", failed.len(), failed.join(", ")) };
+    line(&format!("e2e: {} scenarios in {} min {} s, {verdict}", scenarios.len(), seconds / 60, seconds % 60));
+    Ok(failed.len())
+}
+
+impl Suite {
+    fn classes(&self, pair: &Pair, scenario: &Scenario) {
+        for class in scenario.classes() {
+            let begin = Instant::now();
+            let title = format!("{} · {} · {}", scenario.name, pair.runtime, class.unwrap_or("runc"));
+            let (notes, result) = self.one(pair, scenario, *class);
+            let seconds = begin.elapsed().as_secs_f64();
+            match result {
+                Ok(()) => line(&format!("✔ {title:<44} {seconds:>6.1} s  {notes}")),
+                Err(error) => {
+                    line(&format!("✘ {title:<44} {seconds:>6.1} s  {}\n  {error:#}", scenario.sentence));
+                    self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(title);
+                }
+            }
+        }
+    }
+
+    fn one(&self, pair: &Pair, scenario: &Scenario, class: Option<&'static str>) -> (String, Result<()>) {
+        let case = match Case::open(&self.lab, pair, scenario.name, class) {
+            Ok(case) => case,
+            Err(error) => return (String::new(), Err(error)),
+        };
+        let result = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&case))).unwrap_or_else(|_| Err(anyhow!("the scenario panicked")));
+        let result = result.map_err(|error| error.context(format!("\n{}", pods::diagnosis(&self.lab, &case.namespace))));
+        if result.is_err() && std::env::var_os("GODWIT_E2E_KEEP").is_some() {
+            return (case.notes(), result);
+        }
+        let closed = self.close(&case, scenario);
+        (case.notes(), result.and(closed))
+    }
+
+    fn close(&self, case: &Case, scenario: &Scenario) -> Result<()> {
+        let delete = ["delete", "namespace", &case.namespace, "--timeout=55s"];
+        if let Err(error) = self.lab.kubectl(&delete) {
+            let stuck = self.lab.kubectl(&["get", "pods,podmigrations,handovers", "-n", &case.namespace, "-o", "wide"]).unwrap_or_default();
+            return Err(error.context(format!("the namespace does not go; a finalizer is stuck:\n{stuck}")));
+        }
+        let nodes = self.before.iter().filter(|(name, _)| scenario.alone || **name == case.pair.a || **name == case.pair.b);
+        for (node, before) in nodes {
+            prove_none(&self.lab, node, before).context("nothing may be left when all pods are gone")?;
+        }
+        Ok(())
+    }
+}

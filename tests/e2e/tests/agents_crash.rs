@@ -1,0 +1,73 @@
+//! An agent is killed, or a step of it fails, at every point of the road: the pod always ends up running exactly once, with its memory.
+
+use anyhow::{Result, bail, ensure};
+use godwit_e2e::faults::Order;
+use godwit_e2e::road::Road;
+use godwit_e2e::{Case, Scenario};
+
+pub const CRASH: Scenario = Scenario::new("agents-crash", "An agent killed at any point never leaves two runners, nor none.", crash);
+pub const FAIL: Scenario = Scenario::new("steps-fail", "A step that fails before the commit is taken back, one after it is made good.", fail);
+
+/// Every fault point of the source's agent and of the target's, in the order of the road.
+const POINTS: [&str; 16] = [
+    "agent.target.files",
+    "agent.source.prepare",
+    "agent.target.open",
+    "agent.source.opened",
+    "agent.source.journaled",
+    "agent.source.shut-traffic",
+    "agent.source.freeze",
+    "agent.source.frozen",
+    "agent.source.dumped",
+    "agent.source.sealed",
+    "agent.target.restore",
+    "agent.target.verify",
+    "agent.target.swap",
+    "agent.target.swapped",
+    "agent.target.gate",
+    "agent.target.running",
+];
+/// From here on the target owns the pod.
+const COMMITTED: [&str; 3] = ["agent.target.swapped", "agent.target.gate", "agent.target.running"];
+
+fn crash(case: &Case) -> Result<()> {
+    every_point(case, &POINTS, Order::Crash, |_, _| Ok(()))
+}
+
+fn fail(case: &Case) -> Result<()> {
+    every_point(case, &POINTS, Order::Fail, |point, code| {
+        let wanted: &[i32] = if COMMITTED.contains(&point) { &[0] } else { &[1, 2] };
+        ensure!(wanted.contains(&code), "after a failure at {point} the command exited with {code}");
+        Ok(())
+    })
+}
+
+/// One pod through all points; after a failure a new one goes on, so that all failures are seen.
+pub fn every_point(case: &Case, points: &[&str], order: Order, check: impl Fn(&str, i32) -> Result<()>) -> Result<()> {
+    let (mut failures, mut moved, mut back) = (Vec::new(), 0, 0);
+    let mut road = Some(Road::start(case)?);
+    for point in points {
+        let mut traveller = match road.take() {
+            Some(road) => road,
+            None => {
+                case.lab.kubectl(&["delete", "podmigrations,pods", "--all", "-n", &case.namespace, "--timeout=55s"])?;
+                Road::start(case)?
+            }
+        };
+        let crossed = traveller.cross(point, order).and_then(|done| check(point, done.output.code).map(|()| done.output.code));
+        match crossed {
+            Ok(0) => moved += 1,
+            Ok(_) => back += 1,
+            Err(error) => failures.push(format!("{point}: {error:#}")),
+        }
+        traveller.renew()?;
+        if failures.last().is_none_or(|last| !last.starts_with(&format!("{point}:"))) {
+            road = Some(traveller);
+        }
+    }
+    case.note(format!("{moved} times moved, {back} times taken back"));
+    if !failures.is_empty() {
+        bail!("{} of {} points:\n  {}", failures.len(), points.len(), failures.join("\n  "));
+    }
+    Ok(())
+}

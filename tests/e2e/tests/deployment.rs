@@ -1,0 +1,80 @@
+//! One of two replicas of a Deployment moves: users never see fewer replicas, no extra pod stays, and the Service answers from the target.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use godwit_demo::objects::{Pod, deployment, service};
+use godwit_demo::pods;
+use godwit_demo::shell::wait_until;
+use godwit_e2e::case::MINUTE;
+use godwit_e2e::watch::{Asker, Watch};
+use godwit_e2e::{Case, Scenario, http};
+use serde_json::Value;
+
+use crate::http_server::{PORT, read, server};
+
+pub const SCENARIO: Scenario = Scenario::new("deployment", "A replica moves; its Service and its ReplicaSet hardly notice.", run).each_class();
+
+const NAME: &str = "shop";
+/// Longest time without any answer from two replicas of which one stands still for a moment.
+const SILENCE: Duration = Duration::from_secs(2);
+
+fn run(case: &Case) -> Result<()> {
+    let pod = Pod::new(NAME, [server()]).class(case.class);
+    case.apply(&[deployment(pod, 2, &case.pair.a), service(NAME, PORT)])?;
+    let all = wait_until("two replicas", MINUTE, || Ok(Some(ready(case)?).filter(|all| all.len() == 2)))?;
+    let chosen = all.iter().find(|pod| pods::node(pod) == case.pair.a).or(all.first()).context("no replica")?;
+    let target = case.pair.other(pods::node(chosen)).to_owned();
+    let (identity, number) = read(&http::get(address(chosen)?, "/")?)?;
+
+    let endpoints = Watch::start(case, "endpointslices", &format!("kubernetes.io/service-name={NAME}"))?;
+    let replicas = Watch::start(case, "pods", &format!("app={NAME}"))?;
+    endpoints.settle(2, MINUTE)?;
+    replicas.settle(2, MINUTE)?;
+    let shop = pods::service_address(&case.lab, &case.namespace, NAME)?;
+    let asker = Asker::start(shop);
+
+    let moved = case.migrate(pods::name(chosen), &target)?.moved()?;
+    let name = moved.target_pod()?;
+    let arrived = case.ready(&name)?;
+    ensure!(pods::node(&arrived) == target, "{name} is on {}, not on {target}", pods::node(&arrived));
+    pods::wait_gone(&case.lab, &case.namespace, pods::name(chosen), MINUTE)?;
+
+    let (same, later) = read(&http::get(address(&arrived)?, "/")?)?;
+    ensure!(same == identity && later > number, "{identity} had answered {number} times; {same} at the target says {later}");
+    wait_until("the Service answered by what moved", MINUTE, || Ok((read(&http::get(shop, "/")?)?.0 == identity).then_some(())))?;
+
+    // What the ReplicaSet does next would show within some seconds.
+    std::thread::sleep(Duration::from_secs(5));
+    let now = ready(case)?;
+    ensure!(now.len() == 2 && now.iter().any(|pod| pods::name(pod) == name), "replicas now: {:?}", now.iter().map(pods::name).collect::<Vec<_>>());
+    ensure!(owner(&case.pod(&name)?) == owner(chosen), "the ReplicaSet does not own {name}");
+    let (seen, asked) = (replicas.seen(), asker.seen());
+    ensure!(seen.names.len() == 3, "there were other pods than two replicas and the target: {:?}", seen.names);
+    ensure!(endpoints.seen().fewest >= 2, "users saw only {} ready endpoints", endpoints.seen().fewest);
+    ensure!(asked.silence < SILENCE, "nobody answered for {} ms", asked.silence.as_millis());
+    case.note(format!("{} answers, {} questions lost, at most {} ms without an answer", asked.answers, asked.failures, asked.silence.as_millis()));
+
+    // It is a replica like any other: scaled down and up again, two are there.
+    for wanted in [1, 2] {
+        case.lab.kubectl(&["scale", "deployment", NAME, "-n", &case.namespace, &format!("--replicas={wanted}")])?;
+        wait_until(&format!("{wanted} replicas"), MINUTE, || Ok((ready(case)?.len() == wanted).then_some(())))?;
+    }
+    Ok(())
+}
+
+fn ready(case: &Case) -> Result<Vec<Value>> {
+    let all = case.standing_pods()?;
+    Ok(all.into_iter().filter(|pod| pods::is_ready(pod) && pod["metadata"]["labels"]["app"] == NAME).collect())
+}
+
+
+fn owner(pod: &Value) -> Option<String> {
+    pod["metadata"]["ownerReferences"][0]["uid"].as_str().map(str::to_owned)
+}
+
+fn address(pod: &Value) -> Result<SocketAddr> {
+    let ip = pod["status"]["podIP"].as_str().context("the pod has no address")?;
+    Ok(SocketAddr::new(ip.parse()?, PORT))
+}

@@ -1,0 +1,59 @@
+//! The list of scenarios, one file each: `cargo test --release -p godwit-e2e --test e2e [-- NAME…]`.
+
+mod agents_crash;
+mod bad_streams;
+mod bare_pod;
+mod blockers;
+mod cancel;
+mod controller_crash;
+mod crash_afterwards;
+mod deployment;
+mod files;
+mod heap;
+mod http_server;
+mod kubectl_afterwards;
+mod limits;
+mod loopback;
+mod menagerie;
+mod node_dies;
+mod pod_deleted;
+mod redis;
+mod refusals;
+mod rivals;
+mod there_and_back;
+mod unfit_targets;
+
+use std::process::ExitCode;
+
+use godwit_e2e::Scenario;
+
+/// From what a user sees first to what should never happen.
+const SCENARIOS: [Scenario; 23] = [
+    bare_pod::SCENARIO,
+    redis::SCENARIO,
+    http_server::SCENARIO,
+    menagerie::SCENARIO,
+    heap::SCENARIO,
+    limits::SCENARIO,
+    loopback::SCENARIO,
+    files::SCENARIO,
+    deployment::SCENARIO,
+    kubectl_afterwards::SCENARIO,
+    crash_afterwards::SCENARIO,
+    there_and_back::SCENARIO,
+    refusals::SCENARIO,
+    blockers::SCENARIO,
+    cancel::SCENARIO,
+    rivals::SCENARIO,
+    pod_deleted::SCENARIO,
+    bad_streams::SCENARIO,
+    agents_crash::FAIL,
+    agents_crash::CRASH,
+    controller_crash::SCENARIO,
+    unfit_targets::SCENARIO,
+    node_dies::SCENARIO,
+];
+
+fn main() -> ExitCode {
+    godwit_e2e::suite::main(&SCENARIOS)
+}

@@ -1,0 +1,32 @@
+//! A Redis moves there and back while a client writes and reads: no acknowledged write is missing.
+
+use anyhow::{Result, ensure};
+use godwit_demo::load::Load;
+use godwit_demo::objects::{Pod, container, service};
+use godwit_demo::pods;
+use godwit_e2e::case::MINUTE;
+use godwit_e2e::{Case, Scenario};
+
+pub const SCENARIO: Scenario = Scenario::new("redis", "A Redis moves while a client writes; no acknowledged write is missing.", run).each_class();
+
+const KEYS: u32 = 20_000;
+const ROUNDS: u64 = 200;
+
+fn run(case: &Case) -> Result<()> {
+    let command = ["redis-server", "--protected-mode", "no", "--save", ""];
+    let mut pod = case.start(Pod::new("redis", [container("redis", &command)]))?;
+    case.apply(&[service("redis", 6379)])?;
+    let load = Load::start(pods::service_address(&case.lab, &case.namespace, "redis")?, KEYS)?;
+    for _ in 0..2 {
+        load.wait_for_rounds(ROUNDS, MINUTE)?;
+        load.reset();
+        pod = case.move_over(&pod)?;
+        load.wait_for_rounds(ROUNDS, MINUTE)?;
+        case.note(format!("the client waited {} ms", load.seen().stall.as_millis()));
+    }
+    let (proof, _) = load.finish()?;
+    case.note(format!("{} writes", proof.acknowledged));
+    ensure!(proof.missing == 0 && proof.damaged == 0, "{proof:?}");
+    ensure!(proof.acknowledged as u64 > 3 * ROUNDS, "too few writes to prove anything: {proof:?}");
+    Ok(())
+}

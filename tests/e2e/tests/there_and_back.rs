@@ -1,0 +1,42 @@
+//! There and back ten times: nothing grows, neither at the nodes nor in the pod.
+
+use anyhow::{Context, Result};
+use godwit_e2e::case::{ALIVE, MINUTE};
+use godwit_e2e::footprint::Footprint;
+use godwit_e2e::{Case, Scenario};
+
+pub const SCENARIO: Scenario = Scenario::new("there-and-back", "After ten trips there and back nothing has grown.", run);
+
+const TRIPS: usize = 10;
+
+fn run(case: &Case) -> Result<()> {
+    let (witness, mut pod) = case.start_pulse("commuter")?;
+    // What the first trip makes once and for all is not growth.
+    pod = round_trip(case, pod)?;
+    let (before, fds) = (measure(case)?, descriptors(case, &pod)?);
+    for _ in 0..TRIPS {
+        pod = round_trip(case, pod)?;
+    }
+    witness.wait_for_ticks(ALIVE, MINUTE)?;
+    witness.exactly_one_runner()?;
+    let (after, now) = (measure(case)?, descriptors(case, &pod)?);
+    anyhow::ensure!(now == fds, "the process had the descriptors {fds:?}, now {now:?}");
+    for ((node, before), (_, after)) in before.iter().zip(&after) {
+        after.has_not_grown(before).with_context(|| format!("on {node}"))?;
+        case.note(format!("{node}: agent {} kB", after.figure("agent-rss-kb")));
+    }
+    Ok(())
+}
+
+fn round_trip(case: &Case, pod: String) -> Result<String> {
+    let away = case.move_over(&pod)?;
+    case.move_over(&away)
+}
+
+fn measure(case: &Case) -> Result<Vec<(String, Footprint)>> {
+    [&case.pair.a, &case.pair.b].into_iter().map(|node| Ok((node.clone(), Footprint::of(&case.lab, node)?))).collect()
+}
+
+fn descriptors(case: &Case, pod: &str) -> Result<String> {
+    case.exec(pod, godwit_demo::pulse::CONTAINER, &["sh", "-c", "ls /proc/1/fd"])
+}
