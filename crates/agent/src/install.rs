@@ -4,7 +4,7 @@
 //!   agent's image                      node
 //!   /usr/local/bin/godwit-runtime ──▶  /opt/godwit/bin/godwit-runtime
 //!                                      /etc/containerd/conf.d/godwit.toml        (containerd: then restarted; its shims keep every pod running)
-//!                                      /etc/crio/crio.conf.d/50-godwit.conf      (CRI-O: then told to reload, restarted only if that is not enough)
+//!                                      /etc/crio/crio.conf.d/50-godwit.conf      (CRI-O: likewise; a reload by SIGHUP shows a new handler in its status, but does not run it)
 //! ```
 //! The runtime itself is asked (CRI `Status`) whether it knows the handler; only what is missing is done, so running pods are never disturbed twice.
 
@@ -90,7 +90,7 @@ pub async fn install(host: &Host) -> anyhow::Result<cri::Client> {
         .context("neither containerd nor CRI-O answers on this node")?;
     let drop_in = drop_in(client.kind());
     let changed = write_if_other(&host.path(drop_in.path), drop_in.content.as_bytes(), 0o644)?;
-    if !changed && knows_handler(&client).await {
+    if !changed && knows_handler(&client).await && !older_than(host, drop_in.process, &host.path(drop_in.path)) {
         return Ok(client);
     }
     tracing::info!(
@@ -98,16 +98,6 @@ pub async fn install(host: &Host) -> anyhow::Result<cri::Client> {
         runtime = drop_in.process,
         "runtime handler installed"
     );
-    if client.kind() == Kind::CriO
-        && signal(host, drop_in.process, "HUP").is_ok()
-        && wait_for_handler(host, Duration::from_secs(5))
-            .await
-            .is_some()
-    {
-        return cri::Client::detect(host)
-            .await
-            .context("CRI-O went away after its reload");
-    }
     restart(host, drop_in.process).await?;
     match wait_for_handler(host, PATIENCE).await {
         Some(client) => Ok(client),
@@ -204,44 +194,37 @@ async fn restart(host: &Host, process: &str) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    signal(host, process, "TERM")
+    terminate(host, process)
         .map_err(|error| anyhow::anyhow!("cannot restart {process}: {error}"))
 }
 
-/// Signals the oldest process of that name.
-fn signal(host: &Host, process: &str, signal: &str) -> io::Result<()> {
-    let mut found: Option<(u64, i32)> = None;
-    for entry in fs::read_dir(host.path("/proc"))? {
-        let entry = entry?;
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<i32>().ok())
-        else {
-            continue;
-        };
-        if fs::read_to_string(entry.path().join("comm"))
-            .is_ok_and(|comm| comm.trim_end() == process)
-        {
-            let started = fs::read_to_string(entry.path().join("stat"))
-                .ok()
-                .and_then(|stat| {
-                    stat.rsplit(')')
-                        .next()?
-                        .split_whitespace()
-                        .nth(19)?
-                        .parse()
-                        .ok()
-                })
-                .unwrap_or(u64::MAX);
-            if found.is_none_or(|(oldest, _)| started < oldest) {
-                found = Some((started, pid));
-            }
-        }
+/// Asks the service to end.
+fn terminate(host: &Host, process: &str) -> io::Result<()> {
+    let (pid, _) = oldest(host, process).ok_or(io::ErrorKind::NotFound)?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).map_err(io::Error::from)
+}
+
+/// Whether the service was started before the file was written: it may have read it since without acting on it (CRI-O on SIGHUP).
+fn older_than(host: &Host, process: &str, file: &Path) -> bool {
+    let written = fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
+    let booted = fs::read_to_string(host.path("/proc/stat"))
+        .ok()
+        .and_then(|stat| stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<u64>().ok()));
+    match (written, booted, oldest(host, process)) {
+        // Start times are in ticks of 10 ms since boot (proc_pid_stat(5), sysconf(_SC_CLK_TCK) is 100 on Linux).
+        (Some(written), Some(booted), Some((_, ticks))) => std::time::UNIX_EPOCH + Duration::from_secs(booted) + Duration::from_millis(ticks * 10) < written,
+        _ => false,
     }
-    let (_, pid) = found.ok_or(io::ErrorKind::NotFound)?;
-    let signal: nix::sys::signal::Signal = format!("SIG{signal}")
-        .parse()
-        .map_err(|_| io::ErrorKind::InvalidInput)?;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).map_err(io::Error::from)
+}
+
+/// Pid and start time (clock ticks since boot) of the oldest process of that name.
+fn oldest(host: &Host, process: &str) -> Option<(i32, u64)> {
+    let processes = fs::read_dir(host.path("/proc")).ok()?.flatten().filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
+        let comm = fs::read_to_string(entry.path().join("comm")).ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        let started = stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()?;
+        (comm.trim_end() == process).then_some((pid, started))
+    });
+    processes.min_by_key(|(_, started)| *started)
 }

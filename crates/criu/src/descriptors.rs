@@ -19,9 +19,7 @@ pub fn of(proc: &Path, pid: i32) -> io::Result<Vec<String>> {
     (0..3)
         .map(|fd| match fs::read_link(directory.join(fd.to_string())) {
             Ok(target) => Ok(target.to_string_lossy().into_owned()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && directory.exists() => {
-                Ok(String::new())
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && directory.exists() => Ok(String::new()),
             Err(error) => Err(error),
         })
         .collect()
@@ -43,16 +41,11 @@ mod tests {
 
     #[test]
     fn names_the_streams_of_this_process() {
-        let descriptors = of(
-            Path::new("/proc"),
-            i32::try_from(std::process::id()).unwrap(),
-        )
-        .unwrap();
+        let descriptors = of(Path::new("/proc"), i32::try_from(std::process::id()).unwrap()).unwrap();
         assert_eq!(descriptors.len(), 3);
         let directory = tempfile::tempdir().unwrap();
         write(directory.path(), &descriptors).unwrap();
-        let read: Vec<String> =
-            serde_json::from_slice(&fs::read(directory.path().join(FILE)).unwrap()).unwrap();
+        let read: Vec<String> = serde_json::from_slice(&fs::read(directory.path().join(FILE)).unwrap()).unwrap();
         assert_eq!(read, descriptors);
     }
 }

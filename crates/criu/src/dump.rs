@@ -73,12 +73,7 @@ impl Plan {
     /// If the container is gone, or has a mount that cannot be moved.
     pub fn of(source: &Source<'_>) -> Result<Self, Problem> {
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        Ok(Self {
-            externals: mounts::of(source)?,
-            pid: source.pid,
-            freezer: text(source.freezer),
-            rootfs: text(source.rootfs),
-        })
+        Ok(Self { externals: mounts::of(source)?, pid: source.pid, freezer: text(source.freezer), rootfs: text(source.rootfs) })
     }
 
     /// After the freeze: is the container no longer as it was planned (a mount was made, something appeared in `/dev`)? Then plan anew.
@@ -96,18 +91,10 @@ impl Plan {
         for (option, path) in [("--images-dir", images), ("--work-dir", work)] {
             args.extend([option.into(), path.to_string_lossy().into_owned()]);
         }
-        args.extend([
-            "--root".into(),
-            self.rootfs.clone(),
-            "--freeze-cgroup".into(),
-            self.freezer.clone(),
-        ]);
+        args.extend(["--root".into(), self.rootfs.clone(), "--freeze-cgroup".into(), self.freezer.clone()]);
         args.extend(OPTIONS.map(str::to_owned));
         for external in &self.externals {
-            args.extend([
-                "--external".into(),
-                format!("mnt[{}]:{}", external.mountpoint, external.key),
-            ]);
+            args.extend(["--external".into(), format!("mnt[{}]:{}", external.mountpoint, external.key)]);
         }
         args
     }

@@ -35,44 +35,24 @@ const NOISE: [&str; 14] = [
 #[must_use]
 pub fn explain(log: &str, which: Which) -> Failure {
     let lines = || log.lines().filter(|line| !is_chat(line)).map(strip).filter(|line| !line.is_empty());
-    let known = table::KNOWN
-        .iter()
-        .filter(|known| known.which.is_none_or(|only| only == which));
+    let known = table::KNOWN.iter().filter(|known| known.which.is_none_or(|only| only == which));
     // The table is in order of precision, so the first entry that fits any line is the best.
     for known in known {
         if let Some(line) = lines().find(|line| known.fits(line)) {
-            return Failure::new(
-                known.reason,
-                format!("{}: CRIU says '{}'", known.what, short(line)),
-                known.remedy,
-            );
+            return Failure::new(known.reason, format!("{}: CRIU says '{}'", known.what, short(line)), known.remedy);
         }
     }
-    let errors = || {
-        lines().filter(|line| {
-            line.contains("Error (")
-                || line.contains("level=error")
-                || line.starts_with("criu failed")
-        })
-    };
-    let telling = errors()
-        .rfind(|line| !NOISE.iter().any(|noise| line.contains(noise)))
-        .or_else(|| errors().next_back());
+    let errors = || lines().filter(|line| line.contains("Error (") || line.contains("level=error") || line.starts_with("criu failed"));
+    let telling = errors().rfind(|line| !NOISE.iter().any(|noise| line.contains(noise))).or_else(|| errors().next_back());
     let reason = match which {
         Which::Dump => "DumpFailed",
         Which::Restore => "RestoreFailed",
     };
     match telling.or_else(|| lines().next_back()) {
-        Some(line) => Failure::new(
-            reason,
-            format!("CRIU says '{}'", short(line)),
-            "the whole log is with the agent of that node; report it if the message does not help",
-        ),
-        None => Failure::new(
-            reason,
-            "CRIU ended without a word",
-            "look whether the node is out of memory or disk; the migration can be tried again",
-        ),
+        Some(line) => {
+            Failure::new(reason, format!("CRIU says '{}'", short(line)), "the whole log is with the agent of that node; report it if the message does not help")
+        }
+        None => Failure::new(reason, "CRIU ended without a word", "look whether the node is out of memory or disk; the migration can be tried again"),
     }
 }
 
@@ -108,11 +88,7 @@ mod tests {
                    (00.011) Error (criu/cr-dump.c:1635): Dump files (pid: 12) failed with -1\n(00.012) Error (criu/cr-dump.c:2111): Dumping FAILED.\n";
         let failure = explain(log, Which::Dump);
         assert_eq!(failure.reason, "EstablishedConnection");
-        assert!(
-            failure.message.contains("Connected TCP socket"),
-            "{}",
-            failure.message
-        );
+        assert!(failure.message.contains("Connected TCP socket"), "{}", failure.message);
     }
 
     #[test]
@@ -163,10 +139,7 @@ mod tests {
     fn an_unknown_error_is_told_as_it_is() {
         let log = "(00.010) Error (criu/x.c:1): The moon is full\n(00.012) Error (criu/cr-dump.c:2111): Dumping FAILED.\n";
         let failure = explain(log, Which::Dump);
-        assert_eq!(
-            (failure.reason.as_str(), failure.message.as_str()),
-            ("DumpFailed", "CRIU says 'The moon is full'")
-        );
+        assert_eq!((failure.reason.as_str(), failure.message.as_str()), ("DumpFailed", "CRIU says 'The moon is full'"));
     }
 
     #[test]

@@ -18,11 +18,7 @@ pub struct Failure {
 
 impl Failure {
     pub(crate) fn new(reason: &str, message: impl Into<String>, remedy: &str) -> Self {
-        Self {
-            reason: reason.into(),
-            message: message.into(),
-            remedy: remedy.into(),
-        }
+        Self { reason: reason.into(), message: message.into(), remedy: remedy.into() }
     }
 }
 
@@ -41,9 +37,7 @@ pub enum Problem {
     #[error("the container's OCI configuration has no {0}")]
     Spec(&'static str),
     /// A mount of the container that is neither in its configuration nor of a kind that CRIU can make again.
-    #[error(
-        "mount {mountpoint} ({kind}) was made after the container started or is of a kind that cannot be moved"
-    )]
+    #[error("mount {mountpoint} ({kind}) was made after the container started or is of a kind that cannot be moved")]
     UnknownMount {
         /// Where it is mounted, inside the container.
         mountpoint: String,
@@ -85,39 +79,19 @@ impl Problem {
     }
 
     pub(crate) fn damaged(file: &str, what: impl Into<String>) -> Self {
-        Self::Damaged {
-            file: file.into(),
-            what: what.into(),
-        }
+        Self::Damaged { file: file.into(), what: what.into() }
     }
 
     /// The same for the user.
     #[must_use]
     pub fn failure(&self) -> Failure {
         let (reason, remedy) = match self {
-            Self::Read { .. } => (
-                "NodeError",
-                "look at the log of the agent on that node; the migration can be tried again",
-            ),
-            Self::Spec(_) => (
-                "UnknownContainer",
-                "the container was not made by a Kubernetes runtime as Godwit knows it; report it with its config.json",
-            ),
-            Self::UnknownMount { .. } => (
-                "UnknownMount",
-                "unmount it inside the container, or declare it as a volume of the pod",
-            ),
-            Self::MissingMount { .. } => (
-                "MountMissing",
-                "give the target pod the same volumes; admission webhooks on the target may have removed one",
-            ),
-            Self::ReadOnlyMount { .. } => (
-                "MountReadOnly",
-                "make the volume writable for the target pod too",
-            ),
-            Self::MissingImage { .. } | Self::Damaged { .. } => {
-                ("ImagesDamaged", "nothing has run from them; migrate again")
-            }
+            Self::Read { .. } => ("NodeError", "look at the log of the agent on that node; the migration can be tried again"),
+            Self::Spec(_) => ("UnknownContainer", "the container was not made by a Kubernetes runtime as Godwit knows it; report it with its config.json"),
+            Self::UnknownMount { .. } => ("UnknownMount", "unmount it inside the container, or declare it as a volume of the pod"),
+            Self::MissingMount { .. } => ("MountMissing", "give the target pod the same volumes; admission webhooks on the target may have removed one"),
+            Self::ReadOnlyMount { .. } => ("MountReadOnly", "make the volume writable for the target pod too"),
+            Self::MissingImage { .. } | Self::Damaged { .. } => ("ImagesDamaged", "nothing has run from them; migrate again"),
         };
         let message = match self {
             Self::Read { path, source } => format!("cannot read {}: {source}", path.display()),

@@ -58,21 +58,12 @@ pub fn verify(directory: &Path) -> Result<Summary, Problem> {
         }
     }
     if !lengths.contains_key(descriptors::FILE) {
-        return Err(Problem::MissingImage {
-            file: descriptors::FILE.into(),
-        });
+        return Err(Problem::MissingImage { file: descriptors::FILE.into() });
     }
     let processes = tree::check(&images)?;
     let memory = memory::check(&images, &lengths)?;
-    let count = |name: &&String| manifest.is_none() || name.as_str() != manifest::FILE;
-    let files = u32::try_from(lengths.keys().filter(count).count()).unwrap_or(u32::MAX);
-    Ok(Summary {
-        processes,
-        files,
-        bytes: lengths.values().sum(),
-        pages: memory.pages,
-        lazy_pages: memory.lazy,
-    })
+    let files = u32::try_from(lengths.len() - usize::from(manifest.is_some())).unwrap_or(u32::MAX);
+    Ok(Summary { processes, files, bytes: lengths.values().sum(), pages: memory.pages, lazy_pages: memory.lazy })
 }
 
 /// Names and lengths of the files in a directory.

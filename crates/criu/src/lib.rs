@@ -22,6 +22,7 @@ mod mountinfo;
 pub mod mounts;
 pub mod restore;
 mod scratch;
+pub mod shield;
 pub mod tmpfs;
 pub mod version;
 

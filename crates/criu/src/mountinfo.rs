@@ -49,10 +49,7 @@ fn unescape(word: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
-        let octal = bytes
-            .get(at + 1..at + 4)
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        let octal = bytes.get(at + 1..at + 4).and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| u8::from_str_radix(digits, 8).ok());
         match (byte, octal) {
             (b'\\', Some(value)) => {
                 out.push(value);
@@ -75,20 +72,10 @@ mod tests {
     #[test]
     fn reads_a_line() {
         let mount = parse("124 123 0:29 /kube/a /sys/fs/cgroup/cpu ro,nosuid,relatime master:5 - cgroup cgroup rw,cpu").unwrap();
-        assert_eq!(
-            (
-                mount.device.as_str(),
-                mount.root.as_str(),
-                mount.mountpoint.as_str()
-            ),
-            ("0:29", "/kube/a", "/sys/fs/cgroup/cpu")
-        );
+        assert_eq!((mount.device.as_str(), mount.root.as_str(), mount.mountpoint.as_str()), ("0:29", "/kube/a", "/sys/fs/cgroup/cpu"));
         assert_eq!(mount.flags, ["ro", "nosuid"]);
         assert!(mount.slave);
-        assert_eq!(
-            (mount.kind.as_str(), mount.options.as_str()),
-            ("cgroup", "rw,cpu")
-        );
+        assert_eq!((mount.kind.as_str(), mount.options.as_str()), ("cgroup", "rw,cpu"));
     }
 
     #[test]

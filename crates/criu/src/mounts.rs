@@ -49,6 +49,11 @@ impl External {
     pub fn is_own(&self) -> bool {
         self.key.starts_with(OWN)
     }
+
+    /// Whether the key can stand in a configuration file: it comes from another node.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.key.bytes().all(is_plain)
+    }
 }
 
 /// What an external mount is.
@@ -59,8 +64,6 @@ pub enum What {
     Bind {
         /// `destination` there.
         destination: String,
-        /// For a mount of the node below the bind's source: the path from there, else empty.
-        below: String,
     },
     /// The container's cgroup.
     Cgroup {
@@ -71,11 +74,8 @@ pub enum What {
     Mask,
     /// A masked directory.
     Empty,
-    /// A device node of the source's node.
-    Device {
-        /// Its path on the node.
-        path: String,
-    },
+    /// A device node of the node, at its own path.
+    Device,
     /// A small tmpfs of the runtime's making.
     Tmpfs(tmpfs::Snapshot),
 }
@@ -88,128 +88,64 @@ pub(crate) fn of(source: &Source<'_>) -> Result<Vec<External>, Problem> {
     let table = mountinfo::read(source.proc, source.pid)?;
     let root = source.proc.join(source.pid.to_string()).join("root");
     let spec = Spec::read(source.spec, &root)?;
-    let points: BTreeSet<&str> = table
-        .iter()
-        .map(|mount| mount.mountpoint.as_str())
-        .collect();
+    let points: BTreeSet<&str> = table.iter().map(|mount| mount.mountpoint.as_str()).collect();
     let mut externals = Vec::new();
-    for (index, mount) in table
-        .iter()
-        .enumerate()
-        .filter(|(_, mount)| mount.mountpoint != "/")
-    {
+    for (index, mount) in table.iter().enumerate().filter(|(_, mount)| mount.mountpoint != "/") {
         let Some(what) = classify(mount, &table, &spec, &root, &points)? else {
             continue;
         };
-        externals.push(External {
-            key: key(&what, mount, index),
-            mountpoint: mount.mountpoint.clone(),
-            flags: mount.flags.clone(),
-            slave: mount.slave,
-            what,
-        });
+        externals.push(External { key: key(&what, mount, index), mountpoint: mount.mountpoint.clone(), flags: mount.flags.clone(), slave: mount.slave, what });
     }
     Ok(externals)
 }
 
+/// What means nothing to CRIU's parsers.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"/._-:".contains(&byte)
+}
+
 fn key(what: &What, mount: &Mount, index: usize) -> String {
     match what {
-        What::Bind { below, .. } if below.is_empty() && mount.flags.is_empty() && !mount.slave => {
-            mount.mountpoint.clone()
-        }
+        What::Bind { .. } if mount.flags.is_empty() && !mount.slave => mount.mountpoint.clone(),
         // The path is for whoever reads a log; blanks and brackets would end the word in a configuration file.
         _ => {
-            let path: String = mount
-                .mountpoint
-                .chars()
-                .map(|c| {
-                    if c.is_ascii_alphanumeric() || "/._-".contains(c) {
-                        c
-                    } else {
-                        '_'
-                    }
-                })
-                .collect();
+            let path: String = mount.mountpoint.chars().map(|c| if u8::try_from(c).is_ok_and(is_plain) { c } else { '_' }).collect();
             format!("{OWN}{index}{path}")
         }
     }
 }
 
-fn classify(
-    mount: &Mount,
-    table: &[Mount],
-    spec: &Spec,
-    root: &Path,
-    points: &BTreeSet<&str>,
-) -> Result<Option<What>, Problem> {
+fn classify(mount: &Mount, table: &[Mount], spec: &Spec, root: &Path, points: &BTreeSet<&str>) -> Result<Option<What>, Problem> {
     let path = mount.mountpoint.as_str();
     if let Some((_, destination)) = spec.binds.iter().find(|(resolved, _)| resolved == path) {
-        return Ok(Some(What::Bind {
-            destination: destination.clone(),
-            below: String::new(),
-        }));
+        return Ok(Some(What::Bind { destination: destination.clone() }));
     }
     if matches!(mount.kind.as_str(), "cgroup" | "cgroup2") {
-        let named = |option: &&str| {
-            !matches!(*option, "rw" | "ro" | "xattr")
-                && !option.starts_with("release_agent")
-                && !option.starts_with("clone_children")
-        };
-        let controllers = if mount.kind == "cgroup" {
-            mount
-                .options
-                .split(',')
-                .filter(named)
-                .map(str::to_owned)
-                .collect()
-        } else {
-            Vec::new()
-        };
+        let named = |option: &&str| !matches!(*option, "rw" | "ro" | "xattr") && !option.starts_with("release_agent") && !option.starts_with("clone_children");
+        let controllers = if mount.kind == "cgroup" { mount.options.split(',').filter(named).map(str::to_owned).collect() } else { Vec::new() };
         return Ok(Some(What::Cgroup { controllers }));
     }
     if spec.masked.contains(path) {
-        return Ok(Some(if root.join(&path[1..]).is_dir() {
-            What::Empty
-        } else {
-            What::Mask
-        }));
+        return Ok(Some(if root.join(&path[1..]).is_dir() { What::Empty } else { What::Mask }));
     }
     if mount.kind == "tmpfs" && mount.root == "/" && spec.tmpfs.contains(path) {
         let taken = tmpfs::Snapshot::take(root, path, &mount.options, points)?;
         return Ok(taken.map(What::Tmpfs));
     }
     if mount.kind == "devtmpfs" && spec.devices.contains(path) {
-        return Ok(Some(What::Device {
-            path: path.to_owned(),
-        }));
+        return Ok(Some(What::Device));
     }
     if made_by_criu(mount, table) {
         return Ok(None);
     }
-    let above = spec.binds.iter().filter_map(|(resolved, destination)| {
-        Some((path.strip_prefix(resolved.as_str())?, destination))
-    });
-    match above
-        .filter(|(below, _)| below.starts_with('/'))
-        .min_by_key(|(below, _)| below.len())
-    {
-        Some((below, destination)) => Ok(Some(What::Bind {
-            destination: destination.clone(),
-            below: below[1..].to_owned(),
-        })),
-        None => Err(Problem::UnknownMount {
-            mountpoint: path.to_owned(),
-            kind: mount.kind.clone(),
-        }),
-    }
+    // Also a mount of the node below a bind: a volume that brings more than itself.
+    Err(Problem::UnknownMount { mountpoint: path.to_owned(), kind: mount.kind.clone() })
 }
 
 /// Whether CRIU can make it: a file system of its own, or a bind of one that it makes, or a bind of the container's root.
 fn made_by_criu(mount: &Mount, table: &[Mount]) -> bool {
     const KINDS: [&str; 6] = ["proc", "sysfs", "devpts", "mqueue", "tmpfs", "overlay"];
-    let whole = |other: &Mount| {
-        other.device == mount.device && other.root == "/" && KINDS.contains(&other.kind.as_str())
-    };
+    let whole = |other: &Mount| other.device == mount.device && other.root == "/" && KINDS.contains(&other.kind.as_str());
     table.iter().any(whole)
 }
 
@@ -225,15 +161,7 @@ struct Spec {
 impl Spec {
     fn read(spec: &Value, root: &Path) -> Result<Self, Problem> {
         let mounts = spec["mounts"].as_array().ok_or(Problem::Spec("mounts"))?;
-        let strings = |value: &Value| {
-            value
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .map(str::to_owned)
-                .collect::<BTreeSet<_>>()
-        };
+        let strings = |value: &Value| value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect::<BTreeSet<_>>();
         let mut binds = Vec::new();
         let mut tmpfs = BTreeSet::new();
         for mount in mounts {
@@ -242,42 +170,21 @@ impl Spec {
             };
             if is_bind(mount) {
                 binds.push((resolve(root, destination), destination.to_owned()));
-            } else if matches!(
-                (mount["type"].as_str(), destination),
-                (Some("tmpfs"), "/dev") | (Some("cgroup"), "/sys/fs/cgroup")
-            ) {
+            } else if matches!((mount["type"].as_str(), destination), (Some("tmpfs"), "/dev") | (Some("cgroup"), "/sys/fs/cgroup")) {
                 tmpfs.insert(destination.to_owned());
             }
         }
         // The last mount at a place hides the ones before it.
         binds.reverse();
-        let devices = spec["linux"]["devices"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|device| device["path"].as_str())
-            .map(str::to_owned)
-            .collect();
-        Ok(Self {
-            binds,
-            tmpfs,
-            masked: strings(&spec["linux"]["maskedPaths"]),
-            devices,
-        })
+        let devices = spec["linux"]["devices"].as_array().into_iter().flatten().filter_map(|device| device["path"].as_str()).map(str::to_owned).collect();
+        Ok(Self { binds, tmpfs, masked: strings(&spec["linux"]["maskedPaths"]), devices })
     }
 }
 
 /// As the runtimes decide: the type, or `bind` or `rbind` among the options.
 pub(crate) fn is_bind(mount: &Value) -> bool {
-    let options = mount["options"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str);
-    mount["type"].as_str() == Some("bind")
-        || options
-            .into_iter()
-            .any(|option| matches!(option, "bind" | "rbind"))
+    let options = mount["options"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    mount["type"].as_str() == Some("bind") || options.into_iter().any(|option| matches!(option, "bind" | "rbind"))
 }
 
 /// Follows symbolic links as inside a root directory; parts that do not exist stay as they are.
@@ -307,11 +214,7 @@ fn resolve(root: &Path, path: &str) -> String {
 
 /// The parts of a path, last one first.
 fn parts(path: &Path) -> Vec<std::ffi::OsString> {
-    path.components()
-        .rev()
-        .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir))
-        .map(|part| part.as_os_str().to_owned())
-        .collect()
+    path.components().rev().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir)).map(|part| part.as_os_str().to_owned()).collect()
 }
 
 #[cfg(test)]
@@ -328,10 +231,7 @@ mod tests {
         symlink("/run", root.path().join("var/run")).unwrap();
         symlink("../../../../etc", root.path().join("run/up")).unwrap();
         symlink("loop", root.path().join("run/loop")).unwrap();
-        assert_eq!(
-            resolve(root.path(), "/var/run/secrets/kubernetes.io/serviceaccount"),
-            "/run/secrets/kubernetes.io/serviceaccount"
-        );
+        assert_eq!(resolve(root.path(), "/var/run/secrets/kubernetes.io/serviceaccount"), "/run/secrets/kubernetes.io/serviceaccount");
         assert_eq!(resolve(root.path(), "/run/up/hosts"), "/etc/hosts");
         assert_eq!(resolve(root.path(), "/run/loop"), "/run/loop");
         assert_eq!(resolve(root.path(), "/data//x/../y/"), "/data/y");

@@ -19,22 +19,11 @@ use crate::scratch::{Mount, Scratch, Stuff};
 use crate::{Problem, mounts};
 
 /// Flags of `runc restore`, besides the ones that name the container, its bundle and the images.
-pub const FLAGS: &[&str] = &[
-    "--tcp-established",
-    "--file-locks",
-    "--ext-unix-sk",
-    "--manage-cgroups-mode",
-    "ignore",
-];
+pub const FLAGS: &[&str] = &["--tcp-established", "--file-locks", "--ext-unix-sk", "--manage-cgroups-mode", "ignore"];
 
 /// Lines that belong into the CRIU configuration of every restore; [`Prepared::lines`] begins with them. The first would crash CRIU in a configuration
 /// file that is named over its RPC: they belong into `$HOME/.criu/default.conf`.
-pub const LINES: &[&str] = &[
-    "network-lock skip",
-    "skip-in-flight",
-    "link-remap",
-    "ghost-limit 1G",
-];
+pub const LINES: &[&str] = &["network-lock skip", "skip-in-flight", "link-remap", "ghost-limit 1G"];
 
 /// A container that waits for its processes.
 #[derive(Clone, Copy, Debug)]
@@ -67,56 +56,38 @@ pub struct Prepared {
 /// [`Problem::MissingMount`] and [`Problem::ReadOnlyMount`] name a mount that the target's container lacks.
 pub fn prepare(externals: &[External], target: &Target<'_>) -> Result<Prepared, Problem> {
     let binds = binds(target.spec)?;
-    let mut prepared = Prepared {
-        lines: LINES.iter().map(|line| (*line).to_owned()).collect(),
-        warnings: Vec::new(),
-        scratch: Scratch::new(target.scratch),
-    };
+    let mut prepared = Prepared { lines: LINES.iter().map(|line| (*line).to_owned()).collect(), warnings: Vec::new(), scratch: Scratch::new(target.scratch) };
     for external in externals {
         let bind = match &external.what {
-            What::Bind { destination, .. } => Some(binds.get(&clean(destination)).ok_or_else(
-                || Problem::MissingMount {
-                    destination: destination.clone(),
-                },
-            )?),
+            What::Bind { destination } => Some(binds.get(&clean(destination)).ok_or_else(|| Problem::MissingMount { destination: destination.clone() })?),
             _ => None,
         };
         if !external.is_own() {
             if bind.is_some_and(|bind| bind.read_only) {
-                return Err(Problem::ReadOnlyMount {
-                    destination: external.mountpoint.clone(),
-                });
+                return Err(Problem::ReadOnlyMount { destination: external.mountpoint.clone() });
             }
             continue;
+        }
+        if !external.is_sound() {
+            return Err(Problem::UnknownMount { mountpoint: external.mountpoint.clone(), kind: "unusable key".into() });
         }
         let mut flags = external.flags.clone();
         if bind.is_some_and(|bind| bind.read_only) && !flags.iter().any(|flag| flag == "ro") {
             flags.push("ro".into());
         }
         let stuff = match &external.what {
-            What::Bind { below, .. } => bind
-                .map(|bind| Stuff::Bind(bind.source.join(below)))
-                .ok_or(Problem::Spec("mounts"))?,
-            What::Device { path } => Stuff::Bind(path.into()),
-            What::Cgroup { controllers } => {
-                cgroup(controllers, external, target, &mut prepared.warnings)
-            }
+            What::Bind { .. } => bind.map(|bind| Stuff::Bind(bind.source.clone())).ok_or(Problem::Spec("mounts"))?,
+            What::Device if devices(target.spec).any(|path| path == external.mountpoint) => Stuff::Bind(external.mountpoint.clone().into()),
+            What::Device => return Err(Problem::MissingMount { destination: external.mountpoint.clone() }),
+            What::Cgroup { controllers } => cgroup(controllers, external, target, &mut prepared.warnings),
             What::Mask => Stuff::Null,
             What::Empty => Stuff::Empty,
             What::Tmpfs(snapshot) => Stuff::Tmpfs(snapshot.clone()),
         };
-        let path = prepared.scratch.add(Mount {
-            stuff,
-            flags,
-            shared: external.slave,
-        });
-        prepared
-            .lines
-            .push(format!("external mnt[{}]:{}", external.key, path.display()));
+        let path = prepared.scratch.add(Mount { stuff, flags, shared: external.slave });
+        prepared.lines.push(format!("external mnt[{}]:{}", external.key, path.display()));
     }
-    prepared
-        .warnings
-        .extend(differences(externals, target.spec, &binds));
+    prepared.warnings.extend(differences(externals, target.spec, &binds));
     Ok(prepared)
 }
 
@@ -149,91 +120,55 @@ fn binds(spec: &Value) -> Result<BTreeMap<String, Bind>, Problem> {
         .iter()
         .filter(|mount| mounts::is_bind(mount))
         .filter_map(|mount| {
-            let read_only = mount["options"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .fold(false, |ro, option| match option {
-                    "ro" => true,
-                    "rw" => false,
-                    _ => ro,
-                });
-            Some((
-                clean(mount["destination"].as_str()?),
-                Bind {
-                    source: mount["source"].as_str()?.into(),
-                    read_only,
-                },
-            ))
+            let read_only = mount["options"].as_array().into_iter().flatten().filter_map(Value::as_str).fold(false, |ro, option| match option {
+                "ro" => true,
+                "rw" => false,
+                _ => ro,
+            });
+            Some((clean(mount["destination"].as_str()?), Bind { source: mount["source"].as_str()?.into(), read_only }))
         })
         .collect())
 }
 
-fn clean(path: &str) -> String {
-    Path::new(path)
-        .components()
-        .collect::<PathBuf>()
-        .to_string_lossy()
-        .into_owned()
+fn devices(spec: &Value) -> impl Iterator<Item = &str> {
+    spec["linux"]["devices"].as_array().into_iter().flatten().filter_map(|device| device["path"].as_str())
 }
 
-fn cgroup(
-    controllers: &[String],
-    external: &External,
-    target: &Target<'_>,
-    warnings: &mut Vec<String>,
-) -> Stuff {
+fn clean(path: &str) -> String {
+    Path::new(path).components().collect::<PathBuf>().to_string_lossy().into_owned()
+}
+
+fn cgroup(controllers: &[String], external: &External, target: &Target<'_>, warnings: &mut Vec<String>) -> Stuff {
     let below = target.cgroup.strip_prefix("/").unwrap_or(target.cgroup);
     match (controllers.is_empty(), target.v2) {
-        (true, true) => Stuff::Cgroup {
-            hierarchies: vec![target.cgroups.to_path_buf()],
-            below: below.into(),
-        },
+        (true, true) => Stuff::Cgroup { hierarchies: vec![target.cgroups.to_path_buf()], below: below.into() },
         (false, false) => {
             // Co-mounted controllers have one directory, named by all of them; single ones may be links to it.
-            let names: Vec<&str> = controllers
-                .iter()
-                .map(|name| name.strip_prefix("name=").unwrap_or(name))
-                .collect();
+            let names: Vec<&str> = controllers.iter().map(|name| name.strip_prefix("name=").unwrap_or(name)).collect();
             let joined = names.join(",");
             let names = std::iter::once(joined.as_str()).chain(names);
-            Stuff::Cgroup {
-                hierarchies: names.map(|name| target.cgroups.join(name)).collect(),
-                below: below.into(),
-            }
+            Stuff::Cgroup { hierarchies: names.map(|name| target.cgroups.join(name)).collect(), below: below.into() }
         }
         _ => {
-            warnings.push(format!(
-                "{} is empty: source and target have different versions of cgroups",
-                external.mountpoint
-            ));
+            warnings.push(format!("{} is empty: source and target have different versions of cgroups", external.mountpoint));
             Stuff::Empty
         }
     }
 }
 
 /// What the target's configuration has and the source's mounts have not: nothing mounts that at a restore.
-fn differences(
-    externals: &[External],
-    spec: &Value,
-    binds: &BTreeMap<String, Bind>,
-) -> Vec<String> {
+fn differences(externals: &[External], spec: &Value, binds: &BTreeMap<String, Bind>) -> Vec<String> {
     let has = |path: &str| {
         externals.iter().any(|external| match &external.what {
-            What::Bind { destination, .. } => clean(destination) == path,
+            What::Bind { destination } => clean(destination) == path,
             _ => external.mountpoint == path,
         })
     };
-    let unbound = binds.keys().filter(|path| !has(path)).map(|path| format!("mount {path} of the target's container is not there after the move: the source has none"));
-    let masked = spec["linux"]["maskedPaths"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str);
-    let unmasked = masked
-        .filter(|path| !has(path) && Path::new(path).exists())
-        .map(|path| format!("{path} is not masked after the move: the source's kernel has none"));
+    let unbound =
+        binds.keys().filter(|path| !has(path)).map(|path| format!("mount {path} of the target's container is not there after the move: the source has none"));
+    let masked = spec["linux"]["maskedPaths"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let unmasked =
+        masked.filter(|path| !has(path) && Path::new(path).exists()).map(|path| format!("{path} is not masked after the move: the source's kernel has none"));
     unbound.chain(unmasked).collect()
 }
 
@@ -244,30 +179,15 @@ mod tests {
     use serde_json::json;
 
     fn external(key: &str, mountpoint: &str, flags: &[&str], what: What) -> External {
-        External {
-            key: key.into(),
-            mountpoint: mountpoint.into(),
-            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
-            slave: false,
-            what,
-        }
+        External { key: key.into(), mountpoint: mountpoint.into(), flags: flags.iter().map(|flag| (*flag).to_owned()).collect(), slave: false, what }
     }
 
     fn bind(destination: &str) -> What {
-        What::Bind {
-            destination: destination.into(),
-            below: String::new(),
-        }
+        What::Bind { destination: destination.into() }
     }
 
     fn target(spec: &Value) -> Target<'_> {
-        Target {
-            spec,
-            scratch: Path::new("/run/godwit/s"),
-            cgroups: Path::new("/sys/fs/cgroup"),
-            cgroup: Path::new("/kubepods/x"),
-            v2: false,
-        }
+        Target { spec, scratch: Path::new("/run/godwit/s"), cgroups: Path::new("/sys/fs/cgroup"), cgroup: Path::new("/kubepods/x"), v2: false }
     }
 
     #[test]
@@ -277,67 +197,41 @@ mod tests {
             {"destination": "/var/run/secrets/sa", "type": "bind", "source": "/token", "options": ["rbind", "ro"]}]});
         let externals = [
             external("/data", "/data", &[], bind("/data")),
-            external(
-                "godwit:3/run/secrets/sa",
-                "/run/secrets/sa",
-                &["ro"],
-                bind("/var/run/secrets/sa"),
-            ),
-            external(
-                "godwit:4/sys/fs/cgroup/cpu",
-                "/sys/fs/cgroup/cpu",
-                &["ro"],
-                What::Cgroup {
-                    controllers: vec!["cpu".into(), "cpuacct".into()],
-                },
-            ),
+            external("godwit:3/run/secrets/sa", "/run/secrets/sa", &["ro"], bind("/var/run/secrets/sa")),
+            external("godwit:4/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu", &["ro"], What::Cgroup { controllers: vec!["cpu".into(), "cpuacct".into()] }),
         ];
         let prepared = prepare(&externals, &target(&spec)).unwrap();
         assert_eq!(
             prepared.lines[LINES.len()..],
-            [
-                "external mnt[godwit:3/run/secrets/sa]:/run/godwit/s/0",
-                "external mnt[godwit:4/sys/fs/cgroup/cpu]:/run/godwit/s/1"
-            ]
+            ["external mnt[godwit:3/run/secrets/sa]:/run/godwit/s/0", "external mnt[godwit:4/sys/fs/cgroup/cpu]:/run/godwit/s/1"]
         );
         assert_eq!(prepared.warnings, Vec::<String>::new());
-        let again: Prepared =
-            serde_json::from_str(&serde_json::to_string(&prepared).unwrap()).unwrap();
+        let again: Prepared = serde_json::from_str(&serde_json::to_string(&prepared).unwrap()).unwrap();
         assert_eq!(again, prepared);
     }
 
     #[test]
     fn a_mount_that_the_target_lacks_is_named() {
         let spec = json!({"mounts": [{"destination": "/data", "type": "bind", "source": "/vol", "options": ["ro"]}]});
-        let missing = prepare(
-            &[external("/cache", "/cache", &[], bind("/cache"))],
-            &target(&spec),
-        )
-        .unwrap_err();
+        let missing = prepare(&[external("/cache", "/cache", &[], bind("/cache"))], &target(&spec)).unwrap_err();
         assert!(missing.failure().message.contains("/cache"));
-        let read_only = prepare(
-            &[external("/data", "/data", &[], bind("/data"))],
-            &target(&spec),
-        )
-        .unwrap_err();
+        let read_only = prepare(&[external("/data", "/data", &[], bind("/data"))], &target(&spec)).unwrap_err();
         assert_eq!(read_only.failure().reason, "MountReadOnly");
+    }
+
+    #[test]
+    fn nothing_that_another_node_says_reaches_the_configuration_unseen() {
+        let spec = json!({"mounts": []});
+        for key in ["godwit:1/x\naction-script /tmp/x", "godwit:1/x y", "godwit:1]x", "godwit:1#"] {
+            assert!(prepare(&[external(key, "/x", &[], What::Empty)], &target(&spec)).is_err(), "{key:?}");
+        }
+        assert!(prepare(&[external("godwit:1/dev/sda", "/dev/sda", &[], What::Device)], &target(&spec)).is_err());
     }
 
     #[test]
     fn another_version_of_cgroups_is_said() {
         let spec = json!({"mounts": []});
-        let prepared = prepare(
-            &[external(
-                "godwit:4/sys/fs/cgroup",
-                "/sys/fs/cgroup",
-                &[],
-                What::Cgroup {
-                    controllers: Vec::new(),
-                },
-            )],
-            &target(&spec),
-        )
-        .unwrap();
+        let prepared = prepare(&[external("godwit:4/sys/fs/cgroup", "/sys/fs/cgroup", &[], What::Cgroup { controllers: Vec::new() })], &target(&spec)).unwrap();
         assert_eq!(prepared.warnings.len(), 1);
     }
 }

@@ -6,10 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change,
-    mount_remount, unmount,
-};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount};
 use serde::{Deserialize, Serialize};
 
 use crate::tmpfs::Snapshot;
@@ -38,10 +35,7 @@ pub(crate) enum Stuff {
     Bind(PathBuf),
     /// The cgroup `below` the first of these hierarchies that the node has; made if it is missing, since the runtime makes it only later. If the node has
     /// none of them: an empty directory.
-    Cgroup {
-        hierarchies: Vec<PathBuf>,
-        below: PathBuf,
-    },
+    Cgroup { hierarchies: Vec<PathBuf>, below: PathBuf },
     /// A null device.
     Null,
     /// An empty directory that nobody can write to.
@@ -52,10 +46,7 @@ pub(crate) enum Stuff {
 
 impl Scratch {
     pub fn new(directory: &Path) -> Self {
-        Self {
-            directory: directory.to_path_buf(),
-            mounts: Vec::new(),
-        }
+        Self { directory: directory.to_path_buf(), mounts: Vec::new() }
     }
 
     /// Adds a mount and says where it will be.
@@ -79,31 +70,15 @@ impl Scratch {
     }
 
     fn mount_all(&self) -> io::Result<()> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.directory)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         // A mount of its own, with devices allowed, which nobody else on the node receives.
         tmpfs(&self.directory, MountFlags::NOEXEC, "mode=700,size=1m")?;
         mount_change(&self.directory, MountPropagationFlags::PRIVATE)?;
-        mknodat(
-            CWD,
-            self.null(),
-            FileType::CharacterDevice,
-            Mode::from_raw_mode(0o666),
-            makedev(1, 3),
-        )?;
+        mknodat(CWD, self.null(), FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(1, 3))?;
         rustix::fs::chmod(self.null(), Mode::from_raw_mode(0o666))?;
         fs::create_dir(self.empty())?;
-        tmpfs(
-            &self.empty(),
-            MountFlags::RDONLY,
-            "mode=755,size=4k,nr_inodes=1",
-        )?;
-        self.mounts
-            .iter()
-            .enumerate()
-            .try_for_each(|(index, mount)| self.mount_one(mount, &self.place(index)))
+        tmpfs(&self.empty(), MountFlags::RDONLY, "mode=755,size=4k,nr_inodes=1")?;
+        self.mounts.iter().enumerate().try_for_each(|(index, mount)| self.mount_one(mount, &self.place(index)))
     }
 
     fn null(&self) -> PathBuf {
@@ -119,16 +94,13 @@ impl Scratch {
         match &wanted.stuff {
             Stuff::Tmpfs(snapshot) => {
                 fs::create_dir(place)?;
-                tmpfs(place, flags - MountFlags::RDONLY, &snapshot.options)?;
+                tmpfs(place, flags - MountFlags::RDONLY, &snapshot.options())?;
                 snapshot.fill(place)?;
             }
             Stuff::Bind(source) => bind(source, place)?,
             Stuff::Null => bind(&self.null(), place)?,
             Stuff::Empty => bind(&self.empty(), place)?,
-            Stuff::Cgroup { hierarchies, below } => match hierarchies
-                .iter()
-                .find(|hierarchy| hierarchy.join("cgroup.procs").exists())
-            {
+            Stuff::Cgroup { hierarchies, below } => match hierarchies.iter().find(|hierarchy| hierarchy.join("cgroup.procs").exists()) {
                 Some(hierarchy) => {
                     fs::create_dir_all(hierarchy.join(below))?;
                     bind(&hierarchy.join(below), place)?;
@@ -139,25 +111,13 @@ impl Scratch {
         if !flags.is_empty() {
             mount_remount(place, MountFlags::BIND | flags, "")?;
         }
-        mount_change(
-            place,
-            if wanted.shared {
-                MountPropagationFlags::SHARED
-            } else {
-                MountPropagationFlags::PRIVATE
-            },
-        )?;
+        mount_change(place, if wanted.shared { MountPropagationFlags::SHARED } else { MountPropagationFlags::PRIVATE })?;
         Ok(())
     }
 
     pub fn unmake(&self) -> io::Result<()> {
         // Everything below goes with it. Nothing mounted there: EINVAL; no directory: ENOENT.
-        while unmount(
-            &self.directory,
-            UnmountFlags::DETACH | UnmountFlags::NOFOLLOW,
-        )
-        .is_ok()
-        {}
+        while unmount(&self.directory, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
         match fs::remove_dir(&self.directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -172,8 +132,7 @@ fn tmpfs(place: &Path, flags: MountFlags, options: &str) -> io::Result<()> {
 }
 
 fn bind(source: &Path, place: &Path) -> io::Result<()> {
-    let named =
-        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", source.display()));
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", source.display()));
     if fs::metadata(source).map_err(named)?.is_dir() {
         fs::create_dir(place)?;
     } else {

@@ -21,7 +21,7 @@ const MOST_BYTES: u64 = 64 * 1024;
 /// A whole tmpfs.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Options of the file system, e.g. `size=65536k,mode=755`.
+    /// Options of the file system, as the mount table has them.
     pub options: String,
     /// What is in it, parents before children.
     pub entries: Vec<Entry>,
@@ -63,43 +63,24 @@ pub enum What {
 impl Snapshot {
     /// Lists the tmpfs at `mountpoint` of the container whose root is `root`; `points` are all mount points of the container, below which nothing is read.
     /// `None` if it holds more than a runtime puts there.
-    pub(crate) fn take(
-        root: &Path,
-        mountpoint: &str,
-        options: &str,
-        points: &BTreeSet<&str>,
-    ) -> Result<Option<Self>, Problem> {
+    pub(crate) fn take(root: &Path, mountpoint: &str, options: &str, points: &BTreeSet<&str>) -> Result<Option<Self>, Problem> {
         let top = root.join(&mountpoint[1..]);
-        let mut taker = Taker {
-            top: &top,
-            mountpoint,
-            points,
-            entries: Vec::new(),
-            bytes: 0,
-        };
+        let mut taker = Taker { top: &top, mountpoint, points, entries: Vec::new(), bytes: 0 };
         if !taker.walk("").map_err(Problem::read(&top))? {
             return Ok(None);
         }
-        let wanted = |option: &&str| {
-            ["size=", "mode=", "uid=", "gid=", "nr_inodes=", "nr_blocks="]
-                .iter()
-                .any(|name| option.starts_with(name))
-        };
-        Ok(Some(Self {
-            options: options
-                .split(',')
-                .filter(wanted)
-                .collect::<Vec<_>>()
-                .join(","),
-            entries: taker.entries,
-        }))
+        Ok(Some(Self { options: options.to_owned(), entries: taker.entries }))
+    }
+
+    /// Options for a new one of the same size; nothing else of what the other node said.
+    pub(crate) fn options(&self) -> String {
+        let wanted = |option: &&str| ["size=", "mode=", "uid=", "gid=", "nr_inodes=", "nr_blocks="].iter().any(|name| option.starts_with(name));
+        self.options.split(',').filter(wanted).collect::<Vec<_>>().join(",")
     }
 
     /// Makes the entries in an empty directory.
     pub(crate) fn fill(&self, directory: &Path) -> io::Result<()> {
-        self.entries
-            .iter()
-            .try_for_each(|entry| entry.make(directory))
+        self.entries.iter().try_for_each(|entry| entry.make(directory))
     }
 }
 
@@ -113,19 +94,13 @@ struct Taker<'a> {
 
 impl Taker<'_> {
     fn walk(&mut self, below: &str) -> io::Result<bool> {
-        let mut names: Vec<_> = fs::read_dir(self.top.join(below))?
-            .map(|entry| entry.map(|entry| entry.file_name()))
-            .collect::<io::Result<_>>()?;
+        let mut names: Vec<_> = fs::read_dir(self.top.join(below))?.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<_>>()?;
         names.sort();
         for name in names {
             let Some(name) = name.to_str() else {
                 return Ok(false);
             };
-            let path = if below.is_empty() {
-                name.to_owned()
-            } else {
-                format!("{below}/{name}")
-            };
+            let path = if below.is_empty() { name.to_owned() } else { format!("{below}/{name}") };
             if !self.one(path)? {
                 return Ok(false);
             }
@@ -136,9 +111,7 @@ impl Taker<'_> {
     fn one(&mut self, path: String) -> io::Result<bool> {
         let full = self.top.join(&path);
         let meta = fs::symlink_metadata(&full)?;
-        let covered = self
-            .points
-            .contains(format!("{}/{path}", self.mountpoint).as_str());
+        let covered = self.points.contains(format!("{}/{path}", self.mountpoint).as_str());
         let kind = meta.file_type();
         let what = if kind.is_dir() {
             What::Directory
@@ -166,18 +139,8 @@ impl Taker<'_> {
         }
         let descend = what == What::Directory && !covered;
         // What lies below a mount cannot be seen: a mount point as the runtimes make it.
-        let (mode, uid, gid) = if covered {
-            (0o755, 0, 0)
-        } else {
-            (meta.permissions().mode() & 0o7777, meta.uid(), meta.gid())
-        };
-        self.entries.push(Entry {
-            path: path.clone(),
-            mode,
-            uid,
-            gid,
-            what,
-        });
+        let (mode, uid, gid) = if covered { (0o755, 0, 0) } else { (meta.permissions().mode() & 0o7777, meta.uid(), meta.gid()) };
+        self.entries.push(Entry { path: path.clone(), mode, uid, gid, what });
         if descend { self.walk(&path) } else { Ok(true) }
     }
 }
@@ -193,41 +156,20 @@ impl Entry {
                 std::os::unix::fs::symlink(target, &path)?;
                 return std::os::unix::fs::lchown(&path, Some(self.uid), Some(self.gid));
             }
-            What::Character(device) => {
-                mknodat(CWD, &path, FileType::CharacterDevice, mode, *device)?
-            }
+            What::Character(device) => mknodat(CWD, &path, FileType::CharacterDevice, mode, *device)?,
             What::Block(device) => mknodat(CWD, &path, FileType::BlockDevice, mode, *device)?,
             What::Fifo => mknodat(CWD, &path, FileType::Fifo, mode, 0)?,
         }
-        rustix::fs::chown(
-            &path,
-            Some(Uid::from_raw(self.uid)),
-            Some(Gid::from_raw(self.gid)),
-        )?;
+        rustix::fs::chown(&path, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(self.mode))
     }
 
     /// The list comes from another node: nothing in it may lead out of the directory. Parents were made by us, as plain directories.
     fn place(&self, directory: &Path) -> io::Result<PathBuf> {
-        let plain = !self.path.is_empty()
-            && self
-                .path
-                .split('/')
-                .all(|part| !part.is_empty() && part != "." && part != "..");
+        let plain = !self.path.is_empty() && self.path.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
         let path = directory.join(&self.path);
-        let inside = path
-            .ancestors()
-            .skip(1)
-            .take_while(|parent| *parent != directory)
-            .all(|parent| parent.symlink_metadata().is_ok_and(|meta| meta.is_dir()));
-        if plain && inside {
-            Ok(path)
-        } else {
-            Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("unusable path {:?} in a tmpfs", self.path),
-            ))
-        }
+        let inside = path.ancestors().skip(1).take_while(|parent| *parent != directory).all(|parent| parent.symlink_metadata().is_ok_and(|meta| meta.is_dir()));
+        if plain && inside { Ok(path) } else { Err(io::Error::new(io::ErrorKind::InvalidData, format!("unusable path {:?} in a tmpfs", self.path))) }
     }
 }
 
@@ -237,13 +179,7 @@ mod tests {
     use super::*;
 
     fn entry(path: &str, what: What) -> Entry {
-        Entry {
-            path: path.into(),
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
-            what,
-        }
+        Entry { path: path.into(), mode: 0o755, uid: 0, gid: 0, what }
     }
 
     #[test]
@@ -256,32 +192,15 @@ mod tests {
         fs::write(dev.join("termination-log"), "what the volume holds").unwrap();
         std::os::unix::fs::symlink("pts/ptmx", dev.join("ptmx")).unwrap();
         let points = BTreeSet::from(["/", "/dev", "/dev/pts", "/dev/termination-log"]);
-        let taken = Snapshot::take(
-            root.path(),
-            "/dev",
-            "rw,size=65536k,mode=755,inode64",
-            &points,
-        )
-        .unwrap()
-        .unwrap();
-        assert_eq!(taken.options, "size=65536k,mode=755");
-        let paths: Vec<_> = taken
-            .entries
-            .iter()
-            .map(|entry| entry.path.as_str())
-            .collect();
+        let taken = Snapshot::take(root.path(), "/dev", "rw,size=65536k,mode=755,inode64", &points).unwrap().unwrap();
+        assert_eq!(taken.options(), "size=65536k,mode=755");
+        let paths: Vec<_> = taken.entries.iter().map(|entry| entry.path.as_str()).collect();
         assert_eq!(paths, ["ptmx", "pts", "sub", "sub/file", "termination-log"]);
         let other = tempfile::tempdir().unwrap();
         if rustix::process::geteuid().is_root() {
             taken.fill(other.path()).unwrap();
-            assert_eq!(
-                fs::read_to_string(other.path().join("sub/file")).unwrap(),
-                "text"
-            );
-            assert_eq!(
-                fs::read_to_string(other.path().join("termination-log")).unwrap(),
-                ""
-            );
+            assert_eq!(fs::read_to_string(other.path().join("sub/file")).unwrap(), "text");
+            assert_eq!(fs::read_to_string(other.path().join("termination-log")).unwrap(), "");
         }
     }
 
@@ -290,26 +209,16 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("dev")).unwrap();
         fs::write(root.path().join("dev/big"), vec![0; 70_000]).unwrap();
-        assert_eq!(
-            Snapshot::take(root.path(), "/dev", "rw", &BTreeSet::new()).unwrap(),
-            None
-        );
+        assert_eq!(Snapshot::take(root.path(), "/dev", "rw", &BTreeSet::new()).unwrap(), None);
     }
 
     #[test]
     fn a_path_that_leads_out_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         for path in ["../x", "/etc/x", "a/../../x", "", "a//b", "."] {
-            assert!(
-                entry(path, What::Directory).make(directory.path()).is_err(),
-                "{path}"
-            );
+            assert!(entry(path, What::Directory).make(directory.path()).is_err(), "{path}");
         }
         std::os::unix::fs::symlink("/tmp", directory.path().join("out")).unwrap();
-        assert!(
-            entry("out/x", What::File(Vec::new()))
-                .make(directory.path())
-                .is_err()
-        );
+        assert!(entry("out/x", What::File(Vec::new())).make(directory.path()).is_err());
     }
 }

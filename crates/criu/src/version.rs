@@ -14,11 +14,7 @@ pub struct Version {
 }
 
 /// The oldest version that works: older ones fail on the vDSO of newer kernels and know neither `network-lock skip` for restores nor external tmpfs well.
-pub const MINIMUM: Version = Version {
-    major: 4,
-    minor: 1,
-    patch: 0,
-};
+pub const MINIMUM: Version = Version { major: 4, minor: 1, patch: 0 };
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -29,19 +25,10 @@ impl fmt::Display for Version {
 /// Reads the output of `criu --version` (`Version: 4.2.1`, perhaps followed by a `GitID:` line).
 #[must_use]
 pub fn parse(output: &str) -> Option<Version> {
-    let text = output
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Version:"))?
-        .trim();
-    let mut parts = text
-        .split(['.', '-', '+', '~', ' '])
-        .map(|part| part.parse::<u32>().ok());
+    let text = output.lines().find_map(|line| line.trim().strip_prefix("Version:"))?.trim();
+    let mut parts = text.split(['.', '-', '+', '~', ' ']).map(|part| part.parse::<u32>().ok());
     let (major, minor) = (parts.next()??, parts.next()??);
-    Some(Version {
-        major,
-        minor,
-        patch: parts.next().flatten().unwrap_or(0),
-    })
+    Some(Version { major, minor, patch: parts.next().flatten().unwrap_or(0) })
 }
 
 #[cfg(test)]
@@ -50,30 +37,9 @@ mod tests {
 
     #[test]
     fn reads_what_criu_prints() {
-        assert_eq!(
-            parse("Version: 4.2.1\n"),
-            Some(Version {
-                major: 4,
-                minor: 2,
-                patch: 1
-            })
-        );
-        assert_eq!(
-            parse("Version: 4.1\nGitID: v4.1-3-gabc\n"),
-            Some(Version {
-                major: 4,
-                minor: 1,
-                patch: 0
-            })
-        );
-        assert_eq!(
-            parse("Version: 4.2-rc1\n"),
-            Some(Version {
-                major: 4,
-                minor: 2,
-                patch: 0
-            })
-        );
+        assert_eq!(parse("Version: 4.2.1\n"), Some(Version { major: 4, minor: 2, patch: 1 }));
+        assert_eq!(parse("Version: 4.1\nGitID: v4.1-3-gabc\n"), Some(Version { major: 4, minor: 1, patch: 0 }));
+        assert_eq!(parse("Version: 4.2-rc1\n"), Some(Version { major: 4, minor: 2, patch: 0 }));
         assert_eq!(parse("criu: not found"), None);
         assert!(parse("Version: 3.19\n") < Some(MINIMUM));
         assert!(parse("Version: 4.1\n") >= Some(MINIMUM));

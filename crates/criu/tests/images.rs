@@ -27,7 +27,8 @@ fn dumped() -> TempDir {
 }
 
 fn metadata(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).filter(|name| !name.starts_with("pages-")).collect();
+    let mut names: Vec<String> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).filter(|name| !name.starts_with("pages-")).collect();
     names.sort();
     names
 }
@@ -101,7 +102,8 @@ fn a_missing_image_is_named() {
         if sealed {
             seal(directory.path()).unwrap();
         }
-        let needed = ["inventory.img", "pstree.img", "core-1.img", "core-9.img", "mm-10.img", "pagemap-11.img", "fdinfo-2.img", "pages-3.img", "descriptors.json"];
+        let needed =
+            ["inventory.img", "pstree.img", "core-1.img", "core-9.img", "mm-10.img", "pagemap-11.img", "fdinfo-2.img", "pages-3.img", "descriptors.json"];
         for name in needed {
             let aside = directory.path().with_extension("aside");
             fs::rename(directory.path().join(name), &aside).unwrap();

@@ -84,9 +84,7 @@ pub fn footprint(pids: &[i32]) -> Footprint {
     for pid in pids {
         match fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) {
             Ok(rollup) => total.add(&rollup),
-            Err(error)
-                if matches!(error.kind(), ErrorKind::NotFound)
-                    || error.raw_os_error() == Some(NO_PROCESS) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound) || error.raw_os_error() == Some(NO_PROCESS) => {}
             Err(_) => total.unreadable += 1,
         }
     }
@@ -145,9 +143,6 @@ mod tests {
             unreadable: 0,
         };
         assert_eq!(total, expected);
-        assert_eq!(
-            total.images(),
-            (2 << 10) + (1 << 10) + (16 << 10) + (2 << 20)
-        );
+        assert_eq!(total.images(), (2 << 10) + (1 << 10) + (16 << 10) + (2 << 20));
     }
 }

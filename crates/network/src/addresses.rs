@@ -54,24 +54,13 @@ pub fn devices(netns: &Path) -> Result<Vec<Device>, Error> {
 }
 
 fn devices_by(socket: &Socket) -> Result<Vec<Device>, Error> {
-    let answers = socket.dump(
-        "list interfaces",
-        Message::new(GETLINK, DUMP, &[0; 16]),
-        NEWLINK,
-    )?;
+    let answers = socket.dump("list interfaces", Message::new(GETLINK, DUMP, &[0; 16]), NEWLINK)?;
     Ok(answers
         .iter()
         .filter_map(|payload| {
             let index = u32_at(payload, 4)?;
-            let (_, name) = attributes(payload.get(16..)?)
-                .into_iter()
-                .find(|(kind, _)| *kind == IFLA_IFNAME)?;
-            Some(Device {
-                index,
-                name: String::from_utf8_lossy(name)
-                    .trim_end_matches('\0')
-                    .to_owned(),
-            })
+            let (_, name) = attributes(payload.get(16..)?).into_iter().find(|(kind, _)| *kind == IFLA_IFNAME)?;
+            Some(Device { index, name: String::from_utf8_lossy(name).trim_end_matches('\0').to_owned() })
         })
         .collect())
 }
@@ -83,29 +72,16 @@ fn devices_by(socket: &Socket) -> Result<Vec<Device>, Error> {
 pub fn list(netns: &Path) -> Result<Vec<(String, IpAddr)>, Error> {
     let socket = Socket::inside(netns, netlink::ROUTE)?;
     let devices = devices_by(&socket)?;
-    let answers = socket.dump(
-        "list addresses",
-        Message::new(GETADDR, DUMP, &[0; 8]),
-        NEWADDR,
-    )?;
+    let answers = socket.dump("list addresses", Message::new(GETADDR, DUMP, &[0; 8]), NEWADDR)?;
     Ok(answers
         .iter()
         .filter_map(|payload| {
             let index = u32_at(payload, 4)?;
             let attributes = attributes(payload.get(8..)?);
-            let value = |wanted| {
-                attributes
-                    .iter()
-                    .find(|(kind, _)| *kind == wanted)
-                    .map(|(_, value)| *value)
-            };
+            let value = |wanted| attributes.iter().find(|(kind, _)| *kind == wanted).map(|(_, value)| *value);
             // On a point-to-point interface IFA_ADDRESS is the peer's; IFA_LOCAL is always ours.
             let ip = parse(value(IFA_LOCAL).or_else(|| value(IFA_ADDRESS))?)?;
-            let name = devices
-                .iter()
-                .find(|device| device.index == index)?
-                .name
-                .clone();
+            let name = devices.iter().find(|device| device.index == index)?.name.clone();
             Some((name, ip))
         })
         .collect())
@@ -116,13 +92,7 @@ pub fn list(netns: &Path) -> Result<Vec<(String, IpAddr)>, Error> {
 /// # Errors
 /// The namespace cannot be entered or the kernel refused (IPv6 is switched off in the namespace, say).
 pub fn add_temporary(netns: &Path, ip: IpAddr) -> Result<(), Error> {
-    match change(
-        netns,
-        ip,
-        NEWADDR,
-        CREATE | EXCL,
-        &format!("add {ip} to lo"),
-    ) {
+    match change(netns, ip, NEWADDR, CREATE | EXCL, &format!("add {ip} to lo")) {
         Err(error) if error.errno() == Some(EEXIST) => Ok(()),
         other => other,
     }

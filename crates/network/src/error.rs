@@ -60,15 +60,9 @@ impl Error {
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::Namespace { .. } => {
-                "Check that the pod's sandbox still exists on the node; a sandbox that was just recreated has a new network namespace."
-            }
-            Self::NodesOwn { .. } => {
-                "Pods with hostNetwork cannot be moved: run the pod in a network namespace of its own."
-            }
-            Self::Socket { .. } | Self::Malformed { .. } => {
-                "Check that the agent has CAP_NET_ADMIN and CAP_SYS_ADMIN, then try again."
-            }
+            Self::Namespace { .. } => "Check that the pod's sandbox still exists on the node; a sandbox that was just recreated has a new network namespace.",
+            Self::NodesOwn { .. } => "Pods with hostNetwork cannot be moved: run the pod in a network namespace of its own.",
+            Self::Socket { .. } | Self::Malformed { .. } => "Check that the agent has CAP_NET_ADMIN and CAP_SYS_ADMIN, then try again.",
             Self::Refused { .. } => {
                 "Check that the node's kernel has nf_tables with the netdev, inet and arp families (CONFIG_NF_TABLES_NETDEV, CONFIG_NF_TABLES_INET, CONFIG_NF_TABLES_ARP) and CONFIG_INET_DIAG_DESTROY."
             }

@@ -70,23 +70,13 @@ impl Gate {
     pub fn new(netns: &Path, id: &str) -> Result<Self, Error> {
         // The agent runs in the network namespace of its node.
         if netns::is_of(netns, "1") || netns::is_of(netns, "self") {
-            return Err(Error::NodesOwn {
-                path: netns.to_owned(),
-            });
+            return Err(Error::NodesOwn { path: netns.to_owned() });
         }
-        let mut devices: Vec<String> = addresses::devices(netns)?
-            .into_iter()
-            .filter(|device| device.index != LOOPBACK)
-            .map(|device| device.name)
-            .collect();
+        let mut devices: Vec<String> = addresses::devices(netns)?.into_iter().filter(|device| device.index != LOOPBACK).map(|device| device.name).collect();
         devices.sort();
         let socket = Socket::inside(netns, netlink::NETFILTER)?;
         tables(&socket)?; // loads the kernel module now, not inside the freeze
-        Ok(Self {
-            socket,
-            table: format!("{PREFIX}{id}"),
-            devices,
-        })
+        Ok(Self { socket, table: format!("{PREFIX}{id}"), devices })
     }
 
     /// Shuts the gate. Shut already: nothing changes.
@@ -102,19 +92,10 @@ impl Gate {
             batch.push(NEWTABLE, CREATE, family, |m| m.text(1, &self.table));
         }
         for (index, device) in self.devices.iter().enumerate() {
-            self.chain(
-                &mut batch,
-                Family::Netdev,
-                &format!("in-{index}"),
-                0,
-                Some(device),
-                POLICY_DROP,
-            );
+            self.chain(&mut batch, Family::Netdev, &format!("in-{index}"), 0, Some(device), POLICY_DROP);
         }
         self.chain(&mut batch, Family::Inet, "out", 3, None, POLICY_ACCEPT);
-        batch.push(NEWRULE, CREATE | APPEND, Family::Inet, |m| {
-            drop_unless_loopback(m.text(1, &self.table).text(2, "out"))
-        });
+        batch.push(NEWRULE, CREATE | APPEND, Family::Inet, |m| drop_unless_loopback(m.text(1, &self.table).text(2, "out")));
         self.chain(&mut batch, Family::Arp, "out", 1, None, POLICY_DROP);
         batch.commit(&self.socket, "shut the traffic gate")
     }
@@ -125,11 +106,7 @@ impl Gate {
     /// The kernel refused; then the gate is as it was.
     pub fn open(&self) -> Result<(), Error> {
         let mut batch = Batch::new();
-        for family in tables(&self.socket)?
-            .into_iter()
-            .filter(|(_, name)| *name == self.table)
-            .map(|(family, _)| family)
-        {
+        for family in tables(&self.socket)?.into_iter().filter(|(_, name)| *name == self.table).map(|(family, _)| family) {
             batch.push(DELTABLE, 0, family, |m| m.text(1, &self.table));
         }
         batch.commit(&self.socket, "open the traffic gate")
@@ -141,9 +118,7 @@ impl Gate {
     /// The kernel cannot be asked.
     pub fn is_shut(&self) -> Result<bool, Error> {
         let present = tables(&self.socket)?;
-        Ok(Family::ALL
-            .iter()
-            .all(|family| present.contains(&(*family, self.table.clone()))))
+        Ok(Family::ALL.iter().all(|family| present.contains(&(*family, self.table.clone()))))
     }
 
     /// The interfaces that the gate covers: all of the namespace's but `lo`, as they were when it was made.
@@ -152,15 +127,7 @@ impl Gate {
         &self.devices
     }
 
-    fn chain(
-        &self,
-        batch: &mut Batch,
-        family: Family,
-        name: &str,
-        hook: u32,
-        device: Option<&str>,
-        policy: u32,
-    ) {
+    fn chain(&self, batch: &mut Batch, family: Family, name: &str, hook: u32, device: Option<&str>, policy: u32) {
         batch.push(NEWCHAIN, CREATE, family, |m| {
             let m = m.text(1, &self.table).text(3, name).nested(4, |m| {
                 let m = m.be32(1, hook).be32(2, PRIORITY.cast_unsigned());
@@ -180,10 +147,7 @@ impl Gate {
 /// The namespace cannot be entered or the kernel cannot be asked.
 pub fn leftovers(netns: &Path) -> Result<Vec<String>, Error> {
     let socket = Socket::inside(netns, netlink::NETFILTER)?;
-    let mut ids: Vec<String> = tables(&socket)?
-        .into_iter()
-        .filter_map(|(_, name)| name.strip_prefix(PREFIX).map(str::to_owned))
-        .collect();
+    let mut ids: Vec<String> = tables(&socket)?.into_iter().filter_map(|(_, name)| name.strip_prefix(PREFIX).map(str::to_owned)).collect();
     ids.sort();
     ids.dedup();
     Ok(ids)
@@ -193,19 +157,10 @@ pub fn leftovers(netns: &Path) -> Result<Vec<String>, Error> {
 fn tables(socket: &Socket) -> Result<Vec<(Family, String)>, Error> {
     let mut found = Vec::new();
     for family in Family::ALL {
-        for payload in socket.dump(
-            "list tables",
-            Message::new(GETTABLE, DUMP, &family.header()),
-            NEWTABLE,
-        )? {
+        for payload in socket.dump("list tables", Message::new(GETTABLE, DUMP, &family.header()), NEWTABLE)? {
             for (kind, value) in attributes(payload.get(4..).unwrap_or_default()) {
                 if kind == 1 {
-                    found.push((
-                        family,
-                        String::from_utf8_lossy(value)
-                            .trim_end_matches('\0')
-                            .to_owned(),
-                    ));
+                    found.push((family, String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()));
                 }
             }
         }
@@ -215,19 +170,11 @@ fn tables(socket: &Socket) -> Result<Vec<(Family, String)>, Error> {
 
 /// Appends the expressions `oif != lo drop`: meta loads the index of the outgoing interface, cmp goes on only if it differs, immediate sets the verdict.
 fn drop_unless_loopback(message: Message) -> Message {
-    let expression = |m: Message, name: &str, data: &dyn Fn(Message) -> Message| {
-        m.nested(1, |m| m.text(1, name).nested(2, data))
-    };
+    let expression = |m: Message, name: &str, data: &dyn Fn(Message) -> Message| m.nested(1, |m| m.text(1, name).nested(2, data));
     message.nested(4, |m| {
         let m = expression(m, "meta", &|m| m.be32(1, 1).be32(2, 5));
-        let m = expression(m, "cmp", &|m| {
-            m.be32(1, 1)
-                .be32(2, 1)
-                .nested(3, |m| m.attribute(1, &LOOPBACK.to_ne_bytes()))
-        });
-        expression(m, "immediate", &|m| {
-            m.be32(1, 0).nested(2, |m| m.nested(2, |m| m.be32(1, 0)))
-        })
+        let m = expression(m, "cmp", &|m| m.be32(1, 1).be32(2, 1).nested(3, |m| m.attribute(1, &LOOPBACK.to_ne_bytes())));
+        expression(m, "immediate", &|m| m.be32(1, 0).nested(2, |m| m.nested(2, |m| m.be32(1, 0))))
     })
 }
 
@@ -238,20 +185,11 @@ struct Batch {
 
 impl Batch {
     fn new() -> Self {
-        Self {
-            requests: Vec::new(),
-        }
+        Self { requests: Vec::new() }
     }
 
-    fn push(
-        &mut self,
-        kind: u16,
-        flags: u16,
-        family: Family,
-        fill: impl FnOnce(Message) -> Message,
-    ) {
-        self.requests
-            .push(fill(Message::new(kind, flags, &family.header())));
+    fn push(&mut self, kind: u16, flags: u16, family: Family, fill: impl FnOnce(Message) -> Message) {
+        self.requests.push(fill(Message::new(kind, flags, &family.header())));
     }
 
     /// Sends it. All or nothing. An empty one does nothing.

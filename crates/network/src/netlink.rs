@@ -10,10 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto,
-    socket_with, sockopt,
-};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with, sockopt};
 
 use crate::{Error, netns};
 
@@ -136,16 +133,12 @@ pub fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
 
 /// The native-order 16-bit number at `offset`.
 pub fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(
-        bytes.get(offset..offset + 2)?.try_into().ok()?,
-    ))
+    Some(u16::from_ne_bytes(bytes.get(offset..offset + 2)?.try_into().ok()?))
 }
 
 /// The native-order 32-bit number at `offset`.
 pub fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(
-        bytes.get(offset..offset + 4)?.try_into().ok()?,
-    ))
+    Some(u32::from_ne_bytes(bytes.get(offset..offset + 4)?.try_into().ok()?))
 }
 
 /// A netlink socket in some network namespace.
@@ -162,26 +155,11 @@ impl Socket {
     }
 
     fn here(protocol: Option<Protocol>) -> Result<Self, Error> {
-        let failed = |what| {
-            move |errno: rustix::io::Errno| Error::Socket {
-                what,
-                source: errno.into(),
-            }
-        };
-        let fd = socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            protocol,
-        )
-        .map_err(failed("open a socket"))?;
-        sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(PATIENCE))
-            .map_err(failed("set a time limit"))?;
+        let failed = |what| move |errno: rustix::io::Errno| Error::Socket { what, source: errno.into() };
+        let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol).map_err(failed("open a socket"))?;
+        sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(PATIENCE)).map_err(failed("set a time limit"))?;
         bind(&fd, &SocketAddrNetlink::new(0, 0)).map_err(failed("bind a socket"))?;
-        Ok(Self {
-            fd,
-            sequence: Cell::new(1),
-        })
+        Ok(Self { fd, sequence: Cell::new(1) })
     }
 
     fn next(&self) -> u32 {
@@ -191,10 +169,7 @@ impl Socket {
 
     fn send(&self, bytes: &[u8]) -> Result<(), Error> {
         let kernel = SocketAddrNetlink::new(0, 0);
-        sendto(&self.fd, bytes, SendFlags::empty(), &kernel).map_err(|errno| Error::Socket {
-            what: "send a request",
-            source: errno.into(),
-        })?;
+        sendto(&self.fd, bytes, SendFlags::empty(), &kernel).map_err(|errno| Error::Socket { what: "send a request", source: errno.into() })?;
         Ok(())
     }
 
@@ -253,36 +228,22 @@ impl Socket {
     }
 
     /// Reads one datagram and shows its messages: type, sequence number, payload.
-    fn receive(
-        &self,
-        what: &str,
-        mut show: impl FnMut(u16, u32, &[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn receive(&self, what: &str, mut show: impl FnMut(u16, u32, &[u8]) -> Result<(), Error>) -> Result<(), Error> {
         let mut buffer = vec![0; 64 * 1024];
         let (length, _) = loop {
             match recv(&self.fd, buffer.as_mut_slice(), RecvFlags::empty()) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => {
-                    return Err(Error::Socket {
-                        what: "read an answer",
-                        source: errno.into(),
-                    });
+                    return Err(Error::Socket { what: "read an answer", source: errno.into() });
                 }
                 Ok(received) => break received,
             }
         };
-        let malformed = || Error::Malformed {
-            what: what.to_owned(),
-        };
+        let malformed = || Error::Malformed { what: what.to_owned() };
         let mut rest = buffer.get(..length).ok_or_else(malformed)?;
         while !rest.is_empty() {
-            let size = u32_at(rest, 0)
-                .and_then(|size| usize::try_from(size).ok())
-                .ok_or_else(malformed)?;
-            let (kind, sequence) = (
-                u16_at(rest, 4).ok_or_else(malformed)?,
-                u32_at(rest, 8).ok_or_else(malformed)?,
-            );
+            let size = u32_at(rest, 0).and_then(|size| usize::try_from(size).ok()).ok_or_else(malformed)?;
+            let (kind, sequence) = (u16_at(rest, 4).ok_or_else(malformed)?, u32_at(rest, 8).ok_or_else(malformed)?);
             let payload = rest.get(HEADER..size).ok_or_else(malformed)?;
             if kind != NOOP {
                 show(kind, sequence, payload)?;
@@ -297,13 +258,8 @@ impl Socket {
 fn check(what: &str, payload: &[u8]) -> Result<(), Error> {
     match u32_at(payload, 0).map(u32::cast_signed) {
         Some(0) => Ok(()),
-        Some(code) => Err(Error::Refused {
-            what: what.to_owned(),
-            source: io::Error::from_raw_os_error(-code),
-        }),
-        None => Err(Error::Malformed {
-            what: what.to_owned(),
-        }),
+        Some(code) => Err(Error::Refused { what: what.to_owned(), source: io::Error::from_raw_os_error(-code) }),
+        None => Err(Error::Malformed { what: what.to_owned() }),
     }
 }
 
@@ -313,22 +269,11 @@ mod tests {
 
     #[test]
     fn attributes_survive_the_round_trip_with_padding() {
-        let message = Message::new(7, 0, &[1, 2, 3, 4])
-            .text(1, "abc")
-            .attribute(2, &[9])
-            .nested(3, |m| m.be32(1, 5))
-            .finish(42);
+        let message = Message::new(7, 0, &[1, 2, 3, 4]).text(1, "abc").attribute(2, &[9]).nested(3, |m| m.be32(1, 5)).finish(42);
         assert_eq!(message.len(), HEADER + 4 + 8 + 8 + 12);
         assert_eq!(u32_at(&message, 0), Some(40 + 8));
         let found = attributes(&message[HEADER + 4..]);
-        assert_eq!(
-            found,
-            vec![
-                (1, &b"abc\0"[..]),
-                (2, &[9][..]),
-                (3, &[8, 0, 1, 0, 0, 0, 0, 5][..])
-            ]
-        );
+        assert_eq!(found, vec![(1, &b"abc\0"[..]), (2, &[9][..]), (3, &[8, 0, 1, 0, 0, 0, 0, 5][..])]);
     }
 
     #[test]

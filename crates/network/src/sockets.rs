@@ -47,9 +47,7 @@ pub fn destroy(netns: &Path, local: IpAddr) -> Result<Destroyed, Error> {
     for entry in matching(&socket, local)? {
         let message = Message::new(SOCK_DESTROY, ACK, &entry.request(u32::MAX));
         match socket.transact("end a connection", vec![message], 0) {
-            Ok(()) if entry.protocol == TCP && entry.state == ESTABLISHED => {
-                destroyed.established += 1
-            }
+            Ok(()) if entry.protocol == TCP && entry.state == ESTABLISHED => destroyed.established += 1,
             Ok(()) => destroyed.other += 1,
             Err(error) if error.errno() == Some(ENOENT) => {} // it ended by itself meanwhile
             Err(error) => return Err(error),
@@ -64,10 +62,7 @@ pub fn destroy(netns: &Path, local: IpAddr) -> Result<Destroyed, Error> {
 /// The namespace cannot be entered or the kernel cannot be asked.
 pub fn established(netns: &Path, local: IpAddr) -> Result<u32, Error> {
     let socket = Socket::inside(netns, netlink::SOCK_DIAG)?;
-    let count = matching(&socket, local)?
-        .iter()
-        .filter(|entry| entry.protocol == TCP && entry.state == ESTABLISHED)
-        .count();
+    let count = matching(&socket, local)?.iter().filter(|entry| entry.protocol == TCP && entry.state == ESTABLISHED).count();
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
@@ -89,12 +84,7 @@ impl Entry {
     }
 
     fn parse(protocol: u8, payload: &[u8]) -> Option<Self> {
-        Some(Self {
-            family: *payload.first()?,
-            protocol,
-            state: *payload.get(1)?,
-            id: payload.get(4..4 + ID)?.try_into().ok()?,
-        })
+        Some(Self { family: *payload.first()?, protocol, state: *payload.get(1)?, id: payload.get(4..4 + ID)?.try_into().ok()? })
     }
 
     fn local(&self) -> Option<IpAddr> {
@@ -110,26 +100,12 @@ fn matching(socket: &Socket, local: IpAddr) -> Result<Vec<Entry>, Error> {
     let mut found = Vec::new();
     for protocol in [TCP, UDP] {
         // An unconnected UDP socket is in state CLOSE; a TCP socket there is not bound to anything that could be destroyed.
-        let states = if protocol == TCP {
-            !((1 << LISTEN) | (1 << CLOSE))
-        } else {
-            u32::MAX
-        };
+        let states = if protocol == TCP { !((1 << LISTEN) | (1 << CLOSE)) } else { u32::MAX };
         for family in [INET, INET6] {
-            let all = Entry {
-                family,
-                protocol,
-                state: 0,
-                id: [0; ID],
-            };
+            let all = Entry { family, protocol, state: 0, id: [0; ID] };
             let request = Message::new(SOCK_DIAG_BY_FAMILY, DUMP, &all.request(states));
             match socket.dump("list sockets", request, SOCK_DIAG_BY_FAMILY) {
-                Ok(answers) => found.extend(
-                    answers
-                        .iter()
-                        .filter_map(|payload| Entry::parse(protocol, payload))
-                        .filter(|entry| entry.local() == Some(local)),
-                ),
+                Ok(answers) => found.extend(answers.iter().filter_map(|payload| Entry::parse(protocol, payload)).filter(|entry| entry.local() == Some(local))),
                 Err(error) if error.errno() == Some(ENOENT) => {} // this kernel has no such sockets at all (udp_diag is a module of its own)
                 Err(error) => return Err(error),
             }

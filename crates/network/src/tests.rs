@@ -24,11 +24,7 @@ fn root() -> bool {
 fn in_new_netns<T: Send + 'static>(test: impl FnOnce(PathBuf) -> T + Send + 'static) -> T {
     thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let netns = PathBuf::from(format!(
-            "/proc/{}/task/{}/ns/net",
-            process::id(),
-            nix::unistd::gettid()
-        ));
+        let netns = PathBuf::from(format!("/proc/{}/task/{}/ns/net", process::id(), nix::unistd::gettid()));
         ip("link set lo up");
         test(netns)
     })
@@ -37,15 +33,8 @@ fn in_new_netns<T: Send + 'static>(test: impl FnOnce(PathBuf) -> T + Send + 'sta
 }
 
 fn ip(arguments: &str) {
-    let output = Command::new("ip")
-        .args(arguments.split(' '))
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "ip {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A pod's namespace with eth0 = 10.99.0.2 / fd99::2, and a peer's with 10.99.0.1 / fd99::1; `test` runs in the pod's and is given both files.
@@ -56,34 +45,16 @@ fn with_peer<T: Send + 'static>(test: impl FnOnce(PathBuf, PathBuf) -> T + Send 
         let peer = thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             ip("link set lo up");
-            made.send((
-                nix::unistd::gettid(),
-                PathBuf::from(format!(
-                    "/proc/{}/task/{}/ns/net",
-                    process::id(),
-                    nix::unistd::gettid()
-                )),
-            ))
-            .unwrap();
+            made.send((nix::unistd::gettid(), PathBuf::from(format!("/proc/{}/task/{}/ns/net", process::id(), nix::unistd::gettid())))).unwrap();
             finished.recv().unwrap_or_default();
         });
         let (tid, peer_netns) = peer_made.recv().unwrap();
-        ip(&format!(
-            "link add eth0 type veth peer name eth0 netns {tid}"
-        ));
-        for line in [
-            "addr add 10.99.0.2/24 dev eth0",
-            "-6 addr add fd99::2/64 dev eth0 nodad",
-            "link set eth0 up",
-        ] {
+        ip(&format!("link add eth0 type veth peer name eth0 netns {tid}"));
+        for line in ["addr add 10.99.0.2/24 dev eth0", "-6 addr add fd99::2/64 dev eth0 nodad", "link set eth0 up"] {
             ip(line);
         }
         crate::netns::inside(&peer_netns, || {
-            for line in [
-                "addr add 10.99.0.1/24 dev eth0",
-                "-6 addr add fd99::1/64 dev eth0 nodad",
-                "link set eth0 up",
-            ] {
+            for line in ["addr add 10.99.0.1/24 dev eth0", "-6 addr add fd99::1/64 dev eth0 nodad", "link set eth0 up"] {
                 ip(line);
             }
             Ok(())
@@ -98,10 +69,7 @@ fn with_peer<T: Send + 'static>(test: impl FnOnce(PathBuf, PathBuf) -> T + Send 
 
 fn connect(netns: &std::path::Path, to: &str) -> Result<TcpStream, std::io::Error> {
     let to = to.parse().unwrap();
-    crate::netns::inside(netns, || {
-        Ok(TcpStream::connect_timeout(&to, Duration::from_millis(700)))
-    })
-    .unwrap()
+    crate::netns::inside(netns, || Ok(TcpStream::connect_timeout(&to, Duration::from_millis(700)))).unwrap()
 }
 
 #[test]
@@ -113,12 +81,8 @@ fn a_shut_gate_holds_traffic_and_an_open_one_lets_it_go_on() {
         let listener = TcpListener::bind("10.99.0.2:7000").unwrap();
         let mut outside = connect(&peer, "10.99.0.2:7000").unwrap();
         let (mut inside, _) = listener.accept().unwrap();
-        outside
-            .set_read_timeout(Some(Duration::from_millis(300)))
-            .unwrap();
-        inside
-            .set_read_timeout(Some(Duration::from_millis(300)))
-            .unwrap();
+        outside.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        inside.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
 
         let gate = Gate::new(&pod, "test-1").unwrap();
         assert_eq!(gate.devices(), ["eth0"]);
@@ -134,26 +98,11 @@ fn a_shut_gate_holds_traffic_and_an_open_one_lets_it_go_on() {
         outside.write_all(b"ping").unwrap();
         inside.write_all(b"pong").unwrap();
         let mut buffer = [0; 4];
-        assert_eq!(
-            inside.read(&mut buffer).unwrap_err().kind(),
-            ErrorKind::WouldBlock
-        );
-        assert_eq!(
-            outside.read(&mut buffer).unwrap_err().kind(),
-            ErrorKind::WouldBlock
-        );
-        assert_eq!(
-            connect(&peer, "10.99.0.2:7000").unwrap_err().kind(),
-            ErrorKind::TimedOut
-        );
-        assert_eq!(
-            connect(&peer, "[fd99::2]:7001").unwrap_err().kind(),
-            ErrorKind::TimedOut
-        );
-        assert_eq!(
-            connect(&peer, "10.99.0.2:1").unwrap_err().kind(),
-            ErrorKind::TimedOut
-        );
+        assert_eq!(inside.read(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(outside.read(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(connect(&peer, "10.99.0.2:7000").unwrap_err().kind(), ErrorKind::TimedOut);
+        assert_eq!(connect(&peer, "[fd99::2]:7001").unwrap_err().kind(), ErrorKind::TimedOut);
+        assert_eq!(connect(&peer, "10.99.0.2:1").unwrap_err().kind(), ErrorKind::TimedOut);
         // Loopback inside the pod is untouched, also by the pod's own address.
         let local = TcpListener::bind("127.0.0.1:0").unwrap();
         TcpStream::connect(local.local_addr().unwrap()).unwrap();
@@ -166,12 +115,8 @@ fn a_shut_gate_holds_traffic_and_an_open_one_lets_it_go_on() {
         assert!(!gate.is_shut().unwrap());
         assert!(gate::leftovers(&pod).unwrap().is_empty());
         // Nothing was lost: TCP sends again what the gate dropped.
-        inside
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
-        outside
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        inside.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        outside.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         inside.read_exact(&mut buffer).unwrap();
         assert_eq!(&buffer, b"ping");
         outside.read_exact(&mut buffer).unwrap();
@@ -216,10 +161,7 @@ fn shutting_takes_far_less_than_the_budget() {
             })
             .collect();
         times.sort();
-        println!(
-            "shut: min {:?} median {:?} max {:?}",
-            times[0], times[15], times[29]
-        );
+        println!("shut: min {:?} median {:?} max {:?}", times[0], times[15], times[29]);
     });
 }
 
@@ -230,20 +172,9 @@ fn an_address_comes_and_goes_without_a_trace() {
     }
     with_peer(|pod, _| {
         let routes = || {
-            let v4 = Command::new("ip")
-                .args(["route", "show", "table", "all"])
-                .output()
-                .unwrap()
-                .stdout;
-            let v6 = Command::new("ip")
-                .args(["-6", "route", "show", "table", "all"])
-                .output()
-                .unwrap()
-                .stdout;
-            (
-                String::from_utf8(v4).unwrap(),
-                String::from_utf8(v6).unwrap(),
-            )
+            let v4 = Command::new("ip").args(["route", "show", "table", "all"]).output().unwrap().stdout;
+            let v6 = Command::new("ip").args(["-6", "route", "show", "table", "all"]).output().unwrap().stdout;
+            (String::from_utf8(v4).unwrap(), String::from_utf8(v6).unwrap())
         };
         let before = routes();
         for text in ["10.55.0.9", "fd55::9"] {
@@ -255,19 +186,10 @@ fn an_address_comes_and_goes_without_a_trace() {
             TcpListener::bind((ip, 0)).unwrap();
             addresses::remove(&pod, ip).unwrap();
             addresses::remove(&pod, ip).unwrap();
-            assert!(
-                !addresses::list(&pod)
-                    .unwrap()
-                    .iter()
-                    .any(|(_, found)| *found == ip)
-            );
+            assert!(!addresses::list(&pod).unwrap().iter().any(|(_, found)| *found == ip));
         }
         assert_eq!(before, routes());
-        assert!(
-            addresses::list(&pod)
-                .unwrap()
-                .contains(&("eth0".into(), "10.99.0.2".parse().unwrap()))
-        );
+        assert!(addresses::list(&pod).unwrap().contains(&("eth0".into(), "10.99.0.2".parse().unwrap())));
     });
 }
 
@@ -280,11 +202,7 @@ fn destroyed_connections_fail_at_once_and_the_peer_hears_nothing_behind_a_gate()
         let ip: IpAddr = "10.99.0.2".parse().unwrap();
         let v4 = TcpListener::bind("10.99.0.2:7000").unwrap();
         let dual = TcpListener::bind("[::]:7001").unwrap();
-        let mut peers = [
-            connect(&peer, "10.99.0.2:7000").unwrap(),
-            connect(&peer, "10.99.0.2:7001").unwrap(),
-            connect(&peer, "[fd99::2]:7001").unwrap(),
-        ];
+        let mut peers = [connect(&peer, "10.99.0.2:7000").unwrap(), connect(&peer, "10.99.0.2:7001").unwrap(), connect(&peer, "[fd99::2]:7001").unwrap()];
         let mut first = v4.accept().unwrap().0;
         let mut mapped = dual.accept().unwrap().0;
         let v6 = dual.accept().unwrap().0;
@@ -306,34 +224,20 @@ fn destroyed_connections_fail_at_once_and_the_peer_hears_nothing_behind_a_gate()
         let started = Instant::now();
         let destroyed = sockets::destroy(&pod, ip).unwrap();
         println!("destroy: {:?}", started.elapsed());
-        assert_eq!(
-            destroyed,
-            sockets::Destroyed {
-                established: 2,
-                other: 1
-            }
-        );
+        assert_eq!(destroyed, sockets::Destroyed { established: 2, other: 1 });
         let (result, at) = reader.join().unwrap();
         assert_eq!(result.unwrap_err().kind(), ErrorKind::ConnectionAborted);
         assert!(at.duration_since(started) < Duration::from_millis(100));
         assert!(mapped.write_all(b"x").is_err());
         assert!(first.write_all(b"x").is_err());
         assert_eq!(sockets::established(&pod, ip).unwrap(), 0);
-        assert_eq!(
-            sockets::established(&pod, "fd99::2".parse().unwrap()).unwrap(),
-            1
-        );
+        assert_eq!(sockets::established(&pod, "fd99::2".parse().unwrap()).unwrap(), 1);
         local.write_all(b"x").unwrap();
         drop(v6);
         // The peers have not heard of it.
         for stream in &mut peers[..2] {
-            stream
-                .set_read_timeout(Some(Duration::from_millis(150)))
-                .unwrap();
-            assert_eq!(
-                stream.read(&mut [0; 1]).unwrap_err().kind(),
-                ErrorKind::WouldBlock
-            );
+            stream.set_read_timeout(Some(Duration::from_millis(150))).unwrap();
+            assert_eq!(stream.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock);
         }
         gate.open().unwrap();
         // The listeners live: a new connection is accepted.

@@ -100,7 +100,9 @@ impl Error {
         let (reason, remedy) = match self {
             Self::Unknown { .. } => ("CgroupUnknown", "The container may just have ended; check its state and try again."),
             Self::File { .. } => ("CgroupUnusable", "Check that the cgroup still exists and that the agent may write to the node's cgroup mount."),
-            Self::NotFrozen { .. } => ("FreezeTimedOut", "A process waits for a disk or a network filesystem, or the node is overloaded. Try again, or with a longer deadline."),
+            Self::NotFrozen { .. } => {
+                ("FreezeTimedOut", "A process waits for a disk or a network filesystem, or the node is overloaded. Try again, or with a longer deadline.")
+            }
             Self::Uninterruptible { .. } => ("TaskInVfork", "The process starts another one by vfork and that one has not come as far as exec. Try again."),
             Self::NotEmpty { .. } => ("ProcessesRemain", "A process does not end, probably because it waits for a disk or a network filesystem."),
         };

@@ -77,7 +77,10 @@ impl Error {
         let (reason, remedy) = match self {
             Self::NoRuntime { .. } => ("NoContainerRuntime", "Check that containerd or CRI-O runs on the node and that its socket is at the usual place."),
             Self::Call { .. } => ("ContainerRuntimeFailed", "Look into the log of containerd or CRI-O on the node, then try again."),
-            Self::Status { .. } => ("ContainerRuntimeUnknown", "This version of the container runtime describes its containers in another way than the known ones; please report it."),
+            Self::Status { .. } => (
+                "ContainerRuntimeUnknown",
+                "This version of the container runtime describes its containers in another way than the known ones; please report it.",
+            ),
             Self::File { .. } => ("NodeUnreadable", "Check that the agent is privileged and shares the node's pid namespace."),
         };
         let message = match self {

@@ -133,8 +133,13 @@ impl Host {
             (own("cgroup"), CloneFlags::CLONE_NEWCGROUP),
             (own("mnt"), CloneFlags::CLONE_NEWNS),
         ];
-        let namespaces = wanted.into_iter().filter_map(|(path, kind)| Some((path?, kind))).map(|(path, kind)| Ok((open(&path)?, kind))).collect::<io::Result<_>>()?;
-        let root = OpenOptions::new().read(true).custom_flags(nix::libc::O_PATH | nix::libc::O_DIRECTORY).open(&self.root).map_err(|error| naming(&self.root, &error))?;
+        let namespaces =
+            wanted.into_iter().filter_map(|(path, kind)| Some((path?, kind))).map(|(path, kind)| Ok((open(&path)?, kind))).collect::<io::Result<_>>()?;
+        let root = OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::libc::O_PATH | nix::libc::O_DIRECTORY)
+            .open(&self.root)
+            .map_err(|error| naming(&self.root, &error))?;
         let mut command = Command::new(program);
         command.args(args).env_clear().envs([("PATH", SEARCH_PATH), ("HOME", "/root"), ("LANG", "C.UTF-8")]);
         enter_before_exec(&mut command, Entry { namespaces, root: Some(root) });
@@ -223,7 +228,11 @@ mod tests {
             return;
         }
         // Stands for a node: a process with namespaces of its own.
-        let mut node = std::process::Command::new("unshare").args(["-m", "-u", "-n", "-i", "sh", "-c", "mount -t tmpfs t /mnt && echo seen > /mnt/x && echo ready && exec sleep 60"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut node = std::process::Command::new("unshare")
+            .args(["-m", "-u", "-n", "-i", "sh", "-c", "mount -t tmpfs t /mnt && echo seen > /mnt/x && echo ready && exec sleep 60"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut ready = [0; 6];
         std::io::Read::read_exact(node.stdout.as_mut().unwrap(), &mut ready).unwrap();
         let pid = node.id().cast_signed();
@@ -236,7 +245,8 @@ mod tests {
         let own = PodNamespaces { net: Some("/proc/self/ns/net".into()), ..PodNamespaces::default() };
         assert_ne!(run(host.command_in_pod(&own, "readlink", ["/proc/self/ns/net"]).unwrap()).await, link("net"));
         assert_eq!(run(host.command_in_pod(&own, "readlink", ["/proc/self/ns/uts"]).unwrap()).await, link("uts"));
-        let joined = run(host.command_in_netns(Path::new(&format!("/proc/{pid}/ns/net")), "readlink", ["/proc/self/ns/net", "/proc/self/ns/mnt"]).unwrap()).await;
+        let joined =
+            run(host.command_in_netns(Path::new(&format!("/proc/{pid}/ns/net")), "readlink", ["/proc/self/ns/net", "/proc/self/ns/mnt"]).unwrap()).await;
         assert!(joined.starts_with(&link("net")) && !joined.contains(&link("mnt")), "{joined}");
         assert_eq!(run(Host::at("/").command("pwd", [""; 0]).unwrap()).await, "/");
         node.kill().unwrap();

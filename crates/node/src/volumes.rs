@@ -52,7 +52,7 @@ pub enum Error {
         /// Where it is mounted on the node.
         rootfs: PathBuf,
     },
-    /// A path that is to be removed is not a plain relative path, or leads through a symbolic link.
+    /// A path that is to be removed is not a plain relative path, or cannot be unlinked.
     #[error("{path} cannot be removed")]
     Removal {
         /// The path.
@@ -79,7 +79,9 @@ impl Error {
     pub fn finding(&self) -> Finding {
         let (reason, remedy) = match self {
             Self::Unreadable { .. } => ("VolumeUnreadable", "Check that the pod still runs on the node and that the agent is privileged."),
-            Self::NotOverlay { .. } => ("SnapshotterUnsupported", "Use the overlay snapshotter (containerd) or the overlay storage driver (CRI-O) on this node."),
+            Self::NotOverlay { .. } => {
+                ("SnapshotterUnsupported", "Use the overlay snapshotter (containerd) or the overlay storage driver (CRI-O) on this node.")
+            }
             Self::Removal { .. } => ("VolumeUnsafe", "The directory does not look as it did on the source node. Try again with a new target pod."),
             Self::Tar { .. } => ("CopyFailed", "Check that the target node's disk is not full and that its filesystem takes the same extended attributes."),
             Self::Run(_) => ("CopyFailed", "Check that the agent's image holds GNU tar."),

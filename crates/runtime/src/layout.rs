@@ -6,6 +6,7 @@
 //!     keeper           {"pid", "start"} of the keeper                       written by the keeper, before the pid file
 //!     started          empty: the OCI `start` has come                      written by start
 //!     fate             open | passed <attempt> | ended, under flock         keeper, gate, kill, delete
+//!     resuming         {"pid", "start"} of the real init: CRIU lets it go   written by the gate at pre-resume
 //!     resumed          {"pid", "start"} of the real init: it runs           written by the gate at post-resume
 //!     told             empty: the agent knows that it runs                  gate or keeper
 //!     restored         {"pid", "start"} of the real init: runc has it       written by the keeper after `runc restore`

@@ -11,6 +11,7 @@ mod deployment;
 mod files;
 mod heap;
 mod http_server;
+mod instruments;
 mod kubectl_afterwards;
 mod limits;
 mod loopback;
@@ -28,7 +29,8 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 23] = [
+const SCENARIOS: [Scenario; 24] = [
+    instruments::SCENARIO,
     bare_pod::SCENARIO,
     redis::SCENARIO,
     http_server::SCENARIO,

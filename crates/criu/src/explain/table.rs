@@ -25,20 +25,8 @@ impl Known {
 const DUMP: Option<Which> = Some(Which::Dump);
 const RESTORE: Option<Which> = Some(Which::Restore);
 
-const fn known(
-    which: Option<Which>,
-    parts: &'static [&'static str],
-    reason: &'static str,
-    what: &'static str,
-    remedy: &'static str,
-) -> Known {
-    Known {
-        which,
-        parts,
-        reason,
-        what,
-        remedy,
-    }
+const fn known(which: Option<Which>, parts: &'static [&'static str], reason: &'static str, what: &'static str, remedy: &'static str) -> Known {
+    Known { which, parts, reason, what, remedy }
 }
 
 /// All of them.
@@ -72,13 +60,7 @@ pub const KNOWN: &[Known] = &[
         "a socket is bound to an address that the target does not have",
         "let the program listen on 0.0.0.0 or [::], not on the pod's own address",
     ),
-    known(
-        DUMP,
-        &["In-flight connection"],
-        "HandshakeInFlight",
-        "a TCP handshake had not ended",
-        "try again",
-    ),
+    known(DUMP, &["In-flight connection"], "HandshakeInFlight", "a TCP handshake had not ended", "try again"),
     known(
         DUMP,
         &["unix: Dangling connection"],
@@ -102,28 +84,13 @@ pub const KNOWN: &[Known] = &[
     ),
     known(
         DUMP,
-        &[
-            "Unable to connect a transport socket",
-            "Operation not permitted",
-        ],
+        &["Unable to connect a transport socket", "Operation not permitted"],
         "Landlock",
         "a process confined itself with Landlock so that CRIU's helper cannot talk to it",
         "start the program without Landlock's scope for abstract sockets",
     ),
-    known(
-        DUMP,
-        &["Can't dump netlink socket"],
-        "NetlinkSocket",
-        "a netlink socket is in use",
-        "restart the program after the move instead",
-    ),
-    known(
-        RESTORE,
-        &["Unable to set window parameters"],
-        "HandshakeInFlight",
-        "a TCP handshake had not ended: its server has not accepted it",
-        "try again",
-    ),
+    known(DUMP, &["Can't dump netlink socket"], "NetlinkSocket", "a netlink socket is in use", "restart the program after the move instead"),
+    known(RESTORE, &["Unable to set window parameters"], "HandshakeInFlight", "a TCP handshake had not ended: its server has not accepted it", "try again"),
     // Files.
     known(
         DUMP,
@@ -139,13 +106,7 @@ pub const KNOWN: &[Known] = &[
         "a process uses io_uring, which CRIU cannot save",
         "give the pod the RuntimeDefault seccomp profile (it blocks io_uring from the start and programs fall back), or switch io_uring off in the program",
     ),
-    known(
-        DUMP,
-        &["Unknown shit"],
-        "UnsupportedFile",
-        "a process holds a kind of file descriptor that CRIU cannot save",
-        "close it; the message names it",
-    ),
+    known(DUMP, &["Unknown shit"], "UnsupportedFile", "a process holds a kind of file descriptor that CRIU cannot save", "close it; the message names it"),
     known(
         DUMP,
         &["fsnotify:", "Can't dump that handle"],
@@ -153,20 +114,8 @@ pub const KNOWN: &[Known] = &[
         "a process watches a file or directory with inotify or fanotify",
         "switch file watching off in the program",
     ),
-    known(
-        DUMP,
-        &["fsnotify: Handle"],
-        "Inotify",
-        "a process watches a file or directory with inotify or fanotify",
-        "switch file watching off in the program",
-    ),
-    known(
-        DUMP,
-        &["packetized mode for pipes is not supported"],
-        "PacketPipe",
-        "a pipe was opened with O_DIRECT",
-        "the program must use plain pipes",
-    ),
+    known(DUMP, &["fsnotify: Handle"], "Inotify", "a process watches a file or directory with inotify or fanotify", "switch file watching off in the program"),
+    known(DUMP, &["packetized mode for pipes is not supported"], "PacketPipe", "a pipe was opened with O_DIRECT", "the program must use plain pipes"),
     known(
         DUMP,
         &["Can't lookup mount="],
@@ -181,13 +130,7 @@ pub const KNOWN: &[Known] = &[
         "a deleted file is open that has another name, on a file system where it cannot be linked back",
         "close it",
     ),
-    known(
-        RESTORE,
-        &["link_remap", "No such file"],
-        "UnlinkedFile",
-        "a deleted file was open that has another name",
-        "close it before the move",
-    ),
+    known(RESTORE, &["link_remap", "No such file"], "UnlinkedFile", "a deleted file was open that has another name", "close it before the move"),
     known(
         RESTORE,
         &["has bad size"],
@@ -209,13 +152,7 @@ pub const KNOWN: &[Known] = &[
         "a program or library at the target is not the one of the source",
         "both nodes must have the same image; pin it by digest",
     ),
-    known(
-        RESTORE,
-        &["Can't open file dev/shm"],
-        "FileMissing",
-        "shared memory of the pod is not at the target",
-        "report it: Godwit copies /dev/shm",
-    ),
+    known(RESTORE, &["Can't open file dev/shm"], "FileMissing", "shared memory of the pod is not at the target", "report it: Godwit copies /dev/shm"),
     known(
         RESTORE,
         &["Can't open file", "on restore"],
@@ -223,35 +160,11 @@ pub const KNOWN: &[Known] = &[
         "an open file is not at the target",
         "its volume must be shared by both nodes or be one that Godwit copies (emptyDir, /dev/shm, the container's own files)",
     ),
-    known(
-        None,
-        &["Pid", "is blocking a lock"],
-        "FileLock",
-        "a file lock is held across the container's border",
-        "release it before the move",
-    ),
-    known(
-        DUMP,
-        &["Some file locks are hold by dumping tasks"],
-        "FileLock",
-        "a file lock is held across the container's border",
-        "release it before the move",
-    ),
-    known(
-        DUMP,
-        &["locks: Can't lock"],
-        "FileLock",
-        "a file lock is held across the container's border",
-        "release it before the move",
-    ),
+    known(None, &["Pid", "is blocking a lock"], "FileLock", "a file lock is held across the container's border", "release it before the move"),
+    known(DUMP, &["Some file locks are hold by dumping tasks"], "FileLock", "a file lock is held across the container's border", "release it before the move"),
+    known(DUMP, &["locks: Can't lock"], "FileLock", "a file lock is held across the container's border", "release it before the move"),
     // Terminals.
-    known(
-        RESTORE,
-        &["tty: Don't have tty to inherit session from"],
-        "Terminal",
-        "the container has a terminal (tty: true)",
-        "move it without a terminal",
-    ),
+    known(RESTORE, &["tty: Don't have tty to inherit session from"], "Terminal", "the container has a terminal (tty: true)", "move it without a terminal"),
     known(
         None,
         &["tty: Found dangling tty"],
@@ -281,20 +194,8 @@ pub const KNOWN: &[Known] = &[
         "the container's cgroup could not be frozen",
         "try again; a task sleeps uninterruptibly, e.g. on a network file system that does not answer",
     ),
-    known(
-        DUMP,
-        &["Zombie with children"],
-        "ZombieWithChildren",
-        "a process died whose threads or children are still there",
-        "try again",
-    ),
-    known(
-        DUMP,
-        &["Individually stopped threads"],
-        "StoppedThread",
-        "a single thread of a process is stopped",
-        "continue it",
-    ),
+    known(DUMP, &["Zombie with children"], "ZombieWithChildren", "a process died whose threads or children are still there", "try again"),
+    known(DUMP, &["Individually stopped threads"], "StoppedThread", "a single thread of a process is stopped", "continue it"),
     known(
         DUMP,
         &["Can't dump nested", "namespace"],
@@ -331,13 +232,7 @@ pub const KNOWN: &[Known] = &[
         "detach debuggers; look at kernel.yama.ptrace_scope and the node's security modules",
     ),
     // Mounts.
-    known(
-        DUMP,
-        &["doesn't have a proper root mount"],
-        "UnknownMount",
-        "a mount was made inside the container that is not one of its volumes",
-        "unmount it",
-    ),
+    known(DUMP, &["doesn't have a proper root mount"], "UnknownMount", "a mount was made inside the container that is not one of its volumes", "unmount it"),
     known(
         DUMP,
         &["FS mnt", "unsupported id"],
@@ -345,20 +240,8 @@ pub const KNOWN: &[Known] = &[
         "a mount inside the container is of a kind that CRIU cannot make again",
         "unmount it, or make it a volume of the pod",
     ),
-    known(
-        DUMP,
-        &["isn't empty"],
-        "UnknownMount",
-        "a file system mounted inside the container cannot be saved",
-        "unmount it",
-    ),
-    known(
-        None,
-        &["has unreachable sharing"],
-        "MountPropagation",
-        "a mount receives mounts from the node",
-        "use volumes without mountPropagation",
-    ),
+    known(DUMP, &["isn't empty"], "UnknownMount", "a file system mounted inside the container cannot be saved", "unmount it"),
+    known(None, &["has unreachable sharing"], "MountPropagation", "a mount receives mounts from the node", "use volumes without mountPropagation"),
     known(
         None,
         &["No mapping for", "mountpoint"],
@@ -395,20 +278,8 @@ pub const KNOWN: &[Known] = &[
         "give the target pod the same container paths",
     ),
     // The node.
-    known(
-        RESTORE,
-        &["Preadv", "returned 0"],
-        "ImagesDamaged",
-        "the memory images end too early",
-        "nothing has run from them; migrate again",
-    ),
-    known(
-        RESTORE,
-        &["Can't map page"],
-        "ImagesDamaged",
-        "the memory images end too early",
-        "nothing has run from them; migrate again",
-    ),
+    known(RESTORE, &["Preadv", "returned 0"], "ImagesDamaged", "the memory images end too early", "nothing has run from them; migrate again"),
+    known(RESTORE, &["Can't map page"], "ImagesDamaged", "the memory images end too early", "nothing has run from them; migrate again"),
     known(
         RESTORE,
         &["killed by signal 11"],
@@ -416,13 +287,7 @@ pub const KNOWN: &[Known] = &[
         "a process crashed while it was made again: CRIU is too old for this kernel or C library",
         "the nodes need CRIU 4.1 or newer",
     ),
-    known(
-        None,
-        &["No space left on device"],
-        "NoSpace",
-        "the node's memory file system or disk is full",
-        "make room under /run/godwit on that node",
-    ),
+    known(None, &["No space left on device"], "NoSpace", "the node's memory file system or disk is full", "make room under /run/godwit on that node"),
     known(
         None,
         &["Cannot allocate memory"],
@@ -458,20 +323,8 @@ pub const KNOWN: &[Known] = &[
         "the target's processor lacks what the source's has",
         "choose a target with the same processor, or start the program with GLIBC_TUNABLES that masks the features",
     ),
-    known(
-        None,
-        &["criu is missing features"],
-        "CriuFeature",
-        "the node's kernel or CRIU lacks a feature",
-        "use the stop-and-copy strategy",
-    ),
-    known(
-        None,
-        &["executable file not found", "criu"],
-        "CriuMissing",
-        "the node has no CRIU",
-        "install CRIU 4.1 or newer on it",
-    ),
+    known(None, &["criu is missing features"], "CriuFeature", "the node's kernel or CRIU lacks a feature", "use the stop-and-copy strategy"),
+    known(None, &["executable file not found", "criu"], "CriuMissing", "the node has no CRIU", "install CRIU 4.1 or newer on it"),
     known(
         None,
         &["libnftables", "error"],
@@ -493,11 +346,5 @@ pub const KNOWN: &[Known] = &[
         "something runs in the target container's cgroup already",
         "the migration is tried again by itself; if it stays, delete the target pod",
     ),
-    known(
-        RESTORE,
-        &["requires exactly"],
-        "RuntimeTooOld",
-        "the node's runc does not know an option of its restore",
-        "the nodes need runc 1.2 or newer",
-    ),
+    known(RESTORE, &["requires exactly"], "RuntimeTooOld", "the node's runc does not know an option of its restore", "the nodes need runc 1.2 or newer"),
 ];

@@ -27,10 +27,7 @@ impl Image {
             return Ok(None);
         };
         if length > LONGEST {
-            return Err(Problem::damaged(
-                name,
-                format!("{length} bytes are too many"),
-            ));
+            return Err(Problem::damaged(name, format!("{length} bytes are too many")));
         }
         let path = directory.join(name);
         let bytes = fs::read(&path).map_err(Problem::read(&path))?;
@@ -46,11 +43,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn image(&mut self, kind: Kind) -> Result<Vec<Vec<u8>>, Problem> {
-        let own = if self.name == kind::INVENTORY {
-            self.word()?
-        } else {
-            self.second_word()?
-        };
+        let own = if self.name == kind::INVENTORY { self.word()? } else { self.second_word()? };
         if own != kind.magic {
             return Err(self.damaged(format!("magic {own:#x} instead of {:#x}", kind.magic)));
         }
@@ -58,12 +51,7 @@ impl<'a> Reader<'a> {
         while !self.rest.is_empty() {
             let entry = self.entry()?;
             match kind.body {
-                Body::Payload(lengths) => self.skip(
-                    lengths
-                        .iter()
-                        .map(|field| wire::number(entry, *field).unwrap_or(0))
-                        .fold(0, u64::saturating_add),
-                )?,
+                Body::Payload(lengths) => self.skip(lengths.iter().map(|field| wire::number(entry, *field).unwrap_or(0)).fold(0, u64::saturating_add))?,
                 Body::Ghost => self.ghost(entry)?,
                 Body::Ipc => self.rest = &[],
                 Body::Entries | Body::Raw => {}
@@ -78,11 +66,7 @@ impl<'a> Reader<'a> {
 
     fn second_word(&mut self) -> Result<u32, Problem> {
         let common = self.word()?;
-        if common == COMMON {
-            self.word()
-        } else {
-            Err(self.damaged(format!("magic {common:#x} instead of {COMMON:#x}")))
-        }
+        if common == COMMON { self.word() } else { Err(self.damaged(format!("magic {common:#x} instead of {COMMON:#x}"))) }
     }
 
     fn entry(&mut self) -> Result<&'a [u8], Problem> {
@@ -109,10 +93,7 @@ impl<'a> Reader<'a> {
 
     fn word(&mut self) -> Result<u32, Problem> {
         let bytes = self.take(4)?;
-        Ok(bytes
-            .iter()
-            .rev()
-            .fold(0, |word, byte| word << 8 | u32::from(*byte)))
+        Ok(bytes.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte)))
     }
 
     fn skip(&mut self, length: u64) -> Result<(), Problem> {
@@ -120,15 +101,8 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, length: u64) -> Result<&'a [u8], Problem> {
-        let split = usize::try_from(length)
-            .ok()
-            .and_then(|length| self.rest.split_at_checked(length));
-        let (head, tail) = split.ok_or_else(|| {
-            self.damaged(format!(
-                "it ends {} bytes too early",
-                length.saturating_sub(self.rest.len() as u64)
-            ))
-        })?;
+        let split = usize::try_from(length).ok().and_then(|length| self.rest.split_at_checked(length));
+        let (head, tail) = split.ok_or_else(|| self.damaged(format!("it ends {} bytes too early", length.saturating_sub(self.rest.len() as u64))))?;
         self.rest = tail;
         Ok(head)
     }

@@ -27,34 +27,18 @@ pub struct Kind {
 }
 
 const fn entries(magic: u32) -> Kind {
-    Kind {
-        magic,
-        body: Body::Entries,
-        single: false,
-    }
+    Kind { magic, body: Body::Entries, single: false }
 }
 
 const fn one(magic: u32) -> Kind {
-    Kind {
-        magic,
-        body: Body::Entries,
-        single: true,
-    }
+    Kind { magic, body: Body::Entries, single: true }
 }
 
 const fn payload(magic: u32, fields: &'static [u64]) -> Kind {
-    Kind {
-        magic,
-        body: Body::Payload(fields),
-        single: false,
-    }
+    Kind { magic, body: Body::Payload(fields), single: false }
 }
 
-const RAW: Kind = Kind {
-    magic: 0,
-    body: Body::Raw,
-    single: false,
-};
+const RAW: Kind = Kind { magic: 0, body: Body::Raw, single: false };
 
 /// Name of the inventory, the only image whose magic is its first word.
 pub const INVENTORY: &str = "inventory.img";
@@ -64,13 +48,7 @@ pub fn of(name: &str) -> Option<Kind> {
     let stem = name.strip_suffix(".img")?;
     // `core-12`, `pagemap-shmem-7`, `ghost-file-1f`: the number goes.
     let stem = match stem.rsplit_once('-') {
-        Some((head, tail))
-            if !tail.is_empty()
-                && tail.bytes().all(|byte| byte.is_ascii_hexdigit())
-                && !matches!(stem, "pipes-data" | "fifo-data") =>
-        {
-            head
-        }
+        Some((head, tail)) if !tail.is_empty() && tail.bytes().all(|byte| byte.is_ascii_hexdigit()) && !matches!(stem, "pipes-data" | "fifo-data") => head,
         _ => stem,
     };
     Some(match stem {
@@ -96,32 +74,16 @@ pub fn of(name: &str) -> Option<Kind> {
         "utsns" => one(0x5447_3203),
         "creds" => one(0x5402_3547),
         "ipcns-var" => one(0x5311_5007),
-        "ipcns-shm" => Kind {
-            magic: 0x4628_3044,
-            body: Body::Ipc,
-            single: false,
-        },
-        "ipcns-msg" => Kind {
-            magic: 0x5545_3737,
-            body: Body::Ipc,
-            single: false,
-        },
-        "ipcns-sem" => Kind {
-            magic: 0x5957_3019,
-            body: Body::Ipc,
-            single: false,
-        },
+        "ipcns-shm" => Kind { magic: 0x4628_3044, body: Body::Ipc, single: false },
+        "ipcns-msg" => Kind { magic: 0x5545_3737, body: Body::Ipc, single: false },
+        "ipcns-sem" => Kind { magic: 0x5957_3019, body: Body::Ipc, single: false },
         "reg-files" => entries(0x5036_3636),
         "ext-files" => entries(0x5925_5641),
         "ns-files" => entries(0x6139_4011),
         "fs" => one(0x5140_3912),
         "mm" => one(0x5749_2820),
         "remap-fpath" => entries(0x5913_3954),
-        "ghost-file" => Kind {
-            magic: 0x5258_3605,
-            body: Body::Ghost,
-            single: false,
-        },
+        "ghost-file" => Kind { magic: 0x5258_3605, body: Body::Ghost, single: false },
         "tcp-stream" => payload(0x5146_5506, &[1, 3]),
         "eventfd" => entries(0x4452_3722),
         "eventpoll" => entries(0x4502_3858),
@@ -156,8 +118,7 @@ pub fn of(name: &str) -> Option<Kind> {
         "bpfmap-data" => payload(0x6432_4033, &[2, 3]),
         "apparmor" => one(0x5942_3047),
         "pidfd" => entries(0x5443_5556),
-        "pages" | "pages-shmem" | "ifaddr" | "route" | "route6" | "rule" | "iptables"
-        | "ip6tables" | "nftables" | "netns-ct" | "netns-exp" => RAW,
+        "pages" | "pages-shmem" | "ifaddr" | "route" | "route6" | "rule" | "iptables" | "ip6tables" | "nftables" | "netns-ct" | "netns-exp" => RAW,
         _ => return None,
     })
 }

@@ -45,60 +45,35 @@ pub fn seal(directory: &Path) -> io::Result<Manifest> {
         if name == FILE {
             continue;
         }
-        let digest = if is_pages(&name) {
-            None
-        } else {
-            Some(digest(&entry.path())?)
-        };
-        manifest.files.insert(
-            name,
-            File {
-                length: entry.metadata()?.len(),
-                digest,
-            },
-        );
+        let digest = if is_pages(&name) { None } else { Some(digest(&entry.path())?) };
+        manifest.files.insert(name, File { length: entry.metadata()?.len(), digest });
     }
     fs::write(directory.join(FILE), serde_json::to_vec(&manifest)?)?;
     Ok(manifest)
 }
 
 /// Compares a directory with its list, if it has one.
-pub fn check(
-    directory: &Path,
-    lengths: &BTreeMap<String, u64>,
-) -> Result<Option<Manifest>, Problem> {
+pub fn check(directory: &Path, lengths: &BTreeMap<String, u64>) -> Result<Option<Manifest>, Problem> {
     if !lengths.contains_key(FILE) {
         return Ok(None);
     }
     let path = directory.join(FILE);
     let text = fs::read(&path).map_err(Problem::read(&path))?;
-    let manifest: Manifest =
-        serde_json::from_slice(&text).map_err(|error| Problem::damaged(FILE, error.to_string()))?;
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| Problem::damaged(FILE, error.to_string()))?;
     for (name, file) in &manifest.files {
-        let length = *lengths
-            .get(name)
-            .ok_or_else(|| Problem::MissingImage { file: name.clone() })?;
+        let length = *lengths.get(name).ok_or_else(|| Problem::MissingImage { file: name.clone() })?;
         if length != file.length {
-            return Err(Problem::damaged(
-                name,
-                format!("{length} bytes instead of {}", file.length),
-            ));
-        }
-        if let Some(expected) = &file.digest {
-            let path = directory.join(name);
-            if digest(&path).map_err(Problem::read(&path))? != *expected {
-                return Err(Problem::damaged(name, "its content is not what was dumped"));
-            }
+            return Err(Problem::damaged(name, format!("{length} bytes instead of {}", file.length)));
         }
     }
-    match lengths
-        .keys()
-        .find(|name| *name != FILE && !manifest.files.contains_key(*name))
-    {
-        Some(stranger) => Err(Problem::damaged(
-            stranger,
-            "it does not belong to this dump",
-        )),
+    for (name, expected) in manifest.files.iter().filter_map(|(name, file)| Some((name, file.digest.as_ref()?))) {
+        let path = directory.join(name);
+        if digest(&path).map_err(Problem::read(&path))? != *expected {
+            return Err(Problem::damaged(name, "its content is not what was dumped"));
+        }
+    }
+    match lengths.keys().find(|name| *name != FILE && !manifest.files.contains_key(*name)) {
+        Some(stranger) => Err(Problem::damaged(stranger, "it does not belong to this dump")),
         None => Ok(Some(manifest)),
     }
 }

@@ -20,38 +20,19 @@ pub struct Memory {
     pub lazy: u64,
 }
 
-pub fn check(
-    images: &BTreeMap<String, Image>,
-    lengths: &BTreeMap<String, u64>,
-) -> Result<Memory, Problem> {
+pub fn check(images: &BTreeMap<String, Image>, lengths: &BTreeMap<String, u64>) -> Result<Memory, Problem> {
     let mut memory = Memory::default();
     let mut used: BTreeMap<u64, u64> = BTreeMap::new();
-    for (name, image) in images
-        .iter()
-        .filter(|(name, _)| name.starts_with("pagemap-"))
-    {
-        let (head, entries) = image
-            .entries
-            .split_first()
-            .ok_or_else(|| Problem::damaged(name, "it has no head"))?;
-        let id = wire::number(head, 1)
-            .ok_or_else(|| Problem::damaged(name, "its head names no pages"))?;
+    for (name, image) in images.iter().filter(|(name, _)| name.starts_with("pagemap-")) {
+        let (head, entries) = image.entries.split_first().ok_or_else(|| Problem::damaged(name, "it has no head"))?;
+        let id = wire::number(head, 1).ok_or_else(|| Problem::damaged(name, "its head names no pages"))?;
         for entry in entries {
             // Field 2 is the old 32-bit count, 5 the new one.
-            let count = wire::number(entry, 5)
-                .or_else(|| wire::number(entry, 2))
-                .ok_or_else(|| Problem::damaged(name, "an entry without a count"))?;
+            let count = wire::number(entry, 5).or_else(|| wire::number(entry, 2)).ok_or_else(|| Problem::damaged(name, "an entry without a count"))?;
             // Without flags: an image of before CRIU 2, where all pages are present.
-            let flags = wire::number(entry, 4).unwrap_or(if wire::number(entry, 3) == Some(1) {
-                IN_PARENT
-            } else {
-                PRESENT
-            });
+            let flags = wire::number(entry, 4).unwrap_or(if wire::number(entry, 3) == Some(1) { IN_PARENT } else { PRESENT });
             if flags & IN_PARENT != 0 {
-                return Err(Problem::damaged(
-                    name,
-                    "it needs the images of an earlier dump",
-                ));
+                return Err(Problem::damaged(name, "it needs the images of an earlier dump"));
             }
             if flags & PRESENT != 0 {
                 *used.entry(id).or_default() += count;
@@ -67,10 +48,7 @@ pub fn check(
         match lengths.get(&name) {
             Some(length) if *length == pages * PAGE => {}
             Some(length) => {
-                return Err(Problem::damaged(
-                    &name,
-                    format!("{length} bytes, but the maps speak of {pages} pages"),
-                ));
+                return Err(Problem::damaged(&name, format!("{length} bytes, but the maps speak of {pages} pages")));
             }
             None if pages == 0 => {}
             None => return Err(Problem::MissingImage { file: name }),

@@ -30,15 +30,9 @@ const VERSION: u64 = 2;
 
 pub fn check(images: &BTreeMap<String, Image>) -> Result<Vec<Process>, Problem> {
     let inventory = image(images, "inventory.img")?;
-    let version = inventory
-        .entries
-        .first()
-        .and_then(|entry| wire::number(entry, 1));
+    let version = inventory.entries.first().and_then(|entry| wire::number(entry, 1));
     if version != Some(VERSION) {
-        return Err(Problem::damaged(
-            "inventory.img",
-            format!("images of version {version:?}, not {VERSION}"),
-        ));
+        return Err(Problem::damaged("inventory.img", format!("images of version {version:?}, not {VERSION}")));
     }
     let tree = image(images, "pstree.img")?;
     let mut processes = Vec::new();
@@ -49,19 +43,8 @@ pub fn check(images: &BTreeMap<String, Image>) -> Result<Vec<Process>, Problem> 
                 .and_then(|value| i32::try_from(value).ok())
                 .ok_or_else(|| Problem::damaged("pstree.img", format!("field {field} is missing")))
         };
-        let threads: Vec<i32> = wire::numbers(entry, 5)
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|tid| i32::try_from(tid).ok())
-            .collect();
-        let mut process = Process {
-            pid: number(1)?,
-            ppid: number(2)?,
-            pgid: number(3)?,
-            sid: number(4)?,
-            threads,
-            comm: String::new(),
-        };
+        let threads: Vec<i32> = wire::numbers(entry, 5).unwrap_or_default().into_iter().filter_map(|tid| i32::try_from(tid).ok()).collect();
+        let mut process = Process { pid: number(1)?, ppid: number(2)?, pgid: number(3)?, sid: number(4)?, threads, comm: String::new() };
         let (comm, dead) = one(images, &process)?;
         process.comm = comm;
         if dead {
@@ -69,15 +52,8 @@ pub fn check(images: &BTreeMap<String, Image>) -> Result<Vec<Process>, Problem> 
             process.threads = vec![process.pid];
         }
         cores.extend(std::iter::once(&process.pid).chain(&process.threads).map(|thread| format!("core-{thread}.img")));
-        if process.ppid != 0
-            && !processes
-                .iter()
-                .any(|parent: &Process| parent.pid == process.ppid)
-        {
-            return Err(Problem::damaged(
-                "pstree.img",
-                format!("process {} has no parent {}", process.pid, process.ppid),
-            ));
+        if process.ppid != 0 && !processes.iter().any(|parent: &Process| parent.pid == process.ppid) {
+            return Err(Problem::damaged("pstree.img", format!("process {} has no parent {}", process.pid, process.ppid)));
         }
         processes.push(process);
     }
@@ -85,18 +61,10 @@ pub fn check(images: &BTreeMap<String, Image>) -> Result<Vec<Process>, Problem> 
         return Err(Problem::damaged("pstree.img", "it has no process"));
     }
     if let Some(missing) = cores.iter().find(|name| !images.contains_key(*name)) {
-        return Err(Problem::MissingImage {
-            file: missing.clone(),
-        });
+        return Err(Problem::MissingImage { file: missing.clone() });
     }
-    match images
-        .keys()
-        .find(|name| name.starts_with("core-") && !cores.contains(*name))
-    {
-        Some(stranger) => Err(Problem::damaged(
-            "pstree.img",
-            format!("{stranger} belongs to no process"),
-        )),
+    match images.keys().find(|name| name.starts_with("core-") && !cores.contains(*name)) {
+        Some(stranger) => Err(Problem::damaged("pstree.img", format!("{stranger} belongs to no process"))),
         None => Ok(processes),
     }
 }
@@ -104,10 +72,7 @@ pub fn check(images: &BTreeMap<String, Image>) -> Result<Vec<Process>, Problem> 
 /// The images of one process; gives its name and whether it is dead.
 fn one(images: &BTreeMap<String, Image>, process: &Process) -> Result<(String, bool), Problem> {
     let name = format!("core-{}.img", process.pid);
-    let core = image(images, &name)?
-        .entries
-        .first()
-        .map_or(&[][..], Vec::as_slice);
+    let core = image(images, &name)?.entries.first().map_or(&[][..], Vec::as_slice);
     let Some(task) = wire::bytes(core, 3) else {
         return Err(Problem::damaged(&name, "it has no task"));
     };
@@ -116,15 +81,10 @@ fn one(images: &BTreeMap<String, Image>, process: &Process) -> Result<(String, b
         for kind in ["mm", "pagemap", "fs", "ids"] {
             image(images, &format!("{kind}-{}.img", process.pid))?;
         }
-        let files = wire::bytes(core, 4)
-            .and_then(|ids| wire::number(ids, 2))
-            .or_else(|| {
-                let ids = images
-                    .get(&format!("ids-{}.img", process.pid))?
-                    .entries
-                    .first()?;
-                wire::number(ids, 2)
-            });
+        let files = wire::bytes(core, 4).and_then(|ids| wire::number(ids, 2)).or_else(|| {
+            let ids = images.get(&format!("ids-{}.img", process.pid))?.entries.first()?;
+            wire::number(ids, 2)
+        });
         if let Some(files) = files {
             image(images, &format!("fdinfo-{files}.img"))?;
         }
@@ -134,7 +94,5 @@ fn one(images: &BTreeMap<String, Image>, process: &Process) -> Result<(String, b
 }
 
 fn image<'a>(images: &'a BTreeMap<String, Image>, name: &str) -> Result<&'a Image, Problem> {
-    images.get(name).ok_or_else(|| Problem::MissingImage {
-        file: name.to_owned(),
-    })
+    images.get(name).ok_or_else(|| Problem::MissingImage { file: name.to_owned() })
 }

@@ -21,9 +21,7 @@ pub fn fields(mut rest: &[u8]) -> Option<Vec<(u64, Value<'_>)>> {
                 let length = usize::try_from(varint(&mut rest)?).ok()?;
                 Value::Bytes(take(&mut rest, length)?)
             }
-            5 => Value::Number(u64::from(u32::from_le_bytes(
-                take(&mut rest, 4)?.try_into().ok()?,
-            ))),
+            5 => Value::Number(u64::from(u32::from_le_bytes(take(&mut rest, 4)?.try_into().ok()?))),
             _ => return None,
         };
         if key >> 3 == 0 {
@@ -36,33 +34,24 @@ pub fn fields(mut rest: &[u8]) -> Option<Vec<(u64, Value<'_>)>> {
 
 /// The last value of a number field.
 pub fn number(message: &[u8], field: u64) -> Option<u64> {
-    fields(message)?
-        .into_iter()
-        .rev()
-        .find_map(|(number, value)| match value {
-            Value::Number(value) if number == field => Some(value),
-            _ => None,
-        })
+    fields(message)?.into_iter().rev().find_map(|(number, value)| match value {
+        Value::Number(value) if number == field => Some(value),
+        _ => None,
+    })
 }
 
 /// The last value of a string or message field.
 pub fn bytes(message: &[u8], field: u64) -> Option<&[u8]> {
-    fields(message)?
-        .into_iter()
-        .rev()
-        .find_map(|(number, value)| match value {
-            Value::Bytes(value) if number == field => Some(value),
-            _ => None,
-        })
+    fields(message)?.into_iter().rev().find_map(|(number, value)| match value {
+        Value::Bytes(value) if number == field => Some(value),
+        _ => None,
+    })
 }
 
 /// All values of a repeated number field, packed or not.
 pub fn numbers(message: &[u8], field: u64) -> Option<Vec<u64>> {
     let mut numbers = Vec::new();
-    for (_, value) in fields(message)?
-        .into_iter()
-        .filter(|(number, _)| *number == field)
-    {
+    for (_, value) in fields(message)?.into_iter().filter(|(number, _)| *number == field) {
         match value {
             Value::Number(value) => numbers.push(value),
             Value::Bytes(mut packed) => {
@@ -100,9 +89,7 @@ mod tests {
 
     #[test]
     fn reads_numbers_strings_and_lists() {
-        let message = [
-            0x08, 0x96, 0x01, 0x12, 2, b'h', b'i', 0x18, 1, 0x18, 2, 0x22, 2, 3, 4,
-        ];
+        let message = [0x08, 0x96, 0x01, 0x12, 2, b'h', b'i', 0x18, 1, 0x18, 2, 0x22, 2, 3, 4];
         assert_eq!(number(&message, 1), Some(150));
         assert_eq!(bytes(&message, 2), Some(b"hi".as_slice()));
         assert_eq!(numbers(&message, 3), Some(vec![1, 2]));
@@ -113,11 +100,7 @@ mod tests {
     #[test]
     fn what_ends_too_early_is_no_message() {
         for length in [1, 2, 4, 5, 6] {
-            assert_eq!(
-                fields(&[0x08, 0x96, 0x01, 0x12, 2, b'h', b'i'][..length]),
-                None,
-                "{length}"
-            );
+            assert_eq!(fields(&[0x08, 0x96, 0x01, 0x12, 2, b'h', b'i'][..length]), None, "{length}");
         }
         assert_eq!(fields(&[0xff; 12]), None);
     }

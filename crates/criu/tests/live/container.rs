@@ -15,13 +15,34 @@ use crate::node::run;
 use crate::pod::Pod;
 
 const CAPABILITIES: [&str; 10] =
-    ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_SETGID", "CAP_SETUID", "CAP_NET_BIND_SERVICE", "CAP_KILL",
-    "CAP_NET_RAW"];
-const MASKED: [&str; 9] =
-    ["/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"];
+    ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_SETGID", "CAP_SETUID", "CAP_NET_BIND_SERVICE", "CAP_KILL", "CAP_NET_RAW"];
+const MASKED: [&str; 9] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 const DENIED: [&str; 14] = [
-    "io_uring_setup", "io_uring_enter", "io_uring_register", "mount", "umount2", "pivot_root", "swapon", "reboot", "init_module", "kexec_load", "bpf", "keyctl", "perf_event_open", "setns",
+    "io_uring_setup",
+    "io_uring_enter",
+    "io_uring_register",
+    "mount",
+    "umount2",
+    "pivot_root",
+    "swapon",
+    "reboot",
+    "init_module",
+    "kexec_load",
+    "bpf",
+    "keyctl",
+    "perf_event_open",
+    "setns",
 ];
 
 /// A container, running or not yet.
@@ -174,7 +195,9 @@ fn spec(pod: &Pod, name: &str, bundle: &Path, cgroup: &str, v2: bool, args: &[&s
         ("/dev/shm", "shm", "rw"),
         ("/var/run/secrets/kubernetes.io/serviceaccount", "token", "ro"),
     ];
-    mounts.extend(binds.map(|(destination, source, mode)| json!({"destination": destination, "type": "bind", "source": pod.text(source), "options": ["rbind", "rprivate", mode]})));
+    mounts.extend(binds.map(
+        |(destination, source, mode)| json!({"destination": destination, "type": "bind", "source": pod.text(source), "options": ["rbind", "rprivate", mode]}),
+    ));
     json!({
         "ociVersion": "1.1.0",
         "process": {

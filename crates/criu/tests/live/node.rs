@@ -43,7 +43,8 @@ pub fn outside(wanted: &[String]) -> Result<()> {
         }
     };
     let name = format!("godwit-criu-{}", std::process::id());
-    let versions: &[&str] = if Path::new("/sys/fs/cgroup/freezer").exists() && Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists() { &["v1", "v2"] } else { &[] };
+    let versions: &[&str] =
+        if Path::new("/sys/fs/cgroup/freezer").exists() && Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists() { &["v1", "v2"] } else { &[] };
     if versions.is_empty() {
         println!("live tests skipped: this machine has not both versions of cgroups under /sys/fs/cgroup");
     }

@@ -21,6 +21,8 @@ const ALL: &[(&str, Scenario)] = &[
     ("two_containers_with_a_loopback_connection", loopback),
     ("mounts_at_the_target", mounts),
     ("odd_things", odd),
+    ("killed_criu", killed),
+    ("criu_is_shielded", shielded),
 ];
 
 /// Where a scenario runs.
@@ -175,6 +177,65 @@ fn sealed(bench: &Bench) -> Result<String> {
     Ok(format!("25 dumps, slowest {} ms; odd options refused: {} {}", slowest.as_millis(), failed.is_err(), refused.is_err()))
 }
 
+/// How often a SIGKILL of CRIU harms the container: it can, so nothing but this measurement ever does it.
+fn killed(bench: &Bench) -> Result<String> {
+    let Some(rounds) = std::env::var("GODWIT_CRIU_ROUNDS").ok().and_then(|rounds| rounds.parse::<u64>().ok()) else {
+        return Ok("skipped: set GODWIT_CRIU_ROUNDS to measure it".into());
+    };
+    let (mut ended, mut thawed, mut dead, mut hurt) = (0, 0, 0, 0);
+    let mut when = Vec::new();
+    for round in 0..rounds {
+        let from = Pod::new("src")?;
+        let mut source = bench.container(&from, "a", "runc", "many.py")?;
+        source.start()?;
+        until("ready", || from.path("volume/ready").exists().then_some(()))?;
+        let before = ask(&from, &source)?;
+        source.freeze()?;
+        let after = 2000 + round * 80_000 / rounds;
+        let mut is_thawed = false;
+        if transfer::killed_dump(&from, &source, Duration::from_micros(after))? {
+            ended += 1;
+        } else {
+            is_thawed = !source.frozen()?;
+            thawed += u32::from(is_thawed);
+        }
+        source.thaw()?;
+        std::thread::sleep(Duration::from_millis(20));
+        let alive = Path::new(&format!("/proc/{}/exe", source.pid)).exists();
+        if !alive {
+            dead += 1;
+            when.push(format!("{}ms dead", after / 1000));
+        } else if ask(&from, &source).ok() != Some(before) {
+            hurt += 1;
+            when.push(format!("{}ms hurt", after / 1000));
+        } else if is_thawed {
+            when.push(format!("{}ms thawed", after / 1000));
+        }
+    }
+    Ok(format!("{rounds} dumps killed: {ended} had ended, {thawed} left the container thawed, {dead} dead, {hurt} hurt {when:?}"))
+}
+
+/// CRIU runs outside the cgroup of whoever started it, and is found again.
+fn shielded(bench: &Bench) -> Result<String> {
+    let words = godwit_criu::shield::command(&["sleep".to_owned(), "1000".into()]);
+    let mut child = std::process::Command::new(&words[0]).args(&words[1..]).spawn()?;
+    let pid = i32::try_from(child.id())?;
+    let cgroups = Path::new("/sys/fs/cgroup");
+    let found = until("the move", || {
+        let running = godwit_criu::shield::running(cgroups).ok()?;
+        let named = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        (running == [pid] && named == "sleep\n").then_some(())
+    });
+    let lines = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    child.kill()?;
+    child.wait()?;
+    found.with_context(|| lines.clone())?;
+    ensure!(godwit_criu::shield::running(cgroups)?.is_empty(), "still listed");
+    let group = if bench.v2 { "0::/godwit" } else { ":freezer:/godwit" };
+    ensure!(lines.contains(group), "{lines}");
+    Ok(String::new())
+}
+
 /// Two containers of a pod, dumped and restored in parallel, with a TCP connection between them.
 fn loopback(bench: &Bench) -> Result<String> {
     let (from, to) = (Pod::new("src")?, Pod::new("dst")?);
@@ -239,7 +300,7 @@ fn mounts(bench: &Bench) -> Result<String> {
     let inside = target.exec(&["cat", procs])?;
     ensure!(inside.lines().any(|pid| pid == "1"), "the container sees another cgroup: {inside:?}");
     if bench.v2 {
-let seen = target.exec(&["cat", "/proc/1/cgroup"])?;
+        let seen = target.exec(&["cat", "/proc/1/cgroup"])?;
         ensure!(seen.lines().any(|line| line == "0::/"), "no cgroup namespace: {seen:?}");
     }
     ensure!(target.exec(&["cat", "/proc/keys"])?.is_empty(), "mask");
@@ -282,7 +343,8 @@ fn odd(bench: &Bench) -> Result<String> {
         ("unix-outside", "UnixSocketOutside"),
         ("zombie", ""),
     ];
-    let wrong: Vec<String> = things.iter().filter_map(|(thing, expected)| one(bench, thing, expected).err().map(|error| format!("{thing}: {error:#}"))).collect();
+    let wrong: Vec<String> =
+        things.iter().filter_map(|(thing, expected)| one(bench, thing, expected).err().map(|error| format!("{thing}: {error:#}"))).collect();
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(format!("{} things", things.len()))
 }

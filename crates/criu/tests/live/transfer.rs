@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use godwit_criu::dump::{Plan, Source};
 use godwit_criu::restore::{self, Prepared, Target};
-use godwit_criu::{Failure, Which, descriptors, explain, images};
+use godwit_criu::{Failure, Which, descriptors, explain, images, shield};
 
 use crate::container::Container;
 use crate::node::{KEEP, run};
@@ -61,10 +61,11 @@ pub fn dump_with(pod: &Pod, container: &Container, more: &[&str]) -> Result<Dump
     let (images, work) = directories(container, "dump")?;
     let plan = plan(container)?;
     descriptors::write(&images, &descriptors::of(Path::new("/proc"), container.pid)?)?;
+    let mut criu = vec!["criu".to_owned()];
+    criu.extend(plan.args(&images, &work));
+    criu.extend(more.iter().map(|word| (*word).to_owned()));
     let mut words = pod.join();
-    words.push("criu".into());
-    words.extend(plan.args(&images, &work));
-    words.extend(more.iter().map(|word| (*word).to_owned()));
+    words.extend(shield::command(&criu));
     let start = Instant::now();
     let mut criu = Command::new(&words[0])
         .args(&words[1..])
@@ -101,6 +102,27 @@ pub fn dump_with(pod: &Pod, container: &Container, more: &[&str]) -> Result<Dump
     images::seal(&images)?;
     images::verify(&images)?;
     Ok(Dumped { images, plan, took })
+}
+
+/// Starts a dump and kills it after a while; gives whether it had ended before.
+pub fn killed_dump(pod: &Pod, container: &Container, after: Duration) -> Result<bool> {
+    let (images, work) = directories(container, "killed")?;
+    let mut words = pod.join();
+    words.push("criu".into());
+    words.extend(plan(container)?.args(&images, &work));
+    let mut criu = Command::new(&words[0])
+        .args(&words[1..])
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    std::thread::sleep(after);
+    let ended = criu.try_wait()?.is_some();
+    criu.kill()?;
+    criu.wait()?;
+    Ok(ended)
 }
 
 fn refused(log: &Path, which: Which, more: &str) -> Refused {

@@ -30,11 +30,14 @@ times = {call: {name: [] for name in programs} for call in ("create", "state", "
 
 
 def call(name, what, *arguments):
-    begin = time.perf_counter()
-    done = subprocess.run([programs[name], "--root", home + "/state", what, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    spent = (time.perf_counter() - begin) * 1000
-    if done.returncode != 0:
-        sys.exit(f"{programs[name]} {what}: {done.stderr.decode()}")
+    # To a file: what is created inherits it and would keep a pipe open.
+    with open(home + "/complaints", "w+") as complaints:
+        begin = time.perf_counter()
+        done = subprocess.run([programs[name], "--root", home + "/state", what, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=complaints)
+        spent = (time.perf_counter() - begin) * 1000
+        if done.returncode != 0:
+            complaints.seek(0)
+            sys.exit(f"{programs[name]} {what}: {complaints.read()}")
     return spent
 
 

@@ -27,7 +27,13 @@ pub(super) fn inspect(container: &Container, process: &Process, projected: &[Pat
             FdKind::Anon { name } => anonymous(container, process, number, name, &info, found),
             FdKind::Device { path } => device(container, process, fd, path.display().to_string().as_str(), found),
             FdKind::Pipe { .. } if flags(&info) & nix::libc::O_DIRECT != 0 => {
-                found.block_process("PacketPipe", container, process, format!("fd {number} is a pipe in packet mode (O_DIRECT)"), "CRIU cannot dump pipes in packet mode. Use an ordinary pipe or a socket.");
+                found.block_process(
+                    "PacketPipe",
+                    container,
+                    process,
+                    format!("fd {number} is a pipe in packet mode (O_DIRECT)"),
+                    "CRIU cannot dump pipes in packet mode. Use an ordinary pipe or a socket.",
+                );
             }
             FdKind::Deleted { path } if path.starts_with("/secretmem") => secret(container, process, &format!("fd {number}"), found),
             FdKind::File { path } | FdKind::Directory { path } | FdKind::Deleted { path } => {
@@ -56,7 +62,16 @@ pub(super) fn inspect(container: &Container, process: &Process, projected: &[Pat
 }
 
 fn anonymous(container: &Container, process: &Process, fd: i32, name: &str, info: &str, found: &mut Collector) {
-    let watches = || info.lines().filter(|line| line.starts_with("inotify wd:") || line.starts_with("fanotify ino:") || line.starts_with("fanotify mnt_id:") || line.starts_with("fanotify sdev:")).count();
+    let watches = || {
+        info.lines()
+            .filter(|line| {
+                line.starts_with("inotify wd:")
+                    || line.starts_with("fanotify ino:")
+                    || line.starts_with("fanotify mnt_id:")
+                    || line.starts_with("fanotify sdev:")
+            })
+            .count()
+    };
     match name.trim_matches(['[', ']']) {
         "io_uring" => found.block_process(
             "IoUring",
@@ -110,7 +125,13 @@ pub(super) fn in_projected(container: &Container, process: &Process, what: &str,
 }
 
 pub(super) fn secret(container: &Container, process: &Process, what: &str, found: &mut Collector) {
-    found.block_process("SecretMemory", container, process, format!("{what} is secret memory (memfd_secret)"), "Secret memory cannot be read from outside its process. Switch it off in the application.");
+    found.block_process(
+        "SecretMemory",
+        container,
+        process,
+        format!("{what} is secret memory (memfd_secret)"),
+        "Secret memory cannot be read from outside its process. Switch it off in the application.",
+    );
 }
 
 /// `flags:` is octal.

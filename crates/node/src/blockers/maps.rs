@@ -24,13 +24,25 @@ pub(super) fn inspect(container: &Container, process: &Process, projected: &[Pat
             };
             found.block_process(reason, container, process, format!("it has {object} mapped"), remedy);
         } else if name == "[uprobes]" {
-            found.block_process("Uprobes", container, process, "it is being probed by uprobes", "Detach the tracer or profiler (perf, bpftrace, an eBPF agent) from this process.");
+            found.block_process(
+                "Uprobes",
+                container,
+                process,
+                "it is being probed by uprobes",
+                "Detach the tracer or profiler (perf, bpftrace, an eBPF agent) from this process.",
+            );
         } else if path.starts_with("/secretmem") {
             fds::secret(container, process, "a mapping", found);
         } else if path.starts_with("/anon_hugepage") {
             found.warn(format!("{} uses huge pages; the target node needs as many free ones", who(container, process)));
         } else if path.starts_with("/dev") && path != Path::new("/dev/zero") && !path.starts_with("/dev/shm") {
-            found.block_process("Device", container, process, format!("it has the device {} mapped", path.display()), "Devices stay with their node. Run the application without it (GPU, RDMA and the like).");
+            found.block_process(
+                "Device",
+                container,
+                process,
+                format!("it has the device {} mapped", path.display()),
+                "Devices stay with their node. Run the application without it (GPU, RDMA and the like).",
+            );
         } else if projected::is_in(projected, path) {
             fds::in_projected(container, process, &format!("it has {} mapped", path.display()), found);
         }

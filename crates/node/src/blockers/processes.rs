@@ -24,7 +24,13 @@ pub(super) fn inspect(view: &View<'_>, found: &mut Collector) {
                 "Continue it (kill -CONT) or end it.",
             ),
             't' => found.block_process("TracedProcess", view.container, process, "it is stopped by its debugger", "End the debugger (gdb, strace, …)."),
-            _ if process.tracer != 0 => found.block_process("TracedProcess", view.container, process, format!("process {} traces it", process.tracer), "End the debugger (gdb, strace, …)."),
+            _ if process.tracer != 0 => found.block_process(
+                "TracedProcess",
+                view.container,
+                process,
+                format!("process {} traces it", process.tracer),
+                "End the debugger (gdb, strace, …).",
+            ),
             _ => {}
         }
         if process.state == 'Z' {

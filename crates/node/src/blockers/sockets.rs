@@ -61,9 +61,17 @@ fn check(container: &Container, process: &Process, fd: i32, name: &str, found: &
             format!("fd {fd} is a Multipath TCP socket"),
             "CRIU cannot dump Multipath TCP. Go programs listen with it by default: start the pod with GODEBUG=multipathtcp=0, or set net.mptcp.enabled=0.",
         ),
-        "PACKET" | "RAW" | "RAWv6" => found.warn(format!("{}: fd {fd} is a {name} socket; filters and addresses that it holds are those of the old pod", who(container, process))),
+        "PACKET" | "RAW" | "RAWv6" => {
+            found.warn(format!("{}: fd {fd} is a {name} socket; filters and addresses that it holds are those of the old pod", who(container, process)))
+        }
         _ if DUMPABLE.contains(&name) => {}
-        _ => found.block_process("UnsupportedSocket", container, process, format!("fd {fd} is a socket of protocol {name}"), "CRIU cannot dump sockets of this protocol. Start the application without the feature that uses it."),
+        _ => found.block_process(
+            "UnsupportedSocket",
+            container,
+            process,
+            format!("fd {fd} is a socket of protocol {name}"),
+            "CRIU cannot dump sockets of this protocol. Start the application without the feature that uses it.",
+        ),
     }
 }
 
@@ -85,7 +93,10 @@ fn peers(view: &View<'_>, views: &[View<'_>], unix: &BTreeMap<u64, (&Process, i3
     for (inode, (process, fd)) in unix {
         // A peer without an inode has not been accepted yet, or is closed.
         let Some(peer) = pairs.get(inode).copied().filter(|peer| *peer != 0 && !unix.contains_key(peer)) else { continue };
-        let other = open_elsewhere(peer).map_or_else(|| "a process outside the pod".to_owned(), |name| if name == view.container.name { "a kubectl exec session".to_owned() } else { format!("container {name}") });
+        let other = open_elsewhere(peer).map_or_else(
+            || "a process outside the pod".to_owned(),
+            |name| if name == view.container.name { "a kubectl exec session".to_owned() } else { format!("container {name}") },
+        );
         found.block_process(
             "UnixSocketToElsewhere",
             view.container,
@@ -167,7 +178,11 @@ fn bound_to_pod(subject: &Subject<'_>, views: &[View<'_>], found: &mut Collector
     let Some(connections) = views.first().and_then(|view| process::connections(view.container.pid).ok()) else { return };
     let owners: BTreeMap<u64, (&Container, &Process)> = views
         .iter()
-        .flat_map(|view| view.processes.iter().flat_map(move |process| process.fds.iter().filter_map(move |fd| if let FdKind::Socket { inode } = fd.kind { Some((inode, (view.container, process))) } else { None })))
+        .flat_map(|view| {
+            view.processes.iter().flat_map(move |process| {
+                process.fds.iter().filter_map(move |fd| if let FdKind::Socket { inode } = fd.kind { Some((inode, (view.container, process))) } else { None })
+            })
+        })
         .collect();
     let own: BTreeSet<_> = subject.sandbox.ips.iter().copied().collect();
     for listener in connections.listening.iter().filter(|listener| own.contains(&listener.local.ip())) {

@@ -34,15 +34,41 @@ fn container(pid: i32, projected: &std::path::Path) -> Container {
     let spec = json!({"process": {"terminal": true}, "linux": {"namespaces": [{"type": "pid"}, {"type": "ipc", "path": "/x"}]},
         "mounts": [{"destination": projected, "source": "/var/lib/kubelet/pods/u/volumes/kubernetes.io~projected/kube-api-access"}]});
     Container {
-        id: "c1".into(), name: "zoo".into(), sandbox_id: "sb".into(), attempt: 0, state: State::Running, pid, image_ref: String::new(), image_id: String::new(), log_path: "/l".into(),
-        runtime: Runtime::Runc, handler: String::new(), bundle: "/b".into(), rootfs: "/b/rootfs".into(), upper: None, spec: Spec::from(spec),
+        id: "c1".into(),
+        name: "zoo".into(),
+        sandbox_id: "sb".into(),
+        attempt: 0,
+        state: State::Running,
+        pid,
+        image_ref: String::new(),
+        image_id: String::new(),
+        log_path: "/l".into(),
+        runtime: Runtime::Runc,
+        handler: String::new(),
+        bundle: "/b".into(),
+        rootfs: "/b/rootfs".into(),
+        upper: None,
+        spec: Spec::from(spec),
     }
 }
 
 fn sandbox() -> Sandbox {
     Sandbox {
-        id: "sb".into(), name: "p".into(), namespace: "n".into(), uid: "u".into(), attempt: 0, ready: true, ips: vec!["127.0.0.2".parse().unwrap()], host_network: false,
-        namespaces: PodNamespaces::default(), runtime_handler: String::new(), hostname: String::new(), shm: None, cgroup_parent: String::new(), pid: None, spec: Spec::default(),
+        id: "sb".into(),
+        name: "p".into(),
+        namespace: "n".into(),
+        uid: "u".into(),
+        attempt: 0,
+        ready: true,
+        ips: vec!["127.0.0.2".parse().unwrap()],
+        host_network: false,
+        namespaces: PodNamespaces::default(),
+        runtime_handler: String::new(),
+        hostname: String::new(),
+        shm: None,
+        cgroup_parent: String::new(),
+        pid: None,
+        spec: Spec::default(),
     }
 }
 
@@ -81,7 +107,18 @@ fn everything_that_is_in_the_way_is_named() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     println!("{findings:#?}");
-    let mut wanted = vec!["BoundToPodAddress", "FileWatch", "Mptcp", "OpenProjectedFile", "PacketPipe", "StoppedProcess", "Terminal", "UnixSocketToElsewhere"];
+    let mut wanted = vec![
+        "BoundToPodAddress",
+        "FileWatch",
+        "HostIpc",
+        "HostPid",
+        "Mptcp",
+        "OpenProjectedFile",
+        "PacketPipe",
+        "StoppedProcess",
+        "Terminal",
+        "UnixSocketToElsewhere",
+    ];
     if line.trim() != "ready -1" {
         wanted.push("IoUring");
     }

@@ -185,7 +185,11 @@ pub fn before_freeze(cgroups: &[Cgroup]) -> Vec<Finding> {
                 format!("process {} (pid {}) is stopped by a signal or by its terminal; CRIU would wait for it in vain", task.comm, task.pid),
                 "Continue it (kill -CONT) or end it, then try again.",
             )),
-            't' => Some(Finding::new("TracedProcess", format!("process {} (pid {}) is stopped by its debugger", task.comm, task.pid), "End the debugger (gdb, strace, …), then try again.")),
+            't' => Some(Finding::new(
+                "TracedProcess",
+                format!("process {} (pid {}) is stopped by its debugger", task.comm, task.pid),
+                "End the debugger (gdb, strace, …), then try again.",
+            )),
             _ => None,
         })
         .collect()

@@ -11,6 +11,7 @@ use std::thread;
 use nix::sched::{CloneFlags, setns};
 
 use super::{Cgroup, Error, Version};
+use crate::mounts::Mount;
 use crate::{Host, mounts};
 
 impl Cgroup {
@@ -21,16 +22,12 @@ impl Cgroup {
     /// The process is gone, or its cgroup cannot be found below the node's cgroup mount.
     pub fn of(host: &Host, pid: i32) -> Result<Self, Error> {
         let unknown = |source| Error::Unknown { pid, source };
-        let (lines, mounts) = in_cgroup_namespace(host, move |host| Ok((fs::read_to_string(format!("/proc/{pid}/cgroup"))?, mounts::of(&host.proc_of_init())?))).map_err(unknown)?;
+        let (lines, mounts) =
+            in_cgroup_namespace(host, move |host| Ok((fs::read_to_string(format!("/proc/{pid}/cgroup"))?, mounts::of(&host.proc_of_init())?)))
+                .map_err(unknown)?;
         let (version, path) = choose(&lines).ok_or_else(|| unknown(io::Error::other("it is in no freezer and no unified hierarchy")))?;
-        let mount = mounts
-            .iter()
-            .rev()
-            .find(|mount| match version {
-                Version::V1 => mount.kind == "cgroup" && mount.options.iter().any(|option| option == "freezer"),
-                Version::V2 => mount.kind == "cgroup2",
-            })
-            .ok_or_else(|| unknown(io::Error::other(format!("the node has no cgroup {version} mount"))))?;
+        let mount = hierarchy(&mounts, version, &path)
+            .ok_or_else(|| unknown(io::Error::other(format!("{} is in none of the node's cgroup {version} mounts", path.display()))))?;
         let name = path.strip_prefix(&mount.root).map_err(|_| unknown(io::Error::other(format!("{} is outside the node's cgroup mount", path.display()))))?;
         let own = Self { version, mount: host.path(&mount.point), name: name.to_owned() };
         Ok(own.clone().container().unwrap_or(own))
@@ -41,6 +38,15 @@ impl Cgroup {
         let pod = self.pod()?;
         std::iter::successors(Some(self), Self::parent).find(|cgroup| cgroup.parent().as_ref() == Some(&pod))
     }
+}
+
+/// The mount of a hierarchy that shows `path`. Runtimes bind single cgroups into containers, and such a mount may be seen on the node too: the one that shows most is meant.
+fn hierarchy<'a>(mounts: &'a [Mount], version: Version, path: &Path) -> Option<&'a Mount> {
+    let of_version = |mount: &&Mount| match version {
+        Version::V1 => mount.kind == "cgroup" && mount.options.iter().any(|option| option == "freezer"),
+        Version::V2 => mount.kind == "cgroup2",
+    };
+    mounts.iter().filter(of_version).filter(|mount| path.starts_with(&mount.root)).min_by_key(|mount| mount.root.components().count())
 }
 
 /// Lines are `id:controllers:path`; the unified hierarchy has no controllers.
@@ -76,6 +82,27 @@ mod tests {
         assert_eq!(choose(hybrid), Some((Version::V1, "/kubepods/pod1/c".into())));
         assert_eq!(choose("11:cpu,cpuacct:/x\n0::/u/v\n"), Some((Version::V2, "/u/v".into())));
         assert_eq!(choose("11:cpu,cpuacct:/x\n"), None);
+    }
+
+    #[test]
+    fn a_single_bound_cgroup_is_not_taken_for_the_hierarchy() {
+        let mount = |root: &str, point: &str, kind: &str, option: &str| Mount {
+            id: 1,
+            root: root.into(),
+            point: point.into(),
+            kind: kind.into(),
+            options: vec!["rw".into(), option.into()],
+        };
+        let mounts = [
+            mount("/", "/sys/fs/cgroup/memory", "cgroup", "memory"),
+            mount("/", "/f", "cgroup", "freezer"),
+            mount("/pod1/c", "/run/x", "cgroup", "freezer"),
+            mount("/", "/u", "cgroup2", ""),
+        ];
+        let point = |version, path: &str| hierarchy(&mounts, version, Path::new(path)).map(|mount| mount.point.as_path());
+        assert_eq!(point(Version::V1, "/pod1/c"), Some(Path::new("/f")));
+        assert_eq!(point(Version::V1, "/pod1/d"), Some(Path::new("/f")));
+        assert_eq!(point(Version::V2, "/pod1/d"), Some(Path::new("/u")));
     }
 
     #[test]

@@ -13,7 +13,8 @@ use tower::service_fn;
 
 use super::v1::runtime_service_client::RuntimeServiceClient;
 use super::v1::{
-    ContainerFilter, ContainerStatusRequest, ContainerStatusResponse, ListContainersRequest, ListPodSandboxRequest, PodSandboxFilter, PodSandboxState, PodSandboxStatusRequest, StatusRequest, VersionRequest,
+    ContainerFilter, ContainerStatusRequest, ContainerStatusResponse, ListContainersRequest, ListPodSandboxRequest, PodSandboxFilter, PodSandboxState,
+    PodSandboxStatusRequest, StatusRequest, VersionRequest,
 };
 use super::{Container, Error, LABEL_POD_UID, Sandbox};
 use crate::Host;
@@ -118,7 +119,8 @@ impl Client {
     /// The runtime failed, or describes the sandbox in an unknown way.
     pub async fn sandbox_of(&self, pod_uid: &str) -> Result<Option<Sandbox>, Error> {
         let filter = PodSandboxFilter { label_selector: selector(pod_uid), ..PodSandboxFilter::default() };
-        let items = self.calls.clone().list_pod_sandbox(ListPodSandboxRequest { filter: Some(filter) }).await.map_err(failed("ListPodSandbox"))?.into_inner().items;
+        let items =
+            self.calls.clone().list_pod_sandbox(ListPodSandboxRequest { filter: Some(filter) }).await.map_err(failed("ListPodSandbox"))?.into_inner().items;
         let Some(best) = items.into_iter().max_by_key(|item| (item.state() == PodSandboxState::SandboxReady, item.created_at)) else { return Ok(None) };
         let request = PodSandboxStatusRequest { pod_sandbox_id: best.id, verbose: true };
         let Some(answer) = found(self.calls.clone().pod_sandbox_status(request).await, "PodSandboxStatus")? else { return Ok(None) };
@@ -131,7 +133,8 @@ impl Client {
     /// The runtime failed, or describes a container in an unknown way.
     pub async fn containers_of(&self, pod_uid: &str) -> Result<Vec<Container>, Error> {
         let filter = ContainerFilter { label_selector: selector(pod_uid), ..ContainerFilter::default() };
-        let items = self.calls.clone().list_containers(ListContainersRequest { filter: Some(filter) }).await.map_err(failed("ListContainers"))?.into_inner().containers;
+        let items =
+            self.calls.clone().list_containers(ListContainersRequest { filter: Some(filter) }).await.map_err(failed("ListContainers"))?.into_inner().containers;
         let mut newest: BTreeMap<String, ((u32, i64), String)> = BTreeMap::new();
         for item in items {
             let metadata = item.metadata.unwrap_or_default();

@@ -109,7 +109,8 @@ impl Container {
             Kind::Containerd => Locations::of_containerd(&status.id, &info["runtimeOptions"], &handler),
             Kind::CriO => Locations::of_crio(&status.id, pid, &handler),
         };
-        let state::Made { runtime, bundle } = state::find(host, &status.id, &locations);
+        let state::Made { runtime, bundle, init } = state::find(host, &status.id, &locations);
+        let pid = init.filter(|_| alive && pid > 0).unwrap_or(pid);
         let rootfs = if spec.root.is_absolute() { spec.root.clone() } else { bundle.join(&spec.root) };
         let metadata = status.metadata.unwrap_or_default();
         Ok(Self {
@@ -169,7 +170,14 @@ mod tests {
 
     fn answer(info: &Value, state: ContainerState) -> ContainerStatusResponse {
         let metadata = ContainerMetadata { name: "redis".into(), attempt: 3 };
-        let status = ContainerStatus { id: "c1".into(), metadata: Some(metadata), state: state.into(), image_ref: "sha256:1".into(), log_path: "/var/log/pods/x/0.log".into(), ..ContainerStatus::default() };
+        let status = ContainerStatus {
+            id: "c1".into(),
+            metadata: Some(metadata),
+            state: state.into(),
+            image_ref: "sha256:1".into(),
+            log_path: "/var/log/pods/x/0.log".into(),
+            ..ContainerStatus::default()
+        };
         ContainerStatusResponse { status: Some(status), info: HashMap::from([("info".into(), info.to_string())]) }
     }
 

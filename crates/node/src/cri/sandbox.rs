@@ -56,7 +56,12 @@ impl Sandbox {
         let spec = Spec::from(info["runtimeSpec"].clone());
         let metadata = status.metadata.clone().unwrap_or_default();
         let network = status.network.clone().unwrap_or_default();
-        let mode = status.linux.as_ref().and_then(|linux| linux.namespaces.as_ref()).and_then(|namespaces| namespaces.options.as_ref()).map(|options| options.network());
+        let mode = status
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.namespaces.as_ref())
+            .and_then(|namespaces| namespaces.options.as_ref())
+            .map(|options| options.network());
         let pid = info["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
         let annotation = |name: &str| spec.annotations.get(&format!("io.kubernetes.cri-o.{name}")).filter(|value| !value.is_empty()).cloned();
         let namespace = |kind: &str, file: &str| spec.joined(kind).map(PathBuf::from).or_else(|| pid.map(|pid| format!("/proc/{pid}/ns/{file}").into()));
@@ -67,7 +72,10 @@ impl Sandbox {
             hostname: annotation("HostName").or_else(|| configured(&info["config"]["hostname"])).unwrap_or_else(|| spec.hostname.clone()),
             shm: annotation("ShmPath").map(PathBuf::from).or_else(|| spec.source_of("/dev/shm").map(PathBuf::from)).filter(|path| path.is_absolute()),
             cgroup_parent: annotation("CgroupParent").or_else(|| configured(&info["config"]["linux"]["cgroup_parent"])).unwrap_or_default(),
-            runtime_handler: Some(status.runtime_handler.clone()).filter(|handler| !handler.is_empty()).or_else(|| annotation("RuntimeHandler")).unwrap_or_default(),
+            runtime_handler: Some(status.runtime_handler.clone())
+                .filter(|handler| !handler.is_empty())
+                .or_else(|| annotation("RuntimeHandler"))
+                .unwrap_or_default(),
             ready: status.state() == PodSandboxState::SandboxReady,
             host_network: mode == Some(NamespaceMode::Node),
             id,
@@ -110,8 +118,14 @@ mod tests {
         let info = json!({"pid": 77, "runtimeHandler": "", "config": {"hostname": "web-0", "linux": {"cgroup_parent": "/kubepods/podu"}}, "runtimeSpec": spec});
         let sandbox = Sandbox::read(&answer(&info, "godwit")).unwrap();
         assert_eq!(sandbox.ips.len(), 2);
-        assert_eq!(sandbox.namespaces, PodNamespaces { net: Some("/var/run/netns/cni-1".into()), ipc: Some("/proc/77/ns/ipc".into()), uts: Some("/proc/77/ns/uts".into()) });
-        assert_eq!((sandbox.hostname.as_str(), sandbox.cgroup_parent.as_str(), sandbox.runtime_handler.as_str(), sandbox.attempt), ("web-0", "/kubepods/podu", "godwit", 2));
+        assert_eq!(
+            sandbox.namespaces,
+            PodNamespaces { net: Some("/var/run/netns/cni-1".into()), ipc: Some("/proc/77/ns/ipc".into()), uts: Some("/proc/77/ns/uts".into()) }
+        );
+        assert_eq!(
+            (sandbox.hostname.as_str(), sandbox.cgroup_parent.as_str(), sandbox.runtime_handler.as_str(), sandbox.attempt),
+            ("web-0", "/kubepods/podu", "godwit", 2)
+        );
         assert_eq!(sandbox.shm, Some("/run/containerd/io.containerd.grpc.v1.cri/sandboxes/sb/shm".into()));
     }
 

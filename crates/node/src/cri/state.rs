@@ -1,8 +1,8 @@
 //! Which OCI runtime made a container, and where its bundle is: from the state that runc and crun keep for every container.
 //!
 //! ```text
-//!   runc   <root>/<id>/state.json   {"config": {"labels": ["bundle=/…", …], …}, …}     libcontainer's state
-//!   crun   <root>/<id>/status       {"bundle": "/…", "rootfs": "/…", …}                 src/libcrun/status.c
+//!   runc   <root>/<id>/state.json   {"init_process_pid": 7, "config": {"labels": ["bundle=/…", …], …}, …}     libcontainer's state
+//!   crun   <root>/<id>/status       {"pid": 7, "bundle": "/…", "rootfs": "/…", …}                              src/libcrun/status.c
 //! ```
 //!
 //! The root directory: under containerd the shim's option `root` (default /run/containerd/runc) and the containerd namespace `k8s.io`; under CRI-O what conmon, the parent of the
@@ -28,6 +28,8 @@ pub(super) struct Locations {
 pub(super) struct Made {
     pub runtime: Runtime,
     pub bundle: PathBuf,
+    /// The init process as the OCI runtime knows it. In a container that Godwit restored it is another than the one that the container runtime watches (the keeper).
+    pub init: Option<i32>,
 }
 
 impl Locations {
@@ -78,15 +80,19 @@ pub(super) fn find(host: &Host, id: &str, locations: &Locations) -> Made {
         let directory = host.path(root).join(id);
         if let Some(status) = json(&directory.join("status")) {
             let bundle = status["bundle"].as_str().map_or_else(|| locations.bundle.clone(), PathBuf::from);
-            return Made { runtime: Runtime::Crun, bundle };
+            return Made { runtime: Runtime::Crun, bundle, init: number(&status["pid"]) };
         }
         if let Some(state) = json(&directory.join("state.json")) {
             let labels = state["config"]["labels"].as_array().cloned().unwrap_or_default();
             let bundle = labels.iter().find_map(|label| label.as_str()?.strip_prefix("bundle=")).map_or_else(|| locations.bundle.clone(), PathBuf::from);
-            return Made { runtime: Runtime::Runc, bundle };
+            return Made { runtime: Runtime::Runc, bundle, init: number(&state["init_process_pid"]) };
         }
     }
-    Made { runtime: by_name(&locations.program), bundle: locations.bundle.clone() }
+    Made { runtime: by_name(&locations.program), bundle: locations.bundle.clone(), init: None }
+}
+
+fn number(value: &Value) -> Option<i32> {
+    value.as_i64().and_then(|number| i32::try_from(number).ok()).filter(|number| *number > 0)
 }
 
 fn json(path: &Path) -> Option<Value> {

@@ -170,7 +170,9 @@ mod tests {
         let inside = found.inside.iter().find(|connection| connection.local == stream.local_addr().unwrap()).unwrap();
         assert_eq!((inside.remote, inside.state), (listener.local_addr().unwrap(), 1));
         assert!(inside.inode > 0);
-        for (protocol, local) in [(Protocol::Tcp, listener.local_addr().unwrap()), (Protocol::Tcp, dual.local_addr().unwrap()), (Protocol::Udp, udp.local_addr().unwrap())] {
+        for (protocol, local) in
+            [(Protocol::Tcp, listener.local_addr().unwrap()), (Protocol::Tcp, dual.local_addr().unwrap()), (Protocol::Udp, udp.local_addr().unwrap())]
+        {
             assert!(found.listening.iter().any(|listener| (listener.protocol, listener.local) == (protocol, local)), "{protocol:?} {local}");
         }
         assert!(found.addresses.contains(&"127.0.0.1".parse().unwrap()));
@@ -178,7 +180,10 @@ mod tests {
 
     #[test]
     fn outside_and_mapped_addresses() {
-        let addresses = local_addresses("Local:\n  |-- 10.0.0.2\n     /32 host LOCAL\n  |-- 10.0.0.255\n     /32 link BROADCAST\n", "fd990000000000000000000000000002 02 40 00 80 eth0\n");
+        let addresses = local_addresses(
+            "Local:\n  |-- 10.0.0.2\n     /32 host LOCAL\n  |-- 10.0.0.255\n     /32 link BROADCAST\n",
+            "fd990000000000000000000000000002 02 40 00 80 eth0\n",
+        );
         assert_eq!(addresses, ["10.0.0.2".parse().unwrap(), "fd99::2".parse().unwrap()].into());
         let mut found = Connections { addresses, ..Connections::default() };
         for line in [

@@ -50,7 +50,13 @@ impl Shape {
             }
         }
         let known = |nspid: i32| self.processes.iter().any(|process| process.nspid == nspid);
-        differences.extend(restored.processes.iter().filter(|process| !known(process.nspid)).map(|process| format!("process {} ({}) was not there before", process.nspid, process.comm)));
+        differences.extend(
+            restored
+                .processes
+                .iter()
+                .filter(|process| !known(process.nspid))
+                .map(|process| format!("process {} ({}) was not there before", process.nspid, process.comm)),
+        );
         differences
     }
 }
@@ -103,7 +109,13 @@ mod tests {
         after.processes[1].nspid = 8;
         assert_eq!(
             before.missing_in(&after),
-            ["process 1 (c1) had 2 threads, now 1", "process 1 (c1): fd 0 was pipe, now socket", "process 1 (c1): fd 5 (file /a) is missing", "process 7 (c7) is missing", "process 8 (c7) was not there before"]
+            [
+                "process 1 (c1) had 2 threads, now 1",
+                "process 1 (c1): fd 0 was pipe, now socket",
+                "process 1 (c1): fd 5 (file /a) is missing",
+                "process 7 (c7) is missing",
+                "process 8 (c7) was not there before"
+            ]
         );
     }
 }

@@ -1,6 +1,6 @@
 //! Removing what the source no longer has, in a directory whose contents nobody can vouch for.
 //!
-//! Every path is resolved by openat2(2) with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS: a symbolic link on the way is an error, not a way out.
+//! Every path is resolved by openat2(2) with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS: what is behind a symbolic link is never touched.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +14,7 @@ use super::{Directory, Error, Removal};
 /// Removes `removals` from where the directory's contents are. What is absent already counts as removed. Returns how many were there.
 ///
 /// # Errors
-/// A path is not plain and relative, leads through a symbolic link, or cannot be removed.
+/// A path is not plain and relative, or cannot be removed.
 pub fn apply_removals(directory: &Directory, removals: &[Removal]) -> Result<u64, Error> {
     let root = openat(CWD, &directory.data, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let root = root.map_err(|errno| Error::Unreadable { path: directory.data.clone(), source: errno.into() })?;
@@ -43,7 +43,8 @@ fn apply(root: &OwnedFd, removal: &Removal) -> io::Result<bool> {
     });
     match done {
         Ok(()) => Ok(true),
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+        // LOOP: a symbolic link stands where the source has a directory. Nothing of the source's is below it, and unpacking replaces it.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
 }

@@ -71,7 +71,16 @@ pub fn pack(directory: &Directory, changes: &Changes) -> io::Result<Tar> {
     names.write_all(&list(changes))?;
     names.seek(SeekFrom::Start(0))?;
     let mut command = tar("--create", &directory.data);
-    command.args(["--format=posix", "--pax-option=delete=atime,delete=ctime", "--sparse", "--no-recursion", "--ignore-failed-read", "--warning=no-file-ignored", "--null", "--files-from=-"]);
+    command.args([
+        "--format=posix",
+        "--pax-option=delete=atime,delete=ctime",
+        "--sparse",
+        "--no-recursion",
+        "--ignore-failed-read",
+        "--warning=no-file-ignored",
+        "--null",
+        "--files-from=-",
+    ]);
     command.stdin(names).stdout(Stdio::piped());
     Tar::start(command, true)
 }
@@ -89,7 +98,17 @@ pub fn unpack(directory: &Directory) -> io::Result<Tar> {
 
 fn tar(mode: &str, directory: &Path) -> Command {
     let mut command = Command::new("tar");
-    command.args([mode, "--file=-", "--numeric-owner", "--acls", "--xattrs", "--xattrs-include=*", "--xattrs-exclude=security.selinux", "--xattrs-exclude=trusted.overlay.*", "--xattrs-exclude=user.overlay.*"]);
+    command.args([
+        mode,
+        "--file=-",
+        "--numeric-owner",
+        "--acls",
+        "--xattrs",
+        "--xattrs-include=*",
+        "--xattrs-exclude=security.selinux",
+        "--xattrs-exclude=trusted.overlay.*",
+        "--xattrs-exclude=user.overlay.*",
+    ]);
     command.arg("--directory").arg(directory);
     command
 }

@@ -38,7 +38,11 @@ async fn copy(from: &Directory, changes: &Changes, to: &Directory) {
 /// Contents and attributes of a tree, for comparison.
 fn picture(root: &Path) -> Vec<String> {
     let format = "%P %y %m %U %G %s %l %T@ %n";
-    let output = Command::new("find").arg(root).args(["-not", "-type", "s", "-not", "-type", "d", "-printf", &format!("{format}\\n"), "-o", "-type", "d", "-printf", "%P %y %m %U %G\\n"]).output().unwrap();
+    let output = Command::new("find")
+        .arg(root)
+        .args(["-not", "-type", "s", "-not", "-type", "d", "-printf", &format!("{format}\\n"), "-o", "-type", "d", "-printf", "%P %y %m %U %G\\n"])
+        .output()
+        .unwrap();
     let mut lines: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
     let sums = Command::new("sh").args(["-c", "cd \"$1\" && find . -type f -print0 | sort -z | xargs -0r sha256sum", "sh"]).arg(root).output().unwrap();
     lines.extend(String::from_utf8(sums.stdout).unwrap().lines().map(str::to_owned));
@@ -124,7 +128,12 @@ fn own_shared_mappings_are_found() {
     let a = tempfile::tempdir().unwrap();
     let path = a.path().canonicalize().unwrap();
     fs::write(path.join("f"), "x").unwrap();
-    let mut child = Command::new("python3").args(["-c", "import mmap,sys,time\nf=open(sys.argv[1],'r+b')\nm=mmap.mmap(f.fileno(),0)\nprint('ready',flush=True)\ntime.sleep(60)"]).arg(path.join("f")).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new("python3")
+        .args(["-c", "import mmap,sys,time\nf=open(sys.argv[1],'r+b')\nm=mmap.mmap(f.fileno(),0)\nprint('ready',flush=True)\ntime.sleep(60)"])
+        .arg(path.join("f"))
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
     let directory = Directory { seen_at: vec![("c".into(), path.clone())], ..plain(&path) };
     let pid = child.id().cast_signed();
@@ -142,11 +151,12 @@ fn removals_never_leave_the_directory() {
     symlink(outside.path(), a.path().join("way-out")).unwrap();
     symlink(outside.path(), a.path().join("d/e/way-out")).unwrap();
     let to = plain(a.path());
-    for bad in ["../x", "/etc", "way-out/precious", "", "d/../x"] {
+    for bad in ["../x", "/etc", "", "d/../x"] {
         let error = apply_removals(&to, &[Removal::Tree(bad.into())]).unwrap_err();
         assert_eq!(error.finding().reason, "VolumeUnsafe", "{bad}");
     }
-    assert!(apply_removals(&to, &[Removal::Content("way-out/x".into())]).is_err());
+    let behind = [Removal::Tree("way-out/precious".into()), Removal::Content("way-out/x".into()), Removal::Obstacle("d/e/way-out/precious".into())];
+    assert_eq!(apply_removals(&to, &behind).unwrap(), 0);
     assert_eq!(apply_removals(&to, &[Removal::Content("way-out".into()), Removal::Obstacle("way-out".into()), Removal::Obstacle("absent".into())]).unwrap(), 0);
     assert_eq!(apply_removals(&to, &[Removal::Tree("absent/x".into()), Removal::Tree("d".into()), Removal::Tree("way-out".into())]).unwrap(), 2);
     assert!(outside.path().join("precious").exists() && fs::read_dir(a.path()).unwrap().next().is_none());
@@ -196,7 +206,14 @@ impl Overlay {
     }
 
     fn directory(&self) -> Directory {
-        Directory { kind: Kind::Rootfs, container: Some("c".into()), index: self.0.path().join("upper"), data: self.0.path().join("merged"), memory: false, seen_at: Vec::new() }
+        Directory {
+            kind: Kind::Rootfs,
+            container: Some("c".into()),
+            index: self.0.path().join("upper"),
+            data: self.0.path().join("merged"),
+            memory: false,
+            seen_at: Vec::new(),
+        }
     }
 
     fn at(&self, name: &str) -> PathBuf {

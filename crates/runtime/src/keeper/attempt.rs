@@ -14,7 +14,7 @@ use std::{
     env,
     ffi::{CString, OsString},
     fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
+    io,
     os::unix::{ffi::OsStringExt, fs::symlink},
     path::{Path, PathBuf},
 };
@@ -24,6 +24,7 @@ use nix::{
     sys::signal::{SigSet, Signal},
 };
 
+use super::diagnosis;
 use crate::{
     config::own_path,
     entry,
@@ -33,8 +34,6 @@ use crate::{
     runc, sys,
 };
 
-/// How much of a log goes into a report.
-const TAIL: u64 = 4096;
 /// Where programs are when the caller gave no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -143,39 +142,23 @@ impl<'a> Attempt<'a> {
     pub fn real(&self) -> Option<Process> {
         let pid: i32 = fs::read_to_string(self.path.join("real.pid")).ok()?.trim().parse().ok()?;
         // It may have ended already; the gate has noted its start time.
-        Process::of(pid).or_else(|| self.layout.read::<Process>("resumed").ok().filter(|real| real.pid == pid)).or(Some(Process { pid, start: 0 }))
+        Process::of(pid).or_else(|| self.layout.read::<Process>("resuming").ok().filter(|real| real.pid == pid)).or(Some(Process { pid, start: 0 }))
     }
 
-    /// Takes back what a failed attempt left in the runtime's state.
+    /// The real init, if CRIU has come to let it go. Without that nothing of the container can have run.
+    pub fn let_go(&self) -> Option<Process> {
+        self.layout.has("resuming").then(|| self.layout.read("resuming").unwrap_or(Process { pid: 0, start: 0 }))
+    }
+
+    /// Takes back what a failed attempt left in the state of the runtime below.
     pub fn forget(&self) {
-        let _ = fs::remove_file(self.layout.file("resumed"));
-        let _ = fs::remove_file(self.layout.file("told"));
         let _ = runc::delete(self.record);
     }
 
     /// The ends of runc's and CRIU's logs.
     pub fn diagnosis(&self) -> String {
-        let said = runc_errors(&tail(&self.path.join("runc.log")));
-        let criu = tail(&self.path.join("work/restore.log"));
-        said.into_iter().chain(criu_errors(&criu).into_iter().map(str::to_owned)).collect::<Vec<_>>().join("\n")
+        diagnosis::of(&self.path.join("runc.log"), &self.path.join("work/restore.log"))
     }
-}
-
-/// The errors in runc's log. (Its warnings quote CRIU's log, which is looked at itself.)
-fn runc_errors(log: &str) -> Vec<String> {
-    let error = |line: &str| -> Option<String> {
-        let Ok(entry) = serde_json::from_str::<serde_json::Value>(line) else { return Some(line.to_owned()) };
-        let text = |name: &str| entry.get(name).and_then(serde_json::Value::as_str);
-        (text("level") == Some("error")).then(|| text("msg").unwrap_or_default().to_owned())
-    };
-    log.lines().filter_map(error).collect()
-}
-
-/// The errors in CRIU's log, its last lines if there is none. That CRIU may not raise its own limit of open files is none.
-fn criu_errors(log: &str) -> Vec<&str> {
-    let lines: Vec<&str> = log.lines().collect();
-    let errors: Vec<&str> = lines.iter().filter(|line| line.contains("Error") && !line.contains("Can't setup RLIMIT_NOFILE for self")).copied().collect();
-    if errors.is_empty() { lines.get(lines.len().saturating_sub(5)..).unwrap_or_default().to_vec() } else { errors }
 }
 
 /// CRIU's default.conf. Each line is one option; an option of the agent cannot smuggle in a second line.
@@ -196,20 +179,6 @@ fn flag(kind: &str) -> Option<CloneFlags> {
         "uts" => Some(CloneFlags::CLONE_NEWUTS),
         _ => None,
     }
-}
-
-/// The end of a file, from the beginning of a line.
-fn tail(path: &Path) -> String {
-    let read = || -> io::Result<String> {
-        let mut file = File::open(path)?;
-        let size = file.metadata()?.len();
-        file.seek(SeekFrom::Start(size.saturating_sub(TAIL)))?;
-        let mut bytes = Vec::new();
-        file.take(TAIL).read_to_end(&mut bytes)?;
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        Ok(if size > TAIL { text.split_once('\n').map(|(_, rest)| rest.to_owned()).unwrap_or_default() } else { text })
-    };
-    read().unwrap_or_default()
 }
 
 /// Applies the resources that `update` asked for while the container was not here yet, in order.
@@ -239,23 +208,5 @@ mod tests {
     fn no_second_line_is_smuggled_in() {
         let text = configuration(Path::new("/d/gate"), &["external mnt[/dev]:/p".into(), "a\naction-script=/evil".into()]);
         assert_eq!(text, "network-lock skip\naction-script=/d/gate\nexternal mnt[/dev]:/p\n");
-    }
-
-    #[test]
-    fn diagnosis_is_short() {
-        let log = "{\"level\":\"warning\",\"msg\":\"--- Quoting\"}\n{\"level\":\"error\",\"msg\":\"criu failed\"}\ncannot execute the runtime: ENOENT\n";
-        assert_eq!(runc_errors(log), ["criu failed", "cannot execute the runtime: ENOENT"]);
-        let log = "(0.1) Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: no\n(0.2) Restored\n(0.3) Error (x): No mapping\n";
-        assert_eq!(criu_errors(log), ["(0.3) Error (x): No mapping"]);
-        assert_eq!(criu_errors("a\nb"), ["a", "b"]);
-    }
-
-    #[test]
-    fn tails_begin_with_a_line() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("log");
-        fs::write(&file, "x".repeat(5000) + "\nlast\n").unwrap();
-        assert_eq!(tail(&file), "last\n");
-        assert_eq!(tail(&directory.path().join("none")), "");
     }
 }

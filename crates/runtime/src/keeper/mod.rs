@@ -10,33 +10,32 @@
 //!                                                    [accompanying: waits for the real init] ──▶ exits with its status
 //! ```
 //!
+//! A restore that fails after CRIU began to let the processes go (the gate's mark `resuming`) is not tried again: it may have run. The agent is told that it
+//! has, and the keeper exits like a crashed container.
+//!
 //! It is a subreaper, so the real init becomes its child when `runc restore` ends. The container runtime never learns of the change: it waits for the keeper.
 
+mod accompany;
 mod attempt;
+mod conversation;
+mod diagnosis;
 mod ears;
+mod family;
 mod spawn;
 
-use std::{
-    collections::VecDeque,
-    ffi::OsString,
-    fs, io,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
-
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use std::{ffi::OsString, io, path::PathBuf, time::Duration};
 
 use self::{
     attempt::Attempt,
     ears::{Ears, Event},
+    family::{bury, lower_oom_score, reap},
 };
 use crate::{
     cgroup,
-    client::{PAUSE, Question},
     fate::Fate,
     layout::{Layout, write_atomically},
-    process::{self, Process},
-    protocol::{Reply, Request},
+    process::Process,
+    protocol::Request,
     record::Record,
     sys,
 };
@@ -76,9 +75,15 @@ enum Order {
 
 /// How an attempt ended.
 enum Outcome {
-    Runs { real: Process, ended: Option<i32>, pending: Vec<i32> },
+    Runs {
+        real: Process,
+        ended: Option<i32>,
+        pending: Vec<i32>,
+    },
     Failed,
     Stopped(i32),
+    /// It failed when it may already have run: this container is over.
+    Lost(i32),
 }
 
 /// The keeper's own state.
@@ -118,71 +123,12 @@ impl Keeper {
                 Order::Restore { images, criu } => match self.restore(number, images, &criu) {
                     Outcome::Runs { real, ended, pending } => return self.accompany(real, ended, &pending),
                     Outcome::Stopped(signal) => return 128 + signal,
+                    Outcome::Lost(code) => return code,
                     Outcome::Failed => {}
                 },
             }
         }
         125
-    }
-
-    /// Asks the agent what to do, for ever.
-    fn await_order(&self) -> Order {
-        let request = Request::Keeper { container: self.layout.id.clone() };
-        loop {
-            match self.ask(&request, None) {
-                Ok(Reply::Restore { images, criu }) => return Order::Restore { images, criu },
-                Ok(Reply::Exit { code }) => return Order::Exit(code),
-                Ok(_) => std::thread::sleep(PAUSE),
-                Err(signal) => return Order::Signal(signal),
-            }
-        }
-    }
-
-    /// Ends as the agent said, but not before the OCI `start`: a container that ends sooner cannot be started, and that is an error to some callers.
-    fn exit(&self, code: i32) -> i32 {
-        while !self.layout.has("started") {
-            if let Event::Signal(signal) = self.ears.wait(None, Some(Duration::from_millis(50)))
-                && self.stops()
-            {
-                return 128 + signal;
-            }
-        }
-        code
-    }
-
-    /// One question, asked again whenever the connection breaks. `Err`: a signal that ends the container came first; `limit` gives up with signal 0.
-    fn ask(&self, request: &Request, limit: Option<Duration>) -> Result<Reply, i32> {
-        let end = limit.map(|limit| Instant::now() + limit);
-        let mut question: Option<Question> = None;
-        loop {
-            if question.is_none() {
-                question = Question::send(request).ok();
-            }
-            let pause = if question.is_some() { None } else { Some(PAUSE) };
-            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return Err(0);
-            }
-            let timeout = [pause, left].into_iter().flatten().min();
-            match self.ears.wait(question.as_ref().map(Question::descriptor), timeout) {
-                Event::Signal(signal) if self.stops() => return Err(signal),
-                Event::Child => drop(reap()),
-                Event::Readable => match question.as_mut().map(Question::read) {
-                    Some(Ok(Some(reply))) => return Ok(reply),
-                    Some(Ok(None)) | None => {}
-                    Some(Err(_)) => {
-                        question = None;
-                        std::thread::sleep(Duration::from_millis(20));
-                    }
-                },
-                Event::Signal(_) | Event::Timeout => {}
-            }
-        }
-    }
-
-    /// Whether the container is stopped for good now.
-    fn stops(&self) -> bool {
-        !matches!(Fate::end(&self.layout), Ok(Fate::Passed(_)))
     }
 
     /// One `runc restore`, from its preparation to its report.
@@ -238,110 +184,20 @@ impl Keeper {
         bury(&mut Vec::new(), None);
         cgroup::empty(&self.record.cgroup, BURIAL);
         attempt.forget();
+        let container = self.layout.id.clone();
+        let output = [why, Some(attempt.diagnosis())].into_iter().flatten().collect::<Vec<_>>().join("\n");
+        if let Some(real) = attempt.let_go() {
+            // The agent must take this node for the owner: what may have run cannot go back to the source.
+            let _ = self.ask(&Request::Resumed { container: container.clone(), init_pid: real.pid }, None);
+            let _ = self.ask(&Request::Restored { container, code, output }, None);
+            return Outcome::Lost(137);
+        }
         let _ = Fate::reopen(&self.layout);
         let _ = cgroup::enter(&self.record.cgroup);
-        let output = [why, Some(attempt.diagnosis())].into_iter().flatten().collect::<Vec<_>>().join("\n");
-        let request = Request::Restored { container: self.layout.id.clone(), code, output };
         let limit = matches!(Fate::read(&self.layout), Ok(Fate::Ended)).then_some(LAST_WORDS);
-        match self.ask(&request, limit) {
+        match self.ask(&Request::Restored { container, code, output }, limit) {
             Err(signal) if signal > 0 => Outcome::Stopped(signal),
             _ => Outcome::Failed,
         }
     }
-
-    /// Waits for the real init, telling the agent meanwhile, and gives its status.
-    fn accompany(&self, real: Process, mut ended: Option<i32>, pending: &[i32]) -> i32 {
-        spawn::drop_standard_descriptors();
-        for signal in pending {
-            let _ = sys::kill(real.pid, *signal);
-        }
-        attempt::apply_updates(&self.layout, &self.record);
-        let container = self.layout.id.clone();
-        let mut reports = VecDeque::from([Request::Restored { container: container.clone(), code: 0, output: String::new() }]);
-        if !self.layout.has("told") {
-            reports.push_front(Request::Resumed { container, init_pid: real.pid });
-        }
-        let mut question: Option<Question> = None;
-        let mut end = None;
-        loop {
-            if let Some(code) = ended {
-                let end = *end.get_or_insert_with(|| Instant::now() + LAST_WORDS);
-                if reports.is_empty() || Instant::now() > end {
-                    return code;
-                }
-            }
-            if question.is_none() {
-                question = reports.front().and_then(|request| Question::send(request).ok());
-            }
-            let timeout = (ended.is_some() || (question.is_none() && !reports.is_empty())).then_some(PAUSE);
-            match self.ears.wait(question.as_ref().map(Question::descriptor), timeout) {
-                Event::Child => {
-                    if let Some((_, code)) = reap().into_iter().find(|(pid, _)| *pid == real.pid) {
-                        ended = Some(code);
-                    }
-                }
-                Event::Signal(signal) => drop(sys::kill(real.pid, signal)),
-                Event::Readable => match question.as_mut().map(Question::read) {
-                    Some(Ok(Some(_))) => {
-                        reports.pop_front();
-                        question = None;
-                        if reports.len() == 1 {
-                            let _ = self.layout.mark("told");
-                        }
-                    }
-                    Some(Err(_)) => {
-                        question = None;
-                        std::thread::sleep(Duration::from_millis(20));
-                    }
-                    _ => {}
-                },
-                Event::Timeout => {}
-            }
-        }
-    }
-}
-
-/// Takes the status of every child that has ended: pid and exit code, 128 + n for a signal.
-fn reap() -> Vec<(i32, i32)> {
-    let mut gone = Vec::new();
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => gone.push((pid.as_raw(), code)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => gone.push((pid.as_raw(), 128 + signal as i32)),
-            Ok(WaitStatus::StillAlive) | Err(_) => return gone,
-            Ok(_) => {}
-        }
-    }
-}
-
-/// Kills every child, and every child that is left to us thereby, until there is none. `first` dies first, so that it starts nothing any more.
-fn bury(gone: &mut Vec<(i32, i32)>, first: Option<i32>) {
-    let end = Instant::now() + BURIAL;
-    if let Some(pid) = first {
-        let _ = sys::kill(pid, nix::libc::SIGKILL);
-    }
-    loop {
-        gone.extend(reap());
-        let rest = process::children();
-        if rest.is_empty() || Instant::now() > end {
-            return;
-        }
-        for pid in rest {
-            let _ = sys::kill(pid, nix::libc::SIGKILL);
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// Lowers the own oom_score_adj as far as the kernel lets us (below the present value it takes CAP_SYS_RESOURCE) and gives what it was.
-fn lower_oom_score() -> String {
-    const FILE: &str = "/proc/self/oom_score_adj";
-    let before = fs::read_to_string(FILE).unwrap_or_else(|_| "0".into()).trim().to_owned();
-    let present: i32 = before.parse().unwrap_or_default();
-    for score in [-1000, -999, -900, -500, 0].into_iter().filter(|score| *score < present) {
-        if fs::write(FILE, score.to_string()).is_ok() {
-            break;
-        }
-    }
-    before
 }

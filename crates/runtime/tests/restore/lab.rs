@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -75,21 +75,29 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 pub struct Pod {
     pub uid: String,
     pub pause: i32,
+    sandbox: Child,
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let _ = self.sandbox.kill();
+        let _ = self.sandbox.wait();
+    }
 }
 
 impl Pod {
     pub fn new(uid: &str) -> Self {
-        let child = Command::new("unshare")
+        let sandbox = Command::new("unshare")
             .args(["-n", "-i", "-u", "sh", "-c", "ip link set lo up; exec sleep 100000"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let pause = i32::try_from(child.id()).unwrap();
+        let pause = i32::try_from(sandbox.id()).unwrap();
         let comm = format!("/proc/{pause}/comm");
         until("sandbox up", || fs::read_to_string(&comm).is_ok_and(|name| name.trim() == "sleep"));
-        Self { uid: uid.into(), pause }
+        Self { uid: uid.into(), pause, sandbox }
     }
 
     pub fn namespace(&self, name: &str) -> PathBuf {

@@ -46,14 +46,22 @@ for c in cpu cpuacct cpuset memory devices freezer blkio pids systemd unified; d
   g=/sys/fs/cgroup/$c/$NAME; mkdir -p $g
   if [ $c = cpuset ]; then cat /sys/fs/cgroup/cpuset/cpuset.cpus > $g/cpuset.cpus; cat /sys/fs/cgroup/cpuset/cpuset.mems > $g/cpuset.mems; fi
 done
+# A frozen process does not die, and its namespace with it.
+thaw() { for f in $(find /sys/fs/cgroup/freezer/$NAME -name freezer.state 2>/dev/null); do echo THAWED > "$f" || true; done; for f in $(find /sys/fs/cgroup/$NAME /sys/fs/cgroup/unified/$NAME -name cgroup.freeze 2>/dev/null); do echo 0 > "$f" || true; done; }
+end() { kill -KILL $child 2>/dev/null; thaw; }
+trap end TERM INT HUP
+if [ -e /sys/fs/cgroup/cgroup.controllers ]; then mkdir -p /sys/fs/cgroup/$NAME; fi
 code=0
 (
+  [ -d /sys/fs/cgroup/$NAME ] && echo $BASHPID > /sys/fs/cgroup/$NAME/cgroup.procs
   for c in cpu cpuacct cpuset memory devices freezer blkio pids systemd unified; do
     [ -d /sys/fs/cgroup/$c/$NAME ] && echo $BASHPID > /sys/fs/cgroup/$c/$NAME/cgroup.procs
   done
   exec unshare -C -m -p -u -i -n -f --kill-child=SIGKILL bash "$0" --inside "$ROOT" "$WORK" "$KIND" -- "$@"
-) || code=$?
-for c in cpu cpuacct cpuset memory devices freezer blkio pids systemd unified; do
+) &
+child=$!
+while kill -0 $child 2>/dev/null; do wait $child && code=0 || code=$?; done
+for c in . cpu cpuacct cpuset memory devices freezer blkio pids systemd unified; do
   for try in 1 2 3 4 5; do
     find /sys/fs/cgroup/$c/$NAME -depth -type d -exec rmdir {} + 2>/dev/null || true
     [ -d /sys/fs/cgroup/$c/$NAME ] || break

@@ -36,7 +36,11 @@ pub fn measure(lab: &Lab, pair: &Pair, moves: usize) -> Result<Vec<Row>> {
     let (mut name, mut node) = ("small".to_owned(), pair.a.clone());
     let (mut seen, mut idle, mut whole, mut parts) = (Vec::new(), Vec::new(), Vec::new(), vec![Vec::new(); PARTS.len()]);
     for _ in 0..moves {
-        idle.push(longest(&witness, || Ok(sleep(REST)))?.0);
+        let rest = || {
+            sleep(REST);
+            Ok(())
+        };
+        idle.push(longest(&witness, rest)?.0);
         let (gap, (moved, time)) = longest(&witness, || {
             let begin = std::time::Instant::now();
             let moved = migrate(lab, NAMESPACE, &name, pair.other(&node))?.moved()?;

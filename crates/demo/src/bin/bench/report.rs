@@ -22,7 +22,7 @@ pub fn write(rows: &[Row]) -> Result<PathBuf> {
 /// Prints the rows.
 pub fn table(rows: &[Row]) {
     let mut table = Table::new();
-    table.load_preset(NOTHING).set_header(["case", "system", "metric", "unit", "n", "min", "median", "p90", "p99"]);
+    table.load_style(NOTHING).set_header(["case", "system", "metric", "unit", "n", "min", "median", "p90", "p99"]);
     for row in rows {
         let figure = |value: f64| if value.abs() < 10.0 { format!("{value:.2}") } else { format!("{value:.0}") };
         table.add_row([
