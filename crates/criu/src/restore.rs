@@ -23,7 +23,7 @@ pub const FLAGS: &[&str] = &["--tcp-established", "--file-locks", "--ext-unix-sk
 
 /// Lines that belong into the CRIU configuration of every restore; [`Prepared::lines`] begins with them. The first would crash CRIU in a configuration
 /// file that is named over its RPC: they belong into `$HOME/.criu/default.conf`.
-pub const LINES: &[&str] = &["network-lock skip", "skip-in-flight", "link-remap", "ghost-limit 1G"];
+pub const LINES: &[&str] = &["network-lock skip", "mntns-compat-mode", "skip-in-flight", "link-remap", "ghost-limit 1G"];
 
 /// A container that waits for its processes.
 #[derive(Clone, Copy, Debug)]

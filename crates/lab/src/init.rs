@@ -65,6 +65,12 @@ pub fn machine_init(path: &Path) -> Result<()> {
     ] {
         fs::write(Path::new("/proc/sys").join(name), value).with_context(|| format!("sysctl {name} cannot be set"))?;
     }
+    // Translated on its way through the bridge, a packet to a Service whose pod is elsewhere would have to leave where it came in, and is dropped.
+    // Routed packets are translated as well without it. The file is there only where the kernel can do this at all.
+    let bridged = Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables");
+    if bridged.exists() {
+        fs::write(bridged, "0").context("translation in bridges cannot be switched off")?;
+    }
     fs::create_dir_all(FOLDER)?;
     let listener = UnixListener::bind(SOCKET).context("no control socket")?;
     let supervisor = Arc::new(Supervisor::default());

@@ -1,7 +1,7 @@
 //! Runs scenarios: the pairs side by side, the scenarios of a pair one after the other, what is cluster-wide at the end and alone.
 //!
 //! Arguments are parts of names; without any, everything runs. `--list` names everything. Environment: `GODWIT_E2E_INSTALLED=1` takes Godwit as it is,
-//! `GODWIT_E2E_KEEP=1` keeps the namespace of what failed.
+//! `GODWIT_E2E_KEEP=1` keeps the namespace of what failed, `GODWIT_E2E_RUNTIME=containerd` (or `crio`) leaves the other runtime out.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -61,10 +61,12 @@ fn run(scenarios: &[Scenario]) -> Result<usize> {
     for node in lab.nodes() {
         before.insert(node.name.clone(), Things::on(&lab, &node.name)?);
     }
-    let pairs = lab.pairs();
+    let only = std::env::var("GODWIT_E2E_RUNTIME").ok().filter(|name| !name.is_empty());
+    let pairs: Vec<Pair> = lab.pairs().into_iter().filter(|pair| only.as_ref().is_none_or(|only| *only == pair.runtime)).collect();
     for (runtime, needs) in RUNTIMES {
         if pairs.iter().all(|pair| pair.runtime != runtime) {
-            line(&format!("– skipped on {runtime}: the lab has no two nodes with {needs}"));
+            let why = if only.is_some() { "GODWIT_E2E_RUNTIME leaves it out".to_owned() } else { format!("the lab has no two nodes with {needs}") };
+            line(&format!("– skipped on {runtime}: {why}"));
         }
     }
     let suite = Suite { lab, before, failed: Mutex::default() };

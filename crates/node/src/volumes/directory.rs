@@ -74,7 +74,8 @@ pub struct Directory {
     pub index: PathBuf,
     /// Where contents are read and written: the merged root filesystem, else the directory itself.
     pub data: PathBuf,
-    /// Whether it is in memory (tmpfs).
+    /// Whether its files may change through mappings without a trace: it is in memory (tmpfs), or a container sees a part of it by `subPath`, so that what is mapped
+    /// there cannot be told by its path.
     pub memory: bool,
     /// Where containers see it: container and path there.
     pub seen_at: Vec<(String, PathBuf)>,
@@ -110,19 +111,24 @@ pub fn directories(host: &Host, side: Side, pod_uid: &str, sandbox: &Sandbox, co
 }
 
 fn whole(host: &Host, kind: Kind, path: &Path, containers: &[Container]) -> Directory {
-    let mut seen_at = Vec::new();
+    let (mut seen_at, mut in_parts) = (Vec::new(), false);
     for container in containers {
         for mount in &container.spec.mounts {
-            if let Ok(below) = mount.source.strip_prefix(path) {
-                // A subPath mounts a part of the volume; what the container sees then stands below.
-                if below.as_os_str().is_empty() {
-                    seen_at.push((container.name.clone(), mount.destination.clone()));
-                }
+            if mount.source == path {
+                seen_at.push((container.name.clone(), mount.destination.clone()));
+            } else if let Kind::EmptyDir(name) = &kind {
+                in_parts |= is_part_of(&mount.source, name);
             }
         }
     }
     let path = host.path(path);
-    Directory { kind, container: None, memory: in_memory(&path), index: path.clone(), data: path, seen_at }
+    Directory { kind, container: None, memory: in_parts || in_memory(&path), index: path.clone(), data: path, seen_at }
+}
+
+/// The kubelet binds a `subPath` at `<pod>/volume-subpaths/<volume>/<container>/<number>` and gives that to the runtime.
+fn is_part_of(source: &Path, volume: &str) -> bool {
+    let mut names = source.components().map(|component| component.as_os_str());
+    names.any(|name| name == "volume-subpaths") && names.next().is_some_and(|name| name == volume)
 }
 
 /// Name and node path of each emptyDir of a pod.
@@ -161,6 +167,12 @@ fn in_memory(path: &Path) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn parts_of_a_volume_are_recognised() {
+        let source = Path::new("/var/lib/kubelet/pods/u/volume-subpaths/data/web/0");
+        assert!(is_part_of(source, "data") && !is_part_of(source, "web") && !is_part_of(Path::new("/data"), "data"));
+    }
 
     #[test]
     fn kinds_are_written_and_read() {
