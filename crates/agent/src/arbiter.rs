@@ -26,11 +26,7 @@ impl Arbiter {
     /// The Handover of this migration's source pod.
     #[must_use]
     pub fn new(client: Client, migration: &Migration) -> Self {
-        Self {
-            api: Api::namespaced(client, &migration.namespace),
-            name: migration.source_pod_uid.clone(),
-            migration: migration.uid.clone(),
-        }
+        Self { api: Api::namespaced(client, &migration.namespace), name: migration.source_pod_uid.clone(), migration: migration.uid.clone() }
     }
 
     /// Creates it with the source as owner. `Conflict`: there is one already (read it to see whose).
@@ -56,11 +52,7 @@ impl Arbiter {
         match tokio::time::timeout(CALL, self.api.get_opt(&self.name)).await {
             Ok(Ok(Some(object))) if object.spec.migration_uid != self.migration => Read::Foreign,
             Ok(Ok(Some(object))) => Read::Found {
-                owner: owner(
-                    object
-                        .status
-                        .map_or(HandoverState::Source, |status| status.state),
-                ),
+                owner: owner(object.status.map_or(HandoverState::Source, |status| status.state)),
                 version: object.metadata.resource_version.unwrap_or_default(),
             },
             Ok(Ok(None)) => Read::NotFound,
@@ -89,16 +81,8 @@ impl Arbiter {
             _ => return Ok(()),
         }
         let patch = json!({"metadata": {"finalizers": null}});
-        self.api
-            .patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-            .map(|_| ())
-            .or_else(absent)?;
-        self.api
-            .delete(&self.name, &DeleteParams::default())
-            .await
-            .map(|_| ())
-            .or_else(absent)
+        self.api.patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(|_| ()).or_else(absent)?;
+        self.api.delete(&self.name, &DeleteParams::default()).await.map(|_| ()).or_else(absent)
     }
 }
 
@@ -121,15 +105,9 @@ fn owner(state: HandoverState) -> Owner {
 /// A refusal by the API server is certain; anything else is not.
 fn verdict(outcome: Result<Result<Handover, kube::Error>, tokio::time::error::Elapsed>) -> Written {
     match outcome {
-        Ok(Ok(object)) => Written::Ok {
-            version: object.metadata.resource_version.unwrap_or_default(),
-        },
+        Ok(Ok(object)) => Written::Ok { version: object.metadata.resource_version.unwrap_or_default() },
         Ok(Err(kube::Error::Api(status))) if matches!(status.code, 400 | 403 | 404 | 409 | 422) => {
-            tracing::debug!(
-                code = status.code,
-                message = status.message,
-                "a write to the Handover was refused"
-            );
+            tracing::debug!(code = status.code, message = status.message, "a write to the Handover was refused");
             Written::Conflict
         }
         Ok(Err(error)) => {

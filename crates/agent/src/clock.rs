@@ -1,6 +1,6 @@
 //! Steps of the timeline, by this node's clock.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use godwit_rpc::v1::Step;
 
@@ -15,31 +15,14 @@ pub struct Timer {
 /// Microseconds since the epoch.
 #[must_use]
 pub fn now_us() -> i64 {
-    i64::try_from(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_micros(),
-    )
-    .unwrap_or(i64::MAX)
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros()).unwrap_or(i64::MAX)
 }
 
 impl Timer {
     /// Starts a step of the phase `Switching`.
     #[must_use]
     pub fn start(who: &'static str, name: &'static str) -> Self {
-        Self {
-            name,
-            who,
-            wall_us: now_us(),
-            start: Instant::now(),
-        }
-    }
-
-    /// How long so far.
-    #[must_use]
-    pub fn elapsed(&self) -> Duration {
-        self.start.elapsed()
+        Self { name, who, wall_us: now_us(), start: Instant::now() }
     }
 
     /// Ends the step.

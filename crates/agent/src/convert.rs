@@ -7,21 +7,13 @@ use godwit_rpc::v1::{AskReply, Failure, NodeFacts, ask_reply};
 /// A finding of the node's inspection.
 #[must_use]
 pub fn finding(finding: Finding) -> Failure {
-    Failure {
-        reason: finding.reason,
-        message: finding.message,
-        remedy: finding.remedy,
-    }
+    Failure { reason: finding.reason, message: finding.message, remedy: finding.remedy }
 }
 
 /// What CRIU said about a container.
 #[must_use]
 pub fn criu_failure(failure: &godwit_criu::Failure, container: &str) -> Failure {
-    Failure {
-        reason: failure.reason.clone(),
-        message: format!("container {container}: {}", failure.message),
-        remedy: failure.remedy.clone(),
-    }
+    Failure { reason: failure.reason.clone(), message: format!("container {container}: {}", failure.message), remedy: failure.remedy.clone() }
 }
 
 /// What must match between two nodes.
@@ -47,11 +39,7 @@ pub fn to_migration(failure: Failure) -> godwit_migration::Failure {
 /// A failure in the contract's words.
 #[must_use]
 pub fn from_migration(failure: godwit_migration::Failure) -> Failure {
-    Failure {
-        reason: failure.reason,
-        message: failure.message,
-        remedy: failure.remedy,
-    }
+    Failure { reason: failure.reason, message: failure.message, remedy: failure.remedy }
 }
 
 /// Where the target stands, from the contract's words; `None` when it does not know the migration.
@@ -80,8 +68,5 @@ pub fn ask_reply(state: PeerState) -> AskReply {
         PeerState::Withdrawing(why) => (ask_reply::State::Withdrawing, Some(why)),
         PeerState::Never(why) => (ask_reply::State::Never, Some(why)),
     };
-    AskReply {
-        state: state.into(),
-        failure: failure.map(from_migration),
-    }
+    AskReply { state: state.into(), failure: failure.map(from_migration) }
 }

@@ -15,10 +15,7 @@ impl<T: Clone + Send + 'static> Events<T> {
     /// An empty log.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self {
-            entries: Mutex::default(),
-            grown: watch::Sender::default(),
-        })
+        Arc::new(Self { entries: Mutex::default(), grown: watch::Sender::default() })
     }
 
     /// Adds an entry.
@@ -31,20 +28,8 @@ impl<T: Clone + Send + 'static> Events<T> {
         self.grown.send_replace(length);
     }
 
-    /// Forgets everything: for a new attempt of the same work.
-    pub fn restart(&self) {
-        self.entries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
-        self.grown.send_replace(0);
-    }
-
     /// Every entry from the first on, up to and with the first that `last` accepts.
-    pub fn follow(
-        self: &Arc<Self>,
-        last: impl Fn(&T) -> bool + Send + 'static,
-    ) -> impl Stream<Item = T> + Send + 'static {
+    pub fn follow(self: &Arc<Self>, last: impl Fn(&T) -> bool + Send + 'static) -> impl Stream<Item = T> + Send + 'static {
         let log = self.clone();
         async_stream::stream! {
             let mut grown = log.grown.subscribe();
@@ -84,9 +69,6 @@ mod tests {
         let pushing = events.clone();
         tokio::spawn(async move { pushing.push(3) });
         assert_eq!(early.collect::<Vec<_>>().await, [1, 2, 3]);
-        assert_eq!(
-            events.follow(|entry| *entry == 2).collect::<Vec<_>>().await,
-            [1, 2]
-        );
+        assert_eq!(events.follow(|entry| *entry == 2).collect::<Vec<_>>().await, [1, 2]);
     }
 }

@@ -37,32 +37,13 @@ impl Pod {
             .sandbox_of(uid)
             .await
             .map_err(|error| convert::finding(error.finding()))?
-            .ok_or_else(|| {
-                failure(
-                    "PodNotRunning",
-                    format!("this node's runtime has no sandbox of the pod with UID {uid}"),
-                    "wait until the pod runs",
-                )
-            })?;
-        let mut containers = client
-            .containers_of(uid)
-            .await
-            .map_err(|error| convert::finding(error.finding()))?;
+            .ok_or_else(|| failure("PodNotRunning", format!("this node's runtime has no sandbox of the pod with UID {uid}"), "wait until the pod runs"))?;
+        let mut containers = client.containers_of(uid).await.map_err(|error| convert::finding(error.finding()))?;
         containers.retain(|container| container.state == State::Running);
         if containers.is_empty() {
-            return Err(failure(
-                "PodNotRunning",
-                format!(
-                    "no container of {}/{} runs",
-                    sandbox.namespace, sandbox.name
-                ),
-                "wait until the pod runs",
-            ));
+            return Err(failure("PodNotRunning", format!("no container of {}/{} runs", sandbox.namespace, sandbox.name), "wait until the pod runs"));
         }
-        Ok(Self {
-            sandbox,
-            containers,
-        })
+        Ok(Self { sandbox, containers })
     }
 
     /// The cgroup of each container, in the order of the containers.
@@ -70,12 +51,7 @@ impl Pod {
     /// # Errors
     /// When a container has just ended.
     pub fn cgroups(&self, host: &Host) -> Result<Vec<Cgroup>, Failure> {
-        self.containers
-            .iter()
-            .map(|container| {
-                Cgroup::of(host, container.pid).map_err(|error| convert::finding(error.finding()))
-            })
-            .collect()
+        self.containers.iter().map(|container| Cgroup::of(host, container.pid).map_err(|error| convert::finding(error.finding()))).collect()
     }
 }
 
@@ -83,25 +59,15 @@ impl Pod {
 ///
 /// # Errors
 /// When the pod is not here or cannot be looked at.
-pub async fn inspect(
-    host: &Host,
-    client: &cri::Client,
-    uid: &str,
-) -> Result<InspectReply, Failure> {
+pub async fn inspect(host: &Host, client: &cri::Client, uid: &str) -> Result<InspectReply, Failure> {
     let pod = Pod::find(client, uid).await?;
     let node = convert::facts(facts::gather(host).await);
     let host = host.clone();
-    tokio::task::spawn_blocking(move || look(&host, &pod, node))
-        .await
-        .map_err(|error| internal("the inspection ended early", error))?
+    tokio::task::spawn_blocking(move || look(&host, &pod, node)).await.map_err(|error| internal("the inspection ended early", error))?
 }
 
 fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Failure> {
-    let found = blockers::inspect(&blockers::Subject {
-        host,
-        sandbox: &pod.sandbox,
-        containers: &pod.containers,
-    });
+    let found = blockers::inspect(&blockers::Subject { host, sandbox: &pod.sandbox, containers: &pod.containers });
     let mut reply = InspectReply {
         blockers: found.blockers.into_iter().map(convert::finding).collect(),
         warnings: found.warnings,
@@ -110,13 +76,9 @@ fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Fai
     };
     let mut pids = Vec::new();
     for (container, cgroup) in pod.containers.iter().zip(pod.cgroups(host)?) {
-        let processes =
-            process::tree(&cgroup).map_err(|error| internal("cannot list processes", error))?;
+        let processes = process::tree(&cgroup).map_err(|error| internal("cannot list processes", error))?;
         reply.processes += u32::try_from(processes.len()).unwrap_or(u32::MAX);
-        reply.fds += processes
-            .iter()
-            .map(|process| u32::try_from(process.fds.len()).unwrap_or(u32::MAX))
-            .sum::<u32>();
+        reply.fds += processes.iter().map(|process| u32::try_from(process.fds.len()).unwrap_or(u32::MAX)).sum::<u32>();
         pids.extend(processes.iter().map(|process| process.pid));
         let runtime = match &container.runtime {
             Runtime::Runc => "runc".to_owned(),
@@ -140,28 +102,16 @@ fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Fai
     }
     reply.resident_bytes = godwit_memory::footprint(&pids).rss;
     if let Some(first) = pod.containers.first() {
-        let connections = process::connections(first.pid)
-            .map_err(|error| internal("cannot list connections", error))?;
+        let connections = process::connections(first.pid).map_err(|error| internal("cannot list connections", error))?;
         reply.connections = u32::try_from(connections.outside.len()).unwrap_or(u32::MAX);
         if reply.connections > 0 {
-            reply.warnings.push(format!(
-                "{} connection(s) to outside the pod will be closed; clients reconnect",
-                reply.connections
-            ));
+            reply.warnings.push(format!("{} connection(s) to outside the pod will be closed; clients reconnect", reply.connections));
         }
     }
-    for directory in volumes::directories(
-        host,
-        Side::Source,
-        &pod.sandbox.uid,
-        &pod.sandbox,
-        &pod.containers,
-    )
-    .map_err(|error| convert::finding(error.finding()))?
+    for directory in
+        volumes::directories(host, Side::Source, &pod.sandbox.uid, &pod.sandbox, &pod.containers).map_err(|error| convert::finding(error.finding()))?
     {
-        reply.files_bytes += Index::read(&directory, BTreeSet::new())
-            .map_err(|error| internal("cannot list the pod's files", error))?
-            .bytes();
+        reply.files_bytes += Index::read(&directory, BTreeSet::new()).map_err(|error| internal("cannot list the pod's files", error))?.bytes();
     }
     Ok(reply)
 }
@@ -174,22 +124,14 @@ pub async fn assess(host: &Host, request: &AssessRequest) -> AssessReply {
     if facts.run_free < need {
         reply.blockers.push(failure(
             "NoRoomForImages",
-            format!(
-                "the pod needs {} MiB on the target's /run, which has {} MiB free",
-                need >> 20,
-                facts.run_free >> 20
-            ),
+            format!("the pod needs {} MiB on the target's /run, which has {} MiB free", need >> 20, facts.run_free >> 20),
             "choose a node with more memory, or enlarge the tmpfs at /run",
         ));
     }
     if facts.memory_available < need.saturating_mul(2) {
         reply.blockers.push(failure(
             "NotEnoughMemory",
-            format!(
-                "images and restored pod need {} MiB on the target, which has {} MiB available",
-                need >> 19,
-                facts.memory_available >> 20
-            ),
+            format!("images and restored pod need {} MiB on the target, which has {} MiB available", need >> 19, facts.memory_available >> 20),
             "choose a node with more memory",
         ));
     }

@@ -1,4 +1,4 @@
-//! Puts the runtime handler `godwit` onto the node and takes it away again.
+//! Puts the runtime handler `godwit` onto the node.
 //!
 //! ```text
 //!   agent's image                      node
@@ -76,73 +76,34 @@ runtime_root = "/run/runc"
 /// # Errors
 /// When a file cannot be written, runc is not on the node, or the runtime does not take the handler up.
 pub async fn install(host: &Host) -> anyhow::Result<cri::Client> {
-    let runc = find(host, "runc").context(
-        "runc is not on this node: install it (1.2 or later); restored pods run under it",
-    )?;
+    let runc = find(host, "runc").context("runc is not on this node: install it (1.2 or later); restored pods run under it")?;
     let settings = format!("{{\"runtime\": \"{}\"}}\n", runc.display());
     write_if_other(&host.path(SETTINGS), settings.as_bytes(), 0o644)?;
-    let wrapper =
-        fs::read(IN_IMAGE).with_context(|| format!("{IN_IMAGE} is not in the agent's image"))?;
+    let wrapper = fs::read(IN_IMAGE).with_context(|| format!("{IN_IMAGE} is not in the agent's image"))?;
     write_if_other(&host.path(ON_NODE), &wrapper, 0o755)?;
 
-    let client = cri::Client::detect(host)
-        .await
-        .context("neither containerd nor CRI-O answers on this node")?;
+    let client = cri::Client::detect(host).await.context("neither containerd nor CRI-O answers on this node")?;
     let drop_in = drop_in(client.kind());
     let changed = write_if_other(&host.path(drop_in.path), drop_in.content.as_bytes(), 0o644)?;
     if !changed && knows_handler(&client).await && !older_than(host, drop_in.process, &host.path(drop_in.path)) {
         return Ok(client);
     }
-    tracing::info!(
-        file = drop_in.path,
-        runtime = drop_in.process,
-        "runtime handler installed"
-    );
+    tracing::info!(file = drop_in.path, runtime = drop_in.process, "runtime handler installed");
     restart(host, drop_in.process).await?;
     match wait_for_handler(host, PATIENCE).await {
         Some(client) => Ok(client),
-        None if client.kind() == Kind::Containerd => bail!(
-            "containerd does not take up {}: add `imports = [\"/etc/containerd/conf.d/*.toml\"]` to /etc/containerd/config.toml",
-            drop_in.path
-        ),
-        None => bail!(
-            "CRI-O does not take up {}: look at its log for the reason",
-            drop_in.path
-        ),
-    }
-}
-
-/// Takes the handler and the wrapper away.
-///
-/// # Errors
-/// When a file cannot be removed or the runtime does not come back.
-pub async fn uninstall(host: &Host) -> anyhow::Result<()> {
-    let client = cri::Client::detect(host).await?;
-    let drop_in = drop_in(client.kind());
-    for file in [drop_in.path, SETTINGS, ON_NODE] {
-        match fs::remove_file(host.path(file)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).context(file);
-            }
-            _ => {}
+        None if client.kind() == Kind::Containerd => {
+            bail!("containerd does not take up {}: add `imports = [\"/etc/containerd/conf.d/*.toml\"]` to /etc/containerd/config.toml", drop_in.path)
         }
+        None => bail!("CRI-O does not take up {}: look at its log for the reason", drop_in.path),
     }
-    restart(host, drop_in.process).await
 }
 
 fn find(host: &Host, program: &str) -> Option<PathBuf> {
-    [
-        "/usr/local/sbin",
-        "/usr/local/bin",
-        "/usr/sbin",
-        "/usr/bin",
-        "/sbin",
-        "/bin",
-        "/usr/libexec/crio",
-    ]
-    .iter()
-    .map(|directory| Path::new(directory).join(program))
-    .find(|path| host.path(path).exists())
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/libexec/crio"]
+        .iter()
+        .map(|directory| Path::new(directory).join(program))
+        .find(|path| host.path(path).exists())
 }
 
 /// Whether the file had to be written. The file is replaced by a rename: what runs from the old one goes on.
@@ -151,22 +112,17 @@ fn write_if_other(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<bool
         return Ok(false);
     }
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)
-            .with_context(|| format!("cannot make {}", directory.display()))?;
+        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     }
     let temporary = path.with_extension("godwit-new");
-    fs::write(&temporary, content)
-        .with_context(|| format!("cannot write {}", temporary.display()))?;
+    fs::write(&temporary, content).with_context(|| format!("cannot write {}", temporary.display()))?;
     fs::set_permissions(&temporary, fs::Permissions::from_mode(mode))?;
     fs::rename(&temporary, path).with_context(|| format!("cannot replace {}", path.display()))?;
     Ok(true)
 }
 
 async fn knows_handler(client: &cri::Client) -> bool {
-    client
-        .handlers()
-        .await
-        .is_ok_and(|handlers| handlers.iter().any(|handler| handler == RUNTIME_HANDLER))
+    client.handlers().await.is_ok_and(|handlers| handlers.iter().any(|handler| handler == RUNTIME_HANDLER))
 }
 
 async fn wait_for_handler(host: &Host, patience: Duration) -> Option<cri::Client> {
@@ -185,17 +141,13 @@ async fn wait_for_handler(host: &Host, patience: Duration) -> Option<cri::Client
 /// Restarts a service of the node: through systemd where it runs, else by ending the process for its supervisor to start it again.
 async fn restart(host: &Host, process: &str) -> anyhow::Result<()> {
     if host.path("/run/systemd/system").exists() {
-        let status = host
-            .command("systemctl", ["restart", process])?
-            .status()
-            .await?;
+        let status = host.command("systemctl", ["restart", process])?.status().await?;
         if !status.success() {
             bail!("systemctl restart {process} failed: {status}");
         }
         return Ok(());
     }
-    terminate(host, process)
-        .map_err(|error| anyhow::anyhow!("cannot restart {process}: {error}"))
+    terminate(host, process).map_err(|error| anyhow::anyhow!("cannot restart {process}: {error}"))
 }
 
 /// Asks the service to end.
@@ -207,9 +159,8 @@ fn terminate(host: &Host, process: &str) -> io::Result<()> {
 /// Whether the service was started before the file was written: it may have read it since without acting on it (CRI-O on SIGHUP).
 fn older_than(host: &Host, process: &str, file: &Path) -> bool {
     let written = fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
-    let booted = fs::read_to_string(host.path("/proc/stat"))
-        .ok()
-        .and_then(|stat| stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<u64>().ok()));
+    let booted =
+        fs::read_to_string(host.path("/proc/stat")).ok().and_then(|stat| stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<u64>().ok()));
     match (written, booted, oldest(host, process)) {
         // Start times are in ticks of 10 ms since boot (proc_pid_stat(5), sysconf(_SC_CLK_TCK) is 100 on Linux).
         (Some(written), Some(booted), Some((_, ticks))) => std::time::UNIX_EPOCH + Duration::from_secs(booted) + Duration::from_millis(ticks * 10) < written,

@@ -100,10 +100,7 @@ mod tests {
         assert!(journal.load::<u32>("source").unwrap().is_empty());
         assert_eq!(journal.load::<u32>("target").unwrap(), [3]);
         fs::write(directory.join("x.target.json"), "{").unwrap();
-        assert!(
-            journal.load::<u32>("target").is_err(),
-            "a broken entry is never skipped"
-        );
+        assert!(journal.load::<u32>("target").is_err(), "a broken entry is never skipped");
         fs::remove_dir_all(directory).unwrap();
     }
 }

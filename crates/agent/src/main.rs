@@ -31,7 +31,7 @@ use godwit_rpc::{
     Identity, certificates, tls,
     v1::{agent_server::AgentServer, handoff_server::HandoffServer},
 };
-use godwit_runtime::protocol::SOCKET;
+use godwit_runtime::protocol::{CONSUMED, CONTAINERS, SOCKET};
 use k8s_openapi::api::core::v1::Node as KubeNode;
 use kube::{
     Api,
@@ -64,56 +64,37 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
-        )
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
         .init();
     let arguments = Arguments::parse();
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let host = Host::detect();
     let kube = kube::Client::try_default().await.context("no API server")?;
-    let cri = install::install(&host)
-        .await
-        .context("cannot install the runtime handler")?;
-    let credentials = certificates::obtain(
-        kube.clone(),
-        &arguments.namespace,
-        Identity::Agent(arguments.node_name.clone()),
-    )
-    .await;
+    let cri = install::install(&host).await.context("cannot install the runtime handler")?;
+    let credentials = certificates::obtain(kube.clone(), &arguments.namespace, Identity::Agent(arguments.node_name.clone())).await;
     let node = Arc::new(node::Node {
         name: arguments.node_name,
-        journal: journal::Journal::open(host.path(&arguments.journal))
-            .context("cannot open the journal")?,
+        journal: journal::Journal::open(host.path(&arguments.journal)).context("cannot open the journal")?,
         host,
         cri,
         kube,
         credentials: credentials.clone(),
     });
-    let registry =
-        registry::Registry::load(node.clone()).context("cannot take up what the journal holds")?;
-    let listener = tokio::net::TcpListener::bind((arguments.node_ip, arguments.port))
-        .await
-        .context("cannot listen")?;
+    for directory in [CONTAINERS, CONSUMED, source::pod::IMAGES, target::pod::IMAGES] {
+        std::fs::create_dir_all(node.host.path(directory)).with_context(|| format!("cannot make {directory}"))?;
+    }
+    let registry = registry::Registry::load(node.clone()).context("cannot take up what the journal holds")?;
+    let listener = tokio::net::TcpListener::bind((arguments.node_ip, arguments.port)).await.context("cannot listen")?;
     let serve = tls::server()
-        .add_service(
-            AgentServer::new(service::control::Control::new(registry.clone()))
-                .max_decoding_message_size(MESSAGE),
-        )
-        .add_service(
-            HandoffServer::new(service::handoff::Peer::new(registry.clone()))
-                .max_decoding_message_size(MESSAGE),
-        )
+        .add_service(AgentServer::new(service::control::Control::new(registry.clone())).max_decoding_message_size(MESSAGE))
+        .add_service(HandoffServer::new(service::handoff::Peer::new(registry.clone())).max_decoding_message_size(MESSAGE))
         .serve_with_incoming(tls::incoming(listener, credentials));
     let socket_path = node.host.path(SOCKET);
     let socket = socket::serve(&socket_path, registry.desk.clone());
+    tokio::spawn(target::consumed::keep_swept(node.host.clone()));
     announce(&node).await.context("cannot label the node")?;
-    tracing::info!(
-        node = node.name,
-        runtime = node.cri.runtime_name(),
-        "serving"
-    );
+    tracing::info!(node = node.name, runtime = node.cri.runtime_name(), "serving");
     tokio::select! {
         outcome = serve => outcome.context("the server ended"),
         outcome = socket => outcome.context("the node's socket ended"),
@@ -126,10 +107,7 @@ async fn main() -> anyhow::Result<()> {
 async fn announce(node: &node::Node) -> Result<(), kube::Error> {
     let nodes: Api<KubeNode> = Api::all(node.kube.clone());
     let patch = serde_json::json!({"metadata": {"labels": {names::NODE_LABEL_READY: "ready"}}});
-    nodes
-        .patch_metadata(&node.name, &PatchParams::default(), &Patch::Merge(&patch))
-        .await
-        .map(|_| ())
+    nodes.patch_metadata(&node.name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(|_| ())
 }
 
 async fn terminated() {

@@ -32,25 +32,10 @@ impl Node {
     ///
     /// # Errors
     /// When the address cannot be one.
-    pub fn handoff(
-        &self,
-        address: &str,
-        node: &str,
-    ) -> Result<HandoffClient<Channel>, godwit_rpc::v1::Failure> {
-        let channel = tls::connect(
-            address,
-            Identity::Agent(node.to_owned()),
-            self.credentials.clone(),
-        )
-        .map_err(|error| {
-            failure(
-                "AgentUnreachable",
-                format!("the agent of node {node} cannot be reached at {address}: {error}"),
-                "look at the agent's pod on that node",
-            )
+    pub fn handoff(&self, address: &str, node: &str) -> Result<HandoffClient<Channel>, godwit_rpc::v1::Failure> {
+        let channel = tls::connect(address, Identity::Agent(node.to_owned()), self.credentials.clone()).map_err(|error| {
+            failure("AgentUnreachable", format!("the agent of node {node} cannot be reached at {address}: {error}"), "look at the agent's pod on that node")
         })?;
-        Ok(HandoffClient::new(channel)
-            .max_decoding_message_size(MESSAGE)
-            .max_encoding_message_size(MESSAGE))
+        Ok(HandoffClient::new(channel).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE))
     }
 }

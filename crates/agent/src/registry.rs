@@ -46,19 +46,10 @@ impl Registry {
         let mut targets = HashMap::new();
         for entry in node.journal.load(target::session::ROLE)? {
             let session = target::session::Session::resume(node.clone(), desk.clone(), entry)?;
-            tracing::info!(
-                pod = session.migration.source_pod_uid,
-                "taken up again as target"
-            );
+            tracing::info!(pod = session.migration.source_pod_uid, "taken up again as target");
             targets.insert(session.migration.source_pod_uid.clone(), session);
         }
-        let registry = Arc::new(Self {
-            node,
-            desk,
-            sources: Mutex::new(sources),
-            targets: Mutex::new(targets),
-            arrived: tokio::sync::Notify::new(),
-        });
+        let registry = Arc::new(Self { node, desk, sources: Mutex::new(sources), targets: Mutex::new(targets), arrived: tokio::sync::Notify::new() });
         let doorman = registry.clone();
         registry.desk.employ(Box::new(move |request| {
             let registry = doorman.clone();
@@ -71,11 +62,7 @@ impl Registry {
     ///
     /// # Errors
     /// When another migration of the pod is under way here.
-    pub fn source_or(
-        &self,
-        migration: &Migration,
-        begin: impl FnOnce() -> source::session::Session,
-    ) -> Result<source::session::Session, Failure> {
+    pub fn source_or(&self, migration: &Migration, begin: impl FnOnce() -> source::session::Session) -> Result<source::session::Session, Failure> {
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(session) = sources.get(&migration.source_pod_uid) {
             if session.migration.uid == migration.uid {
@@ -84,10 +71,7 @@ impl Registry {
             if !session.machine().finished() {
                 return Err(failure(
                     "AlreadyMigrating",
-                    format!(
-                        "pod {} is moved by {} already",
-                        migration.source_pod, session.migration.name
-                    ),
+                    format!("pod {} is moved by {} already", migration.source_pod, session.migration.name),
                     "wait until it has ended, or cancel it",
                 ));
             }
@@ -101,21 +85,14 @@ impl Registry {
     #[must_use]
     pub fn source(&self, migration: &Migration) -> Option<source::session::Session> {
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        sources
-            .get(&migration.source_pod_uid)
-            .filter(|session| session.migration.uid == migration.uid)
-            .cloned()
+        sources.get(&migration.source_pod_uid).filter(|session| session.migration.uid == migration.uid).cloned()
     }
 
     /// The migration of this pod in the target role, prepared by `prepare` where there is none or another one that has ended.
     ///
     /// # Errors
     /// When another migration of the pod comes here already.
-    pub fn target_or(
-        &self,
-        migration: &Migration,
-        prepare: impl FnOnce() -> target::session::Session,
-    ) -> Result<target::session::Session, Failure> {
+    pub fn target_or(&self, migration: &Migration, prepare: impl FnOnce() -> target::session::Session) -> Result<target::session::Session, Failure> {
         let session = {
             let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
             match targets.get(&migration.source_pod_uid) {
@@ -125,10 +102,7 @@ impl Registry {
                 Some(session) if !session.machine().finished() => {
                     return Err(failure(
                         "AlreadyMigrating",
-                        format!(
-                            "{} brings the same pod here already",
-                            session.migration.name
-                        ),
+                        format!("{} brings the same pod here already", session.migration.name),
                         "wait until it has ended, or cancel it",
                     ));
                 }
@@ -146,10 +120,7 @@ impl Registry {
     #[must_use]
     pub fn target(&self, migration: &Migration) -> Option<target::session::Session> {
         let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-        targets
-            .get(&migration.source_pod_uid)
-            .filter(|session| session.migration.uid == migration.uid)
-            .cloned()
+        targets.get(&migration.source_pod_uid).filter(|session| session.migration.uid == migration.uid).cloned()
     }
 
     /// Drops what has ended. Whatever has not stays.
@@ -160,56 +131,29 @@ impl Registry {
         let key = &migration.source_pod_uid;
         let source = self.source(migration);
         let target = self.target(migration);
-        if source
-            .as_ref()
-            .is_some_and(|session| !session.machine().finished())
-            || target
-                .as_ref()
-                .is_some_and(|session| !session.machine().finished())
-        {
+        if source.as_ref().is_some_and(|session| !session.machine().finished()) || target.as_ref().is_some_and(|session| !session.machine().finished()) {
             return Ok(false);
         }
         if source.is_some() {
             self.node.journal.remove(source::session::ROLE, key)?;
-            self.sources
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(key);
+            self.sources.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         }
         if target.is_some() {
             self.node.journal.remove(target::session::ROLE, key)?;
-            self.targets
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(key);
+            self.targets.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         }
         Ok(true)
     }
 
     /// Decides about a `create` that names a migration: only what the controller has announced for this very pod leaves a keeper.
     async fn create(&self, request: &Request) -> Reply {
-        let Request::Create {
-            container,
-            name,
-            pod_uid,
-            migration,
-            source_uid,
-            ..
-        } = request
-        else {
-            return Reply::Fail {
-                why: "not a create".into(),
-            };
+        let Request::Create { container, name, pod_uid, migration, source_uid, .. } = request else {
+            return Reply::Fail { why: "not a create".into() };
         };
         let end = tokio::time::Instant::now() + PATIENCE;
         loop {
             let arrived = self.arrived.notified();
-            let session = self
-                .targets
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get(source_uid)
-                .cloned();
+            let session = self.targets.lock().unwrap_or_else(PoisonError::into_inner).get(source_uid).cloned();
             if let Some(session) = session
                 && session.migration.uid == *migration
                 && session.migration.target_pod_uid == *pod_uid
@@ -217,11 +161,7 @@ impl Registry {
                 return session.create(name, container).await;
             }
             if tokio::time::timeout_at(end, arrived).await.is_err() {
-                return Reply::Fail {
-                    why: format!(
-                        "no migration {migration} is announced for pod {pod_uid} on this node"
-                    ),
-                };
+                return Reply::Fail { why: format!("no migration {migration} is announced for pod {pod_uid} on this node") };
             }
         }
     }

@@ -30,8 +30,7 @@ pub async fn serve(path: &Path, desk: Arc<Desk>) -> anyhow::Result<()> {
         }
         _ => {}
     }
-    let listener =
-        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     loop {
         match listener.accept().await {
@@ -69,9 +68,7 @@ async fn answer(stream: UnixStream, desk: &Desk) -> anyhow::Result<()> {
                 }
             }
         }
-        Err(error) => Reply::Fail {
-            why: format!("not a question of this protocol: {error}"),
-        },
+        Err(error) => Reply::Fail { why: format!("not a question of this protocol: {error}") },
     };
     let mut line = serde_json::to_vec(&reply)?;
     line.push(b'\n');

@@ -7,7 +7,9 @@ pub enum Error {
     #[error("the cluster cannot be reached: {0}")]
     Unreachable(String),
     /// The CRD is not there.
-    #[error("Godwit is not installed in this cluster: it knows no PodMigration\n  What to do: helm install godwit deploy/chart/godwit -n godwit-system --create-namespace")]
+    #[error(
+        "Godwit is not installed in this cluster: it knows no PodMigration\n  What to do: helm install godwit deploy/chart/godwit -n godwit-system --create-namespace"
+    )]
     NotInstalled,
     /// Not allowed, or not valid.
     #[error("{0}")]

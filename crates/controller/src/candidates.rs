@@ -73,11 +73,8 @@ async fn assess(context: &Context, record: &Record, inspected: &InspectReply, no
         Ok(address) => address,
         Err(error) => return Ok(Err(phase::explain(&error))),
     };
-    let request = AssessRequest {
-        migration: Some(migration),
-        source: inspected.node.clone(),
-        bytes: inspected.resident_bytes.saturating_add(inspected.files_bytes),
-    };
+    let request =
+        AssessRequest { migration: Some(migration), source: inspected.node.clone(), bytes: inspected.resident_bytes.saturating_add(inspected.files_bytes) };
     let answer = context
         .agents
         .call(node, PATIENCE, |mut agent| {

@@ -18,7 +18,11 @@ pub fn pod_not_found(namespace: &str, pod: &str) -> Failure {
 /// The pod does not run.
 #[must_use]
 pub fn pod_not_running(pod: &str, phase: &str) -> Failure {
-    new("PodNotRunning", format!("pod {pod} is {phase}, only a running pod has something to move"), "Wait until it runs, or delete and create it on the other node.")
+    new(
+        "PodNotRunning",
+        format!("pod {pod} is {phase}, only a running pod has something to move"),
+        "Wait until it runs, or delete and create it on the other node.",
+    )
 }
 
 /// The pod went away while it was to move.
@@ -30,7 +34,11 @@ pub fn pod_deleted(pod: &str) -> Failure {
 /// Somebody else is at it.
 #[must_use]
 pub fn already_migrating(pod: &str, other: &str) -> Failure {
-    new("AlreadyMigrating", format!("pod {pod} is being moved by PodMigration {other}"), format!("Wait for {other} to end, or cancel it: kubectl migrate cancel {other}."))
+    new(
+        "AlreadyMigrating",
+        format!("pod {pod} is being moved by PodMigration {other}"),
+        format!("Wait for {other} to end, or cancel it: kubectl migrate cancel {other}."),
+    )
 }
 
 /// No such node.
@@ -54,7 +62,11 @@ pub fn node_unschedulable(node: &str) -> Failure {
 /// No agent there.
 #[must_use]
 pub fn no_agent(node: &str) -> Failure {
-    new("NoAgent", format!("node {node} has no ready Godwit agent (label godwit.dev/agent is missing)"), format!("Choose another node, or look at the agent: kubectl -n godwit-system get pods -o wide --field-selector spec.nodeName={node}."))
+    new(
+        "NoAgent",
+        format!("node {node} has no ready Godwit agent (label godwit.dev/agent is missing)"),
+        format!("Choose another node, or look at the agent: kubectl -n godwit-system get pods -o wide --field-selector spec.nodeName={node}."),
+    )
 }
 
 /// It is there already.
@@ -78,7 +90,11 @@ pub fn node_full(message: &str) -> Failure {
 /// The API server did not accept the target pod.
 #[must_use]
 pub fn target_refused(message: &str) -> Failure {
-    new("TargetRefused", format!("the target pod was not accepted: {message}"), "Change the quota or admission policy that refused it, or move the pod by hand.")
+    new(
+        "TargetRefused",
+        format!("the target pod was not accepted: {message}"),
+        "Change the quota or admission policy that refused it, or move the pod by hand.",
+    )
 }
 
 /// The target pod disappeared.
@@ -90,7 +106,11 @@ pub fn target_gone(pod: &str, why: &str) -> Failure {
 /// The target's kubelet cannot start it.
 #[must_use]
 pub fn target_cannot_start(pod: &str, why: &str) -> Failure {
-    new("TargetCannotStart", format!("the kubelet cannot start the target pod {pod}: {why}"), "See that the image and the volumes of the pod are to be had on the target node.")
+    new(
+        "TargetCannotStart",
+        format!("the kubelet cannot start the target pod {pod}: {why}"),
+        "See that the image and the volumes of the pod are to be had on the target node.",
+    )
 }
 
 /// Not the same program.
@@ -106,7 +126,11 @@ pub fn image_differs(container: &str, source: &str, target: &str) -> Failure {
 /// Nobody answers.
 #[must_use]
 pub fn agent_unreachable(node: &str, why: &str) -> Failure {
-    new("AgentUnreachable", format!("the Godwit agent of node {node} does not answer: {why}"), format!("Look at it: kubectl -n godwit-system get pods -o wide --field-selector spec.nodeName={node}."))
+    new(
+        "AgentUnreachable",
+        format!("the Godwit agent of node {node} does not answer: {why}"),
+        format!("Look at it: kubectl -n godwit-system get pods -o wide --field-selector spec.nodeName={node}."),
+    )
 }
 
 /// The agent says no without saying why in our words.
@@ -118,7 +142,11 @@ pub fn agent_refused(node: &str, why: &str) -> Failure {
 /// Too late.
 #[must_use]
 pub fn deadline(seconds: i64, doing: &str) -> Failure {
-    new("DeadlineExceeded", format!("{seconds} s passed before the commit, while {doing}"), "Give it more time (--deadline), or see what took so long in status.timeline.")
+    new(
+        "DeadlineExceeded",
+        format!("{seconds} s passed before the commit, while {doing}"),
+        "Give it more time (--deadline), or see what took so long in status.timeline.",
+    )
 }
 
 /// On demand.

@@ -58,10 +58,7 @@ impl Election {
 
     async fn attempt(&self, seen: &mut Option<(Option<String>, Instant)>) -> kube::Result<bool> {
         let Some(lease) = self.leases.get_opt(NAME).await? else {
-            let made = Lease {
-                metadata: ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() },
-                spec: Some(self.spec(None)),
-            };
+            let made = Lease { metadata: ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() }, spec: Some(self.spec(None)) };
             return won(self.leases.create(&PostParams::default(), &made).await);
         };
         let version = lease.metadata.resource_version.clone();

@@ -40,9 +40,23 @@ pub fn install(lab: &Lab, faults: bool) -> Result<()> {
     let known = lab.try_kubectl(&["get", "namespace", NAMESPACE])?.code == 0;
     let switch = format!("faults.directory={}", if faults { FAULTS } else { "" });
     let chart = chart.to_string_lossy();
+    let values = concat!(env!("CARGO_MANIFEST_DIR"), "/../../lab/godwit/values.yaml");
     let arguments = [
-        "helm", "upgrade", "--install", RELEASE, &chart, "--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "180s", "--set", &switch,
-        "--set", "image.repository=localhost/godwit", "--set", "image.tag=dev", "--set", "image.pullPolicy=IfNotPresent",
+        "helm",
+        "upgrade",
+        "--install",
+        RELEASE,
+        &chart,
+        "--namespace",
+        NAMESPACE,
+        "--create-namespace",
+        "--wait",
+        "--timeout",
+        "180s",
+        "-f",
+        values,
+        "--set",
+        &switch,
     ];
     lab.command(&arguments, LIMIT).context("the chart was not installed")?;
     if known {

@@ -107,13 +107,7 @@ mod tests {
     #[test]
     fn every_kind_of_reply_is_read() {
         let mut bytes: &[u8] = b"*5\r\n+OK\r\n-ERR no\r\n:-7\r\n$2\r\nhi\r\n$-1\r\n";
-        let expected = [
-            Reply::Simple("OK".into()),
-            Reply::Error("ERR no".into()),
-            Reply::Integer(-7),
-            Reply::Bulk(Some(b"hi".to_vec())),
-            Reply::Bulk(None),
-        ];
+        let expected = [Reply::Simple("OK".into()), Reply::Error("ERR no".into()), Reply::Integer(-7), Reply::Bulk(Some(b"hi".to_vec())), Reply::Bulk(None)];
         assert_eq!(decode(&mut bytes).unwrap(), Reply::Array(expected.to_vec()));
     }
 

@@ -89,17 +89,12 @@ fn obey(order: Order, name: &str) -> Result<(), Injected> {
     match order {
         Order::Crash => {
             // Killing oneself cannot fail; if it did, the process would go on as if nothing had been ordered.
-            let _ = rustix::process::kill_process(
-                rustix::process::getpid(),
-                rustix::process::Signal::KILL,
-            );
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
             Ok(())
         }
         Order::Fail => {
             tracing::warn!(point = name, "fault: fail");
-            Err(Injected {
-                point: name.to_owned(),
-            })
+            Err(Injected { point: name.to_owned() })
         }
         Order::Delay(_) => Ok(()),
     }
@@ -107,13 +102,7 @@ fn obey(order: Order, name: &str) -> Result<(), Injected> {
 
 fn directory() -> Option<&'static Path> {
     static DIRECTORY: OnceLock<Option<PathBuf>> = OnceLock::new();
-    DIRECTORY
-        .get_or_init(|| {
-            std::env::var_os(VARIABLE)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        })
-        .as_deref()
+    DIRECTORY.get_or_init(|| std::env::var_os(VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from)).as_deref()
 }
 
 /// Reads the order for `name` and takes it away. Of several that pass the point at once, one gets it.
@@ -140,10 +129,7 @@ mod tests {
     fn orders_are_read() {
         assert_eq!(Order::parse("crash\n"), Some(Order::Crash));
         assert_eq!(Order::parse("fail"), Some(Order::Fail));
-        assert_eq!(
-            Order::parse(" delay 250 "),
-            Some(Order::Delay(Duration::from_millis(250)))
-        );
+        assert_eq!(Order::parse(" delay 250 "), Some(Order::Delay(Duration::from_millis(250))));
         for wrong in ["", "delay", "delay x", "crash now", "panic"] {
             assert_eq!(Order::parse(wrong), None, "{wrong}");
         }

@@ -9,8 +9,8 @@
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 
 use crate::credentials::Material;
@@ -63,10 +63,7 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name = name("godwit");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         params.not_before = (SystemTime::now() - SKEW).into();
         params.not_after = (SystemTime::now() + CA_LIFE).into();
         let certificate = params.self_signed(&key).map_err(Error::Make)?.pem();
@@ -80,11 +77,7 @@ impl Authority {
     pub fn load(certificate: &str, key: &str) -> Result<Self, Error> {
         let pair = KeyPair::from_pem(key).map_err(Error::Authority)?;
         let issuer = Issuer::from_ca_cert_pem(certificate, pair).map_err(Error::Authority)?;
-        Ok(Self {
-            certificate: certificate.to_owned(),
-            key: key.to_owned(),
-            issuer,
-        })
+        Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), issuer })
     }
 
     /// The CA's certificate in PEM.
@@ -106,10 +99,7 @@ impl Authority {
     pub fn sign(&self, request: &str, identity: &Identity) -> Result<String, Error> {
         let request = CertificateSigningRequestParams::from_pem(request).map_err(Error::Request)?;
         let params = leaf(identity)?;
-        Ok(params
-            .signed_by(&request.public_key, &self.issuer)
-            .map_err(Error::Make)?
-            .pem())
+        Ok(params.signed_by(&request.public_key, &self.issuer).map_err(Error::Make)?.pem())
     }
 
     /// Key and certificate for whoever holds the CA itself, that is the controller.
@@ -119,11 +109,7 @@ impl Authority {
     pub fn issue(&self, identity: &Identity) -> Result<Material, Error> {
         let (key, request) = request(identity)?;
         let certificate = self.sign(&request, identity)?;
-        Ok(Material {
-            ca: self.certificate.clone(),
-            certificate,
-            key,
-        })
+        Ok(Material { ca: self.certificate.clone(), certificate, key })
     }
 }
 
@@ -135,10 +121,7 @@ pub fn request(identity: &Identity) -> Result<(String, String), Error> {
     let key = KeyPair::generate().map_err(Error::Make)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = name(&identity.to_string());
-    let request = params
-        .serialize_request(&key)
-        .and_then(|request| request.pem())
-        .map_err(Error::Make)?;
+    let request = params.serialize_request(&key).and_then(|request| request.pem()).map_err(Error::Make)?;
     Ok((key.serialize_pem(), request))
 }
 
@@ -162,10 +145,7 @@ fn leaf(identity: &Identity) -> Result<CertificateParams, Error> {
     params.is_ca = IsCa::ExplicitNoCa;
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ClientAuth,
-        ExtendedKeyUsagePurpose::ServerAuth,
-    ];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
     params.not_before = (SystemTime::now() - SKEW).into();
     params.not_after = (SystemTime::now() + LIFE).into();
     Ok(params)
@@ -190,17 +170,10 @@ mod tests {
         assert_eq!(requested(&csr).unwrap(), Identity::Controller);
         let agent = Identity::Agent("node-a".into());
         let certificate = authority.sign(&csr, &agent).unwrap();
-        let material = Material {
-            ca: authority.certificate().into(),
-            certificate,
-            key,
-        };
+        let material = Material { ca: authority.certificate().into(), certificate, key };
         let credentials = Credentials::new(&material).unwrap();
         assert_eq!(credentials.identity(), agent);
-        let left = credentials
-            .not_after()
-            .duration_since(SystemTime::now())
-            .unwrap();
+        let left = credentials.not_after().duration_since(SystemTime::now()).unwrap();
         assert!(left <= LIFE && left > LIFE - Duration::from_secs(60));
         assert!(credentials.renew_at() < SystemTime::now() + LIFE / 2 + Duration::from_secs(1));
     }

@@ -18,9 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use godwit_api::names;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::certificates::v1::{
-    CertificateSigningRequest, CertificateSigningRequestSpec,
-};
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
@@ -69,20 +67,12 @@ pub enum Error {
 pub async fn obtain(client: Client, namespace: &str, identity: Identity) -> Arc<Credentials> {
     let namespace = namespace.to_owned();
     let credentials = loop {
-        match attempt(&client, &namespace, &identity)
-            .await
-            .and_then(|material| Ok(Credentials::new(&material)?))
-        {
+        match attempt(&client, &namespace, &identity).await.and_then(|material| Ok(Credentials::new(&material)?)) {
             Ok(credentials) => break Arc::new(credentials),
             Err(error) => wait_after(&error).await,
         }
     };
-    tokio::spawn(renew(
-        client,
-        namespace,
-        identity,
-        Arc::downgrade(&credentials),
-    ));
+    tokio::spawn(renew(client, namespace, identity, Arc::downgrade(&credentials)));
     credentials
 }
 
@@ -90,39 +80,20 @@ pub async fn obtain(client: Client, namespace: &str, identity: Identity) -> Arc<
 ///
 /// # Errors
 /// [`Error`] when it was not answered with a certificate.
-pub async fn attempt(
-    client: &Client,
-    namespace: &str,
-    identity: &Identity,
-) -> Result<Material, Error> {
+pub async fn attempt(client: &Client, namespace: &str, identity: &Identity) -> Result<Material, Error> {
     let ca = authority_certificate(client, namespace).await?;
     let (key, request) = authority::request(identity)?;
     let requests: Api<CertificateSigningRequest> = Api::all(client.clone());
-    let name = requests
-        .create(&PostParams::default(), &object(identity, request))
-        .await?
-        .name_any();
+    let name = requests.create(&PostParams::default(), &object(identity, request)).await?.name_any();
     let end = tokio::time::Instant::now() + PATIENCE;
     while tokio::time::Instant::now() < end {
         let status = requests.get(&name).await?.status.unwrap_or_default();
         if let Some(certificate) = status.certificate {
             let certificate = String::from_utf8_lossy(&certificate.0).into_owned();
-            return Ok(Material {
-                ca,
-                certificate,
-                key,
-            });
+            return Ok(Material { ca, certificate, key });
         }
-        if let Some(no) = status
-            .conditions
-            .iter()
-            .flatten()
-            .find(|condition| matches!(condition.type_.as_str(), "Denied" | "Failed"))
-        {
-            return Err(Error::Denied {
-                name,
-                why: no.message.clone().unwrap_or_default(),
-            });
+        if let Some(no) = status.conditions.iter().flatten().find(|condition| matches!(condition.type_.as_str(), "Denied" | "Failed")) {
+            return Err(Error::Denied { name, why: no.message.clone().unwrap_or_default() });
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -136,24 +107,12 @@ pub async fn attempt(
 pub async fn authority_certificate(client: &Client, namespace: &str) -> Result<String, Error> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let map = maps.get_opt(names::CA_CONFIG_MAP).await?;
-    map.and_then(|map| map.data)
-        .and_then(|mut data| data.remove("ca.crt"))
-        .ok_or(Error::NoAuthority(names::CA_CONFIG_MAP))
+    map.and_then(|map| map.data).and_then(|mut data| data.remove("ca.crt")).ok_or(Error::NoAuthority(names::CA_CONFIG_MAP))
 }
 
-async fn renew(
-    client: Client,
-    namespace: String,
-    identity: Identity,
-    credentials: std::sync::Weak<Credentials>,
-) {
+async fn renew(client: Client, namespace: String, identity: Identity, credentials: std::sync::Weak<Credentials>) {
     loop {
-        let Some(wait) = credentials.upgrade().map(|credentials| {
-            credentials
-                .renew_at()
-                .duration_since(SystemTime::now())
-                .unwrap_or_default()
-        }) else {
+        let Some(wait) = credentials.upgrade().map(|credentials| credentials.renew_at().duration_since(SystemTime::now()).unwrap_or_default()) else {
             return;
         };
         // In small steps, so that a clock that is set does not make us late.
@@ -173,10 +132,7 @@ async fn renew(
 }
 
 async fn wait_after(error: &Error) {
-    tracing::warn!(
-        error = error as &dyn std::error::Error,
-        "no certificate yet"
-    );
+    tracing::warn!(error = error as &dyn std::error::Error, "no certificate yet");
     tokio::time::sleep(PAUSE).await;
 }
 
@@ -184,21 +140,14 @@ fn object(identity: &Identity, request: String) -> CertificateSigningRequest {
     CertificateSigningRequest {
         metadata: ObjectMeta {
             generate_name: Some("godwit-".into()),
-            annotations: Some(BTreeMap::from([(
-                "godwit.dev/identity".to_owned(),
-                identity.to_string(),
-            )])),
+            annotations: Some(BTreeMap::from([("godwit.dev/identity".to_owned(), identity.to_string())])),
             ..ObjectMeta::default()
         },
         spec: CertificateSigningRequestSpec {
             signer_name: names::SIGNER.into(),
             request: ByteString(request.into_bytes()),
             expiration_seconds: i32::try_from(authority::LIFE.as_secs()).ok(),
-            usages: Some(vec![
-                "digital signature".into(),
-                "client auth".into(),
-                "server auth".into(),
-            ]),
+            usages: Some(vec!["digital signature".into(), "client auth".into(), "server auth".into()]),
             ..CertificateSigningRequestSpec::default()
         },
         status: None,

@@ -71,10 +71,7 @@ pub(crate) struct Loaded {
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let now = self.now();
-        f.debug_struct("Credentials")
-            .field("identity", &now.identity)
-            .field("not_after", &now.not_after)
-            .finish_non_exhaustive()
+        f.debug_struct("Credentials").field("identity", &now.identity).field("not_after", &now.not_after).finish_non_exhaustive()
     }
 }
 
@@ -84,9 +81,7 @@ impl Credentials {
     /// # Errors
     /// [`Error`] when it does not fit together.
     pub fn new(material: &Material) -> Result<Self, Error> {
-        Ok(Self {
-            now: RwLock::new(Arc::new(load(material)?)),
-        })
+        Ok(Self { now: RwLock::new(Arc::new(load(material)?)) })
     }
 
     /// Replaces the material: new connections use it, existing ones go on. When the new material cannot be used the old one stays.
@@ -115,10 +110,7 @@ impl Credentials {
     #[must_use]
     pub fn renew_at(&self) -> SystemTime {
         let now = self.now();
-        let life = now
-            .not_after
-            .duration_since(now.not_before)
-            .unwrap_or_default();
+        let life = now.not_after.duration_since(now.not_before).unwrap_or_default();
         now.not_before + life / 2
     }
 
@@ -134,15 +126,10 @@ fn load(material: &Material) -> Result<Loaded, Error> {
     }
     let roots = Arc::new(roots);
     let chain = certificates(&material.certificate, "own certificate")?;
-    let key = || {
-        PrivateKeyDer::from_pem_slice(material.key.as_bytes())
-            .map_err(|error| Error::Pem("own key", error))
-    };
+    let key = || PrivateKeyDer::from_pem_slice(material.key.as_bytes()).map_err(|error| Error::Pem("own key", error));
 
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
-            .build()?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build()?;
     let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
@@ -170,14 +157,8 @@ fn load(material: &Material) -> Result<Loaded, Error> {
 }
 
 fn certificates(pem: &str, what: &'static str) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let list: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|error| Error::Pem(what, error))?;
-    if list.is_empty() {
-        Err(Error::Empty(what))
-    } else {
-        Ok(list)
-    }
+    let list: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|error| Error::Pem(what, error))?;
+    if list.is_empty() { Err(Error::Empty(what)) } else { Ok(list) }
 }
 
 fn at(seconds: i64) -> SystemTime {

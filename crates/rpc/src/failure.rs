@@ -10,11 +10,7 @@ use crate::v1;
 #[must_use]
 pub fn status(failure: &v1::Failure) -> Status {
     let text = format!("{}: {}", failure.reason, failure.message);
-    Status::with_details(
-        Code::FailedPrecondition,
-        text,
-        Bytes::from(failure.encode_to_vec()),
-    )
+    Status::with_details(Code::FailedPrecondition, text, Bytes::from(failure.encode_to_vec()))
 }
 
 /// The failure that an error carries, if it carries one.
@@ -23,9 +19,7 @@ pub fn of(status: &Status) -> Option<v1::Failure> {
     if status.details().is_empty() {
         return None;
     }
-    v1::Failure::decode(status.details())
-        .ok()
-        .filter(|failure| !failure.reason.is_empty())
+    v1::Failure::decode(status.details()).ok().filter(|failure| !failure.reason.is_empty())
 }
 
 #[cfg(test)]
@@ -35,11 +29,7 @@ mod tests {
 
     #[test]
     fn a_failure_goes_there_and_back() {
-        let failure = v1::Failure {
-            reason: "NoRoom".into(),
-            message: "/run has 3 MiB left".into(),
-            remedy: "Make room.".into(),
-        };
+        let failure = v1::Failure { reason: "NoRoom".into(), message: "/run has 3 MiB left".into(), remedy: "Make room.".into() };
         assert_eq!(of(&status(&failure)), Some(failure));
         assert_eq!(of(&Status::unavailable("away")), None);
     }

@@ -40,14 +40,10 @@ impl Identity {
     /// # Errors
     /// [`UnknownIdentity`] when the certificate cannot be read, has no common name or several, or one that is not ours.
     pub fn of_certificate(der: &[u8]) -> Result<Self, UnknownIdentity> {
-        let (_, certificate) = X509Certificate::from_der(der)
-            .map_err(|_| UnknownIdentity("an unreadable certificate".into()))?;
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|_| UnknownIdentity("an unreadable certificate".into()))?;
         let mut names = certificate.subject().iter_common_name();
         match (names.next(), names.next()) {
-            (Some(name), None) => name
-                .as_str()
-                .map_err(|_| UnknownIdentity("an unreadable name".into()))?
-                .parse(),
+            (Some(name), None) => name.as_str().map_err(|_| UnknownIdentity("an unreadable name".into()))?.parse(),
             _ => Err(UnknownIdentity("not exactly one common name".into())),
         }
     }
@@ -83,9 +79,7 @@ fn is_node_name(name: &str) -> bool {
             && label.len() <= 63
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
     };
     name.len() + AGENT_SUFFIX.len() <= 253 && name.split('.').all(label)
 }
@@ -97,38 +91,17 @@ mod tests {
 
     #[test]
     fn names_go_there_and_back() {
-        for identity in [
-            Identity::Controller,
-            Identity::Agent("node-a".into()),
-            Identity::Agent("ip-10-0-0-1.ec2.internal".into()),
-        ] {
+        for identity in [Identity::Controller, Identity::Agent("node-a".into()), Identity::Agent("ip-10-0-0-1.ec2.internal".into())] {
             assert_eq!(identity.to_string().parse::<Identity>(), Ok(identity));
         }
-        assert_eq!(
-            Identity::Agent("node-a".into()).server_name(),
-            "node-a.agent.godwit.dev"
-        );
+        assert_eq!(Identity::Agent("node-a".into()).server_name(), "node-a.agent.godwit.dev");
     }
 
     #[test]
     fn other_names_are_nobody() {
-        for name in [
-            "",
-            "agent:",
-            "agent:*",
-            "agent:A",
-            "agent:a..b",
-            "agent:-a",
-            "controller ",
-            "system:node:a",
-            "agent:a/b",
-        ] {
+        for name in ["", "agent:", "agent:*", "agent:A", "agent:a..b", "agent:-a", "controller ", "system:node:a", "agent:a/b"] {
             assert!(name.parse::<Identity>().is_err(), "{name}");
         }
-        assert!(
-            format!("agent:{}", "a".repeat(254))
-                .parse::<Identity>()
-                .is_err()
-        );
+        assert!(format!("agent:{}", "a".repeat(254)).parse::<Identity>().is_err());
     }
 }

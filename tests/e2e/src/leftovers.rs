@@ -19,7 +19,7 @@ nft list tables | sed 's/^/nft node /'
 for netns in $(ls /run/netns 2>/dev/null); do
   ip netns exec "$netns" nft list tables 2>/dev/null | sed 's/^/nft pod /' || true
 done
-find /run/godwit /var/lib/godwit -path /var/lib/godwit/faults -prune -o -printf 'file %p\n' 2>/dev/null || true
+find /run/godwit /var/lib/godwit -maxdepth 2 -path /var/lib/godwit/faults -prune -o -printf 'file %p\n' 2>/dev/null || true
 cat /proc/[0-9]*/comm 2>/dev/null | grep -E '^(criu|godwit-runtime|keeper|runc|crun|nft|tar)$' | sed 's/^/process /' || true
 "#;
 

@@ -59,7 +59,10 @@ fn full(road: &mut Road<'_>) -> Result<()> {
     held.wait(LIMIT)?;
     road.case.lab.script_on_node(&target, &format!("for d in {IMAGES}/*; do mount -t tmpfs -o size=2m tmpfs \"$d\"; done"))?;
     let ended = end(road, "full");
-    road.case.lab.script_on_node(&target, &format!("for d in {IMAGES}/*; do umount \"$d\" 2>/dev/null || true; done; find {IMAGES} -mindepth 1 -delete 2>/dev/null || true"))?;
+    road.case.lab.script_on_node(
+        &target,
+        &format!("for d in {IMAGES}/*; do umount \"$d\" 2>/dev/null || true; done; find {IMAGES} -mindepth 1 -delete 2>/dev/null || true"),
+    )?;
     ended.and_then(|phase| is_taken_back("full", &phase))
 }
 

@@ -69,7 +69,6 @@ fn ready(case: &Case) -> Result<Vec<Value>> {
     Ok(all.into_iter().filter(|pod| pods::is_ready(pod) && pod["metadata"]["labels"]["app"] == NAME).collect())
 }
 
-
 fn owner(pod: &Value) -> Option<String> {
     pod["metadata"]["ownerReferences"][0]["uid"].as_str().map(str::to_owned)
 }

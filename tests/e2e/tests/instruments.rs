@@ -14,7 +14,8 @@ use godwit_e2e::{Case, Scenario};
 
 use crate::http_server::{PORT, server};
 
-pub const SCENARIO: Scenario = Scenario::new("instruments", "The witness knows a restart, the ledger a lost write, the watch a lost endpoint.", run).each_class();
+pub const SCENARIO: Scenario =
+    Scenario::new("instruments", "The witness knows a restart, the ledger a lost write, the watch a lost endpoint.", run).each_class();
 
 fn run(case: &Case) -> Result<()> {
     witness(case)?;

@@ -22,11 +22,7 @@ fn run(case: &Case) -> Result<()> {
     let mut road = Road::start(case)?;
     for point in POINTS {
         let (target, name) = (road.target(), point.replace('.', "-"));
-        let held = if point.starts_with("agent.source") {
-            road.at(point, Order::Delay(Duration::from_secs(4)))?
-        } else {
-            road.at(point, Order::Delay(HOLD))?
-        };
+        let held = if point.starts_with("agent.source") { road.at(point, Order::Delay(Duration::from_secs(4)))? } else { road.at(point, Order::Delay(HOLD))? };
         migrate::order(&case.lab, &case.namespace, &name, &road.pod, &target, &json!({"deadlineSeconds": 30}))?;
         held.wait(MINUTE)?;
         case.lab.command(&["node", "kill", &target], MINUTE)?;

@@ -64,7 +64,8 @@ fn usage(case: &Case) -> Result<()> {
 fn no_rights(case: &Case, witness: &Witness, pod: &str) -> Result<()> {
     let rule = |group: &str, resource: &str, verbs: &[&str]| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
     let migrations = rule("godwit.dev", "podmigrations", &["create", "get", "list", "watch"]);
-    for (name, verbs, missing) in [("may-create", &["get", "list", "watch", "create"], "delete"), ("may-delete", &["get", "list", "watch", "delete"], "create")] {
+    for (name, verbs, missing) in [("may-create", &["get", "list", "watch", "create"], "delete"), ("may-delete", &["get", "list", "watch", "delete"], "create")]
+    {
         let user = User::with(case, name, &json!([migrations, rule("", "pods", verbs)]))?;
         let kubeconfig = user.kubeconfig();
         case.untouched(witness, pod, || {

@@ -38,7 +38,16 @@ fn run(case: &Case) -> Result<()> {
 
     let without = without_agent(case, &target).and_then(|()| refused("NoAgent"));
     case.lab.kubectl(&["label", "node", &target, "godwit.e2e/away-"])?;
-    case.lab.kubectl(&["patch", "daemonset", "godwit-agent", "-n", NAMESPACE, "--type=json", "-p", r#"[{"op":"remove","path":"/spec/template/spec/affinity"}]"#])?;
+    case.lab.kubectl(&[
+        "patch",
+        "daemonset",
+        "godwit-agent",
+        "-n",
+        NAMESPACE,
+        "--type=json",
+        "-p",
+        r#"[{"op":"remove","path":"/spec/template/spec/affinity"}]"#,
+    ])?;
     install::wait_ready(&case.lab)?;
     without?;
 

@@ -32,96 +32,56 @@ fn admit<T>(request: &Request<T>) -> Result<(), Status> {
 
 #[tonic::async_trait]
 impl Agent for Control {
-    async fn inspect(
-        &self,
-        request: Request<v1::InspectRequest>,
-    ) -> Result<Response<v1::InspectReply>, Status> {
+    async fn inspect(&self, request: Request<v1::InspectRequest>) -> Result<Response<v1::InspectReply>, Status> {
         admit(&request)?;
         let migration = named(request.into_inner().migration)?;
         let node = &self.registry.node;
         let reply = match inspect::inspect(&node.host, &node.cri, &migration.source_pod_uid).await {
             Ok(reply) => reply,
-            Err(blocker) => v1::InspectReply {
-                blockers: vec![blocker],
-                ..v1::InspectReply::default()
-            },
+            Err(blocker) => v1::InspectReply { blockers: vec![blocker], ..v1::InspectReply::default() },
         };
         Ok(Response::new(reply))
     }
 
-    async fn assess(
-        &self,
-        request: Request<v1::AssessRequest>,
-    ) -> Result<Response<v1::AssessReply>, Status> {
+    async fn assess(&self, request: Request<v1::AssessRequest>) -> Result<Response<v1::AssessReply>, Status> {
         admit(&request)?;
-        Ok(Response::new(
-            inspect::assess(&self.registry.node.host, &request.into_inner()).await,
-        ))
+        Ok(Response::new(inspect::assess(&self.registry.node.host, &request.into_inner()).await))
     }
 
-    async fn prepare_target(
-        &self,
-        request: Request<v1::PrepareTargetRequest>,
-    ) -> Result<Response<v1::PrepareTargetReply>, Status> {
+    async fn prepare_target(&self, request: Request<v1::PrepareTargetRequest>) -> Result<Response<v1::PrepareTargetReply>, Status> {
         admit(&request)?;
         let request = request.into_inner();
         let migration = named(request.migration)?;
         let registry = &self.registry;
         registry
-            .target_or(&migration, || {
-                target::session::Session::prepare(
-                    registry.node.clone(),
-                    registry.desk.clone(),
-                    migration.clone(),
-                    request.containers,
-                )
-            })
+            .target_or(&migration, || target::session::Session::prepare(registry.node.clone(), registry.desk.clone(), migration.clone(), request.containers))
             .map_err(|why| Status::failed_precondition(why.message))?;
         Ok(Response::new(v1::PrepareTargetReply {}))
     }
 
-    async fn await_keepers(
-        &self,
-        request: Request<v1::AwaitKeepersRequest>,
-    ) -> Result<Response<v1::AwaitKeepersReply>, Status> {
+    async fn await_keepers(&self, request: Request<v1::AwaitKeepersRequest>) -> Result<Response<v1::AwaitKeepersReply>, Status> {
         admit(&request)?;
         let request = request.into_inner();
-        let session = self
-            .registry
-            .target(&named(request.migration)?)
-            .ok_or_else(|| Status::not_found("this migration was not prepared here"))?;
-        Ok(Response::new(
-            session
-                .keepers(Duration::from_millis(request.wait_ms.into()))
-                .await,
-        ))
+        let session = self.registry.target(&named(request.migration)?).ok_or_else(|| Status::not_found("this migration was not prepared here"))?;
+        Ok(Response::new(session.keepers(Duration::from_millis(request.wait_ms.into())).await))
     }
 
     type SwitchStream = Replies<v1::SwitchEvent>;
 
-    async fn switch(
-        &self,
-        request: Request<v1::SwitchRequest>,
-    ) -> Result<Response<Self::SwitchStream>, Status> {
+    async fn switch(&self, request: Request<v1::SwitchRequest>) -> Result<Response<Self::SwitchStream>, Status> {
         admit(&request)?;
         let request = request.into_inner();
         let migration = named(request.migration)?;
         let registry = &self.registry;
         let deadline = source::session::deadline(request.deadline_unix_ms);
         let session = registry
-            .source_or(&migration, || {
-                source::session::Session::begin(registry.node.clone(), migration.clone(), deadline)
-            })
+            .source_or(&migration, || source::session::Session::begin(registry.node.clone(), migration.clone(), deadline))
             .map_err(|why| Status::failed_precondition(why.message))?;
-        let last =
-            |event: &v1::SwitchEvent| matches!(event.event, Some(switch_event::Event::Outcome(_)));
+        let last = |event: &v1::SwitchEvent| matches!(event.event, Some(switch_event::Event::Outcome(_)));
         Ok(Response::new(session.events.follow(last).map(Ok).boxed()))
     }
 
-    async fn cancel(
-        &self,
-        request: Request<v1::CancelRequest>,
-    ) -> Result<Response<v1::CancelReply>, Status> {
+    async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelReply>, Status> {
         admit(&request)?;
         let request = request.into_inner();
         if let Some(session) = self.registry.source(&named(request.migration)?) {
@@ -130,29 +90,17 @@ impl Agent for Control {
         Ok(Response::new(v1::CancelReply {}))
     }
 
-    async fn undo(
-        &self,
-        request: Request<v1::UndoRequest>,
-    ) -> Result<Response<v1::UndoReply>, Status> {
+    async fn undo(&self, request: Request<v1::UndoRequest>) -> Result<Response<v1::UndoReply>, Status> {
         admit(&request)?;
-        if let Some(session) = self
-            .registry
-            .target(&named(request.into_inner().migration)?)
-        {
+        if let Some(session) = self.registry.target(&named(request.into_inner().migration)?) {
             session.undo("the controller undid it");
         }
         Ok(Response::new(v1::UndoReply {}))
     }
 
-    async fn retire(
-        &self,
-        request: Request<v1::RetireRequest>,
-    ) -> Result<Response<v1::RetireReply>, Status> {
+    async fn retire(&self, request: Request<v1::RetireRequest>) -> Result<Response<v1::RetireReply>, Status> {
         admit(&request)?;
-        if let Some(session) = self
-            .registry
-            .source(&named(request.into_inner().migration)?)
-        {
+        if let Some(session) = self.registry.source(&named(request.into_inner().migration)?) {
             session.retire();
             for _ in 0..300 {
                 if *session.machine().state() == State::Retired {
@@ -160,34 +108,22 @@ impl Agent for Control {
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            return Err(Status::failed_precondition(
-                "the source has not heard yet that the target runs",
-            ));
+            return Err(Status::failed_precondition("the source has not heard yet that the target runs"));
         }
         Ok(Response::new(v1::RetireReply {}))
     }
 
-    async fn forget(
-        &self,
-        request: Request<v1::ForgetRequest>,
-    ) -> Result<Response<v1::ForgetReply>, Status> {
+    async fn forget(&self, request: Request<v1::ForgetRequest>) -> Result<Response<v1::ForgetReply>, Status> {
         admit(&request)?;
         let migration = named(request.into_inner().migration)?;
         let was_source = self.registry.source(&migration).is_some();
-        let forgotten = self
-            .registry
-            .forget(&migration)
-            .map_err(|error| Status::internal(error.to_string()))?;
+        let forgotten = self.registry.forget(&migration).map_err(|error| Status::internal(error.to_string()))?;
         if !forgotten {
-            return Err(Status::failed_precondition(
-                "the hand-over has not ended on this node",
-            ));
+            return Err(Status::failed_precondition("the hand-over has not ended on this node"));
         }
         if was_source {
             let arbiter = Arbiter::new(self.registry.node.kube.clone(), &migration);
-            arbiter.remove().await.map_err(|error| {
-                Status::unavailable(format!("the Handover cannot be removed: {error}"))
-            })?;
+            arbiter.remove().await.map_err(|error| Status::unavailable(format!("the Handover cannot be removed: {error}")))?;
         }
         Ok(Response::new(v1::ForgetReply {}))
     }

@@ -29,12 +29,7 @@ impl Dump {
     ///
     /// # Errors
     /// When the container's mounts cannot be carried, named in the failure.
-    pub fn prepare(
-        host: &Host,
-        container: &Container,
-        freezer: &std::path::Path,
-        base: &std::path::Path,
-    ) -> Result<Self, Failure> {
+    pub fn prepare(host: &Host, container: &Container, freezer: &std::path::Path, base: &std::path::Path) -> Result<Self, Failure> {
         let plan = dump::Plan::of(&dump::Source {
             spec: &container.spec.raw,
             pid: container.pid,
@@ -48,15 +43,9 @@ impl Dump {
         for directory in [&images, &work] {
             let there = host.path(directory);
             let _ = std::fs::remove_dir_all(&there);
-            std::fs::create_dir_all(&there)
-                .map_err(|error| internal("cannot make room for the images", error))?;
+            std::fs::create_dir_all(&there).map_err(|error| internal("cannot make room for the images", error))?;
         }
-        Ok(Self {
-            name: container.name.clone(),
-            images,
-            work,
-            plan,
-        })
+        Ok(Self { name: container.name.clone(), images, work, plan })
     }
 
     /// What the target must provide, as JSON.
@@ -70,32 +59,17 @@ impl Dump {
     /// # Errors
     /// What CRIU could not dump and what to do.
     pub async fn run(&self, host: &Host, sandbox: &Sandbox) -> Result<(), Failure> {
-        let mut command = host
-            .command_in_pod(
-                &sandbox.namespaces,
-                "criu",
-                self.plan.args(&self.images, &self.work),
-            )
-            .map_err(|error| internal("cannot start criu", error))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0);
-        let mut criu = command
-            .spawn()
-            .map_err(|error| internal("cannot start criu", error))?;
+        let mut command =
+            host.command_in_pod(&sandbox.namespaces, "criu", self.plan.args(&self.images, &self.work)).map_err(|error| internal("cannot start criu", error))?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let mut criu = command.spawn().map_err(|error| internal("cannot start criu", error))?;
         let status = match tokio::time::timeout(HARD_LIMIT, criu.wait()).await {
             Ok(status) => status.map_err(|error| internal("cannot wait for criu", error))?,
             Err(_) => {
                 let _ = criu.kill().await;
                 return Err(failure(
                     "DumpTimedOut",
-                    format!(
-                        "criu did not finish the dump of container {} within {} s",
-                        self.name,
-                        HARD_LIMIT.as_secs()
-                    ),
+                    format!("criu did not finish the dump of container {} within {} s", self.name, HARD_LIMIT.as_secs()),
                     "look for processes in state D or T in the container; the migration can be tried again",
                 ));
             }
@@ -103,11 +77,7 @@ impl Dump {
         if status.success() {
             return Ok(());
         }
-        let log =
-            std::fs::read_to_string(host.path(self.work.join("dump.log"))).unwrap_or_default();
-        Err(crate::convert::criu_failure(
-            &explain(&log, Which::Dump),
-            &self.name,
-        ))
+        let log = std::fs::read_to_string(host.path(self.work.join("dump.log"))).unwrap_or_default();
+        Err(crate::convert::criu_failure(&explain(&log, Which::Dump), &self.name))
     }
 }

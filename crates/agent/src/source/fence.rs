@@ -53,8 +53,7 @@ pub fn lower(host: &Host, uid: &str) -> io::Result<()> {
 }
 
 fn sync(path: &Path) -> io::Result<()> {
-    path.parent()
-        .map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
+    path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
 }
 
 #[cfg(test)]
@@ -72,16 +71,10 @@ mod tests {
         raise(&host, "uid").unwrap();
         raise(&host, "uid").unwrap();
         assert!(raised(&host, "uid"));
-        assert!(
-            fs::write(pod.join("etc-hosts"), "x").is_err(),
-            "the kubelet cannot write its file"
-        );
+        assert!(fs::write(pod.join("etc-hosts"), "x").is_err(), "the kubelet cannot write its file");
         lower(&host, "uid").unwrap();
         lower(&host, "uid").unwrap();
-        assert_eq!(
-            fs::read_to_string(pod.join("etc-hosts")).unwrap(),
-            "127.0.0.1 localhost\n"
-        );
+        assert_eq!(fs::read_to_string(pod.join("etc-hosts")).unwrap(), "127.0.0.1 localhost\n");
         assert_eq!(fs::read_dir(&pod).unwrap().count(), 1);
         lower(&host, "another").unwrap();
         fs::remove_dir_all(root).unwrap();

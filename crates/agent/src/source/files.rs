@@ -32,32 +32,19 @@ impl Travelling {
     /// Nothing of it was sent.
     #[must_use]
     pub fn new(directory: Directory, mapped: BTreeSet<PathBuf>) -> Self {
-        Self {
-            directory,
-            sent: Index::empty(),
-            mapped,
-        }
+        Self { directory, sent: Index::empty(), mapped }
     }
 
     /// Sends what the target does not have. Returns the bytes that went.
     ///
     /// # Errors
     /// When a file cannot be read or the target does not take it.
-    pub async fn send(
-        &mut self,
-        client: &mut HandoffClient<Channel>,
-        migration: &Migration,
-    ) -> Result<u64, Failure> {
+    pub async fn send(&mut self, client: &mut HandoffClient<Channel>, migration: &Migration) -> Result<u64, Failure> {
         let (directory, mapped) = (self.directory.clone(), self.mapped.clone());
         let now = tokio::task::spawn_blocking(move || Index::read(&directory, mapped))
             .await
             .map_err(|error| internal("cannot list the pod's files", error))?
-            .map_err(|error| {
-                internal(
-                    &format!("cannot list the pod's files ({})", self.directory.kind),
-                    error,
-                )
-            })?;
+            .map_err(|error| internal(&format!("cannot list the pod's files ({})", self.directory.kind), error))?;
         let changes = now.changes(&self.sent);
         if changes.changed.is_empty() && changes.removed.is_empty() {
             return Ok(0);
@@ -67,18 +54,12 @@ impl Travelling {
         Ok(bytes)
     }
 
-    async fn transfer(
-        &self,
-        client: &mut HandoffClient<Channel>,
-        migration: &Migration,
-        changes: &Changes,
-    ) -> Result<u64, Failure> {
+    async fn transfer(&self, client: &mut HandoffClient<Channel>, migration: &Migration, changes: &Changes) -> Result<u64, Failure> {
         let container = self.directory.container.clone().unwrap_or_default();
         let (out, chunks) = mpsc::channel(8);
         let mut first = head(migration, &container, &self.directory.kind.to_string());
         first.path = "removed".into();
-        first.data = serde_json::to_vec(&changes.removed)
-            .map_err(|error| internal("cannot list removals", error))?;
+        first.data = serde_json::to_vec(&changes.removed).map_err(|error| internal("cannot list removals", error))?;
         first.end = true;
         first.length = first.data.len() as u64;
         first.digest = blake3::hash(&first.data).as_bytes().to_vec();
@@ -97,10 +78,7 @@ impl Travelling {
             .map_err(|status| {
                 failure(
                     "TransferFailed",
-                    format!(
-                        "the target did not take the pod's files: {}",
-                        status.message()
-                    ),
+                    format!("the target did not take the pod's files: {}", status.message()),
                     "try again; look at the log of the target's agent if it stays",
                 )
             })?
@@ -112,48 +90,25 @@ impl Travelling {
     }
 }
 
-async fn pack(
-    directory: &Directory,
-    changes: &Changes,
-    out: mpsc::Sender<FileChunk>,
-) -> Result<u64, Failure> {
-    let mut tar =
-        volumes::pack(directory, changes).map_err(|error| internal("cannot start tar", error))?;
-    let mut stdout = tar
-        .stdout
-        .take()
-        .ok_or_else(|| internal("tar", "no output"))?;
+async fn pack(directory: &Directory, changes: &Changes, out: mpsc::Sender<FileChunk>) -> Result<u64, Failure> {
+    let mut tar = volumes::pack(directory, changes).map_err(|error| internal("cannot start tar", error))?;
+    let mut stdout = tar.stdout.take().ok_or_else(|| internal("tar", "no output"))?;
     let (mut hash, mut length) = (Hasher::new(), 0u64);
     let mut buffer = vec![0u8; PIECE];
     loop {
-        let read = stdout
-            .read(&mut buffer)
-            .await
-            .map_err(|error| internal("cannot read from tar", error))?;
+        let read = stdout.read(&mut buffer).await.map_err(|error| internal("cannot read from tar", error))?;
         if read == 0 {
             break;
         }
         hash.update(&buffer[..read]);
         length += read as u64;
-        let chunk = FileChunk {
-            path: "tar".into(),
-            data: buffer[..read].to_vec(),
-            ..FileChunk::default()
-        };
+        let chunk = FileChunk { path: "tar".into(), data: buffer[..read].to_vec(), ..FileChunk::default() };
         if out.send(chunk).await.is_err() {
             break;
         }
     }
-    tar.finish()
-        .await
-        .map_err(|error| internal("tar failed", error))?;
-    let end = FileChunk {
-        path: "tar".into(),
-        end: true,
-        digest: hash.finalize().as_bytes().to_vec(),
-        length,
-        ..FileChunk::default()
-    };
+    tar.finish().await.map_err(|error| internal("tar failed", error))?;
+    let end = FileChunk { path: "tar".into(), end: true, digest: hash.finalize().as_bytes().to_vec(), length, ..FileChunk::default() };
     let _ = out.send(end).await;
     Ok(length)
 }

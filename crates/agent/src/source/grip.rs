@@ -55,35 +55,20 @@ impl Grip {
     /// When a process has just ended, or the pod has no network of its own.
     pub fn of(host: &Host, pod: &Pod) -> Result<Self, Failure> {
         let cgroups = pod.cgroups(host)?;
-        let pod_cgroup = cgroups.first().and_then(Cgroup::pod).ok_or_else(|| {
-            internal(
-                "cannot hold the pod",
-                "its containers have no common cgroup",
-            )
-        })?;
+        let pod_cgroup = cgroups.first().and_then(Cgroup::pod).ok_or_else(|| internal("cannot hold the pod", "its containers have no common cgroup"))?;
         let netns = match (&pod.sandbox.namespaces.net, pod.sandbox.host_network) {
             (Some(path), false) => path.clone(),
             _ => {
-                return Err(failure(
-                    "HostNetwork",
-                    "the pod uses its node's network",
-                    "pods with hostNetwork cannot be moved",
-                ));
+                return Err(failure("HostNetwork", "the pod uses its node's network", "pods with hostNetwork cannot be moved"));
             }
         };
         let mut containers = Vec::new();
         for (container, cgroup) in pod.containers.iter().zip(&cgroups) {
-            let init = Init::of(container.pid)
-                .map_err(|error| internal("a process of the pod has just ended", error))?;
-            containers.push(Held {
-                name: container.name.clone(),
-                init,
-                cgroup: cgroup.clone(),
-            });
+            let init = Init::of(container.pid).map_err(|error| internal("a process of the pod has just ended", error))?;
+            containers.push(Held { name: container.name.clone(), init, cgroup: cgroup.clone() });
         }
         Ok(Self {
-            boot_id: facts::boot_id()
-                .map_err(|error| internal("cannot read the boot id", error))?,
+            boot_id: facts::boot_id().map_err(|error| internal("cannot read the boot id", error))?,
             uid: pod.sandbox.uid.clone(),
             containers,
             known: children(&pod_cgroup),
@@ -107,8 +92,7 @@ impl Grip {
     /// # Errors
     /// When the network namespace is gone.
     pub fn gate(&self, host: &Host) -> Result<Gate, Failure> {
-        Gate::new(&host.path(&self.netns), &self.uid)
-            .map_err(|error| internal("cannot reach the pod's network", error))
+        Gate::new(&host.path(&self.netns), &self.uid).map_err(|error| internal("cannot reach the pod's network", error))
     }
 
     /// Keeps the kubelet from creating any container of this pod, also after a reboot.
@@ -132,15 +116,10 @@ impl Grip {
     /// When a task cannot be frozen, or a container has ended; everything is thawed again.
     pub fn freeze(&self) -> Result<(), Failure> {
         let cgroups = self.cgroups();
-        cgroup::freeze_all(&cgroups, Instant::now() + FREEZING)
-            .map_err(|error| convert::finding(error.finding()))?;
+        cgroup::freeze_all(&cgroups, Instant::now() + FREEZING).map_err(|error| convert::finding(error.finding()))?;
         if let Some(gone) = self.died() {
             self.thaw()?;
-            return Err(failure(
-                "ContainerEnded",
-                format!("container {gone} ended before it was frozen"),
-                "wait until the pod runs again",
-            ));
+            return Err(failure("ContainerEnded", format!("container {gone} ended before it was frozen"), "wait until the pod runs again"));
         }
         Ok(())
     }
@@ -153,10 +132,8 @@ impl Grip {
         self.containers
             .iter()
             .map(|held| {
-                let tree = process::tree(&held.cgroup)
-                    .map_err(|error| internal("cannot list processes", error))?;
-                let shape = serde_json::to_vec(&Shape::of(held.init.pid(), &tree))
-                    .map_err(|error| internal("cannot describe the processes", error))?;
+                let tree = process::tree(&held.cgroup).map_err(|error| internal("cannot list processes", error))?;
+                let shape = serde_json::to_vec(&Shape::of(held.init.pid(), &tree)).map_err(|error| internal("cannot describe the processes", error))?;
                 Ok((held.name.clone(), shape))
             })
             .collect()
@@ -169,8 +146,7 @@ impl Grip {
     pub fn seal(&self) -> Result<(), Failure> {
         let pod = &self.pod_cgroup;
         if pod.exists() {
-            cgroup::freeze_all(std::slice::from_ref(pod), Instant::now() + FREEZING)
-                .map_err(|error| convert::finding(error.finding()))?;
+            cgroup::freeze_all(std::slice::from_ref(pod), Instant::now() + FREEZING).map_err(|error| convert::finding(error.finding()))?;
         }
         Ok(())
     }
@@ -182,9 +158,7 @@ impl Grip {
         let same_boot = self.same_boot();
         SealFacts {
             same_boot,
-            frozen: !pod.exists()
-                || pod.frozen().unwrap_or(false)
-                || pod.pids().is_ok_and(|pids| pids.is_empty()),
+            frozen: !pod.exists() || pod.frozen().unwrap_or(false) || pod.pids().is_ok_and(|pids| pids.is_empty()),
             fenced: fence::raised(host, &self.uid),
             died: self.died(),
             started: if same_boot { self.started(pod) } else { None },
@@ -192,19 +166,14 @@ impl Grip {
     }
 
     fn died(&self) -> Option<String> {
-        self.containers
-            .iter()
-            .find(|held| !held.init.lives())
-            .map(|held| held.name.clone())
+        self.containers.iter().find(|held| !held.init.lives()).map(|held| held.name.clone())
     }
 
     /// A cgroup below the pod's that was not there before and has a process in it.
     fn started(&self, pod: &Cgroup) -> Option<String> {
-        children(pod).into_iter().find(|name| {
-            !self.known.contains(name)
-                && std::fs::read_to_string(pod.path().join(name).join("cgroup.procs"))
-                    .is_ok_and(|pids| !pids.is_empty())
-        })
+        children(pod)
+            .into_iter()
+            .find(|name| !self.known.contains(name) && std::fs::read_to_string(pod.path().join(name).join("cgroup.procs")).is_ok_and(|pids| !pids.is_empty()))
     }
 
     /// Lets the pod run on.
@@ -215,9 +184,7 @@ impl Grip {
         // The pod's cgroup first: below a frozen parent a container's own thaw shows no effect.
         for cgroup in std::iter::once(self.pod_cgroup.clone()).chain(self.cgroups()) {
             if cgroup.exists() {
-                cgroup
-                    .thaw()
-                    .map_err(|error| convert::finding(error.finding()))?;
+                cgroup.thaw().map_err(|error| convert::finding(error.finding()))?;
             }
         }
         Ok(())
@@ -230,15 +197,11 @@ impl Grip {
     pub fn kill(&self) -> Result<(), Failure> {
         let end = Instant::now() + KILLING;
         for cgroup in self.cgroups() {
-            cgroup
-                .kill_all(end)
-                .map_err(|error| convert::finding(error.finding()))?;
+            cgroup.kill_all(end).map_err(|error| convert::finding(error.finding()))?;
         }
         self.thaw()?;
         for cgroup in self.cgroups() {
-            cgroup
-                .await_empty(end)
-                .map_err(|error| convert::finding(error.finding()))?;
+            cgroup.await_empty(end).map_err(|error| convert::finding(error.finding()))?;
         }
         Ok(())
     }

@@ -17,10 +17,7 @@ impl Init {
     /// # Errors
     /// `NotFound` when there is none, or it is a zombie.
     pub fn of(pid: i32) -> io::Result<Self> {
-        Ok(Self {
-            pid,
-            started: start_time(pid)?,
-        })
+        Ok(Self { pid, started: start_time(pid)? })
     }
 
     /// Its pid.
@@ -38,18 +35,11 @@ impl Init {
 
 fn start_time(pid: i32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let mut fields = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or_default()
-        .split_whitespace();
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     if fields.next().is_none_or(|state| matches!(state, "Z" | "X")) {
         return Err(io::ErrorKind::NotFound.into());
     }
-    fields
-        .nth(18)
-        .and_then(|field| field.parse().ok())
-        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+    fields.nth(18).and_then(|field| field.parse().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 #[cfg(test)]
@@ -61,13 +51,7 @@ mod tests {
     fn tells_a_process_from_its_successor() {
         let own = Init::of(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(own.lives());
-        assert!(
-            !Init {
-                started: own.started + 1,
-                ..own
-            }
-            .lives()
-        );
+        assert!(!Init { started: own.started + 1, ..own }.lives());
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let ended = Init::of(i32::try_from(child.id()).unwrap());
         child.wait().unwrap();

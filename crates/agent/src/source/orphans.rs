@@ -14,17 +14,11 @@ pub async fn await_criu(host: &Host, images: &Path) {
 
 fn find(host: &Host, images: &Path) -> Option<String> {
     let images = images.to_string_lossy().into_owned();
-    fs::read_dir(host.path("/proc"))
-        .ok()?
-        .flatten()
-        .find_map(|entry| {
-            let command = fs::read(entry.path().join("cmdline")).ok()?;
-            let command = String::from_utf8_lossy(&command);
-            let mut words = command.split('\0');
-            let is_criu = words
-                .next()
-                .is_some_and(|program| program.ends_with("criu"));
-            (is_criu && words.any(|word| word.starts_with(&images)))
-                .then(|| entry.file_name().to_string_lossy().into_owned())
-        })
+    fs::read_dir(host.path("/proc")).ok()?.flatten().find_map(|entry| {
+        let command = fs::read(entry.path().join("cmdline")).ok()?;
+        let command = String::from_utf8_lossy(&command);
+        let mut words = command.split('\0');
+        let is_criu = words.next().is_some_and(|program| program.ends_with("criu"));
+        (is_criu && words.any(|word| word.starts_with(&images))).then(|| entry.file_name().to_string_lossy().into_owned())
+    })
 }

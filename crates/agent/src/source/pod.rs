@@ -19,9 +19,7 @@ use godwit_node::{
     process,
     volumes::{self, Side},
 };
-use godwit_rpc::v1::{
-    FileChunk, Migration, OpenRequest, Receipt, SourceContainer, handoff_client::HandoffClient,
-};
+use godwit_rpc::v1::{FileChunk, Migration, OpenRequest, Receipt, SourceContainer, handoff_client::HandoffClient};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -36,12 +34,11 @@ use crate::{
 type Failure = godwit_rpc::v1::Failure;
 
 /// Where images are written on their way: tmpfs, never a disk.
-const IMAGES: &str = "/run/godwit/out";
+pub const IMAGES: &str = "/run/godwit/out";
 /// The source pod at hand.
 pub struct SourcePod {
     host: Host,
     pod: Pod,
-    cgroups: Vec<Cgroup>,
     dumps: Vec<Dump>,
     travelling: Mutex<Vec<Travelling>>,
     /// What survives the agent.
@@ -66,48 +63,19 @@ impl SourcePod {
             let grip = Grip::of(&host, &pod)?;
             let mut dumps = Vec::new();
             for (container, cgroup) in pod.containers.iter().zip(&cgroups) {
-                dumps.push(Dump::prepare(
-                    &host,
-                    container,
-                    &cgroup_on_node(cgroup),
-                    &base,
-                )?);
+                dumps.push(Dump::prepare(&host, container, &cgroup_on_node(cgroup), &base)?);
             }
-            let directories = volumes::directories(
-                &host,
-                Side::Source,
-                &pod.sandbox.uid,
-                &pod.sandbox,
-                &pod.containers,
-            )
-            .map_err(|error| convert::finding(error.finding()))?;
-            let pids: Vec<(String, Vec<i32>)> = pod
-                .containers
-                .iter()
-                .zip(&cgroups)
-                .map(|(container, cgroup)| {
-                    (container.name.clone(), cgroup.pids().unwrap_or_default())
-                })
-                .collect();
-            let all: Vec<i32> = pids
-                .iter()
-                .flat_map(|(_, pids)| pids.iter().copied())
-                .collect();
+            let directories = volumes::directories(&host, Side::Source, &pod.sandbox.uid, &pod.sandbox, &pod.containers)
+                .map_err(|error| convert::finding(error.finding()))?;
+            let pids: Vec<(String, Vec<i32>)> =
+                pod.containers.iter().zip(&cgroups).map(|(container, cgroup)| (container.name.clone(), cgroup.pids().unwrap_or_default())).collect();
+            let all: Vec<i32> = pids.iter().flat_map(|(_, pids)| pids.iter().copied()).collect();
             let total = godwit_memory::footprint(&all).rss;
             let travelling = directories.into_iter().map(|directory| {
                 let mapped = volumes::mapped(&directory, &pids);
                 Travelling::new(directory, mapped)
             });
-            Ok(Self {
-                travelling: Mutex::new(travelling.collect()),
-                sent: Arc::default(),
-                host: host.clone(),
-                pod,
-                cgroups,
-                dumps,
-                grip,
-                total,
-            })
+            Ok(Self { travelling: Mutex::new(travelling.collect()), sent: Arc::default(), host: host.clone(), pod, dumps, grip, total })
         })
         .await
         .map_err(|error| internal("preparing ended early", error))?
@@ -117,27 +85,15 @@ impl SourcePod {
     ///
     /// # Errors
     /// What the target lacks.
-    pub async fn open(
-        &self,
-        client: &mut HandoffClient<Channel>,
-        migration: &Migration,
-    ) -> Result<(), Failure> {
+    pub async fn open(&self, client: &mut HandoffClient<Channel>, migration: &Migration) -> Result<(), Failure> {
         let mut request = OpenRequest {
             migration: Some(migration.clone()),
-            boot_id: facts::boot_id()
-                .map_err(|error| internal("cannot read the boot id", error))?,
-            source_ip: self
-                .pod
-                .sandbox
-                .ips
-                .first()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            boot_id: facts::boot_id().map_err(|error| internal("cannot read the boot id", error))?,
+            source_ip: self.pod.sandbox.ips.first().map(ToString::to_string).unwrap_or_default(),
             containers: Vec::new(),
         };
         for (container, dump) in self.pod.containers.iter().zip(&self.dumps) {
-            let descriptors = process::descriptors(container.pid)
-                .map_err(|error| internal("cannot look at the init process", error))?;
+            let descriptors = process::descriptors(container.pid).map_err(|error| internal("cannot look at the init process", error))?;
             request.containers.push(SourceContainer {
                 name: container.name.clone(),
                 id: container.id.clone(),
@@ -147,11 +103,7 @@ impl SourcePod {
                 externals: dump.externals(),
             });
         }
-        let reply = client
-            .open(request)
-            .await
-            .map_err(|status| unreachable(&status))?
-            .into_inner();
+        let reply = client.open(request).await.map_err(|status| unreachable(&status))?.into_inner();
         reply.failure.map_or(Ok(()), Err)
     }
 
@@ -159,11 +111,7 @@ impl SourcePod {
     ///
     /// # Errors
     /// When one cannot be read or the target does not take it.
-    pub async fn copy_files(
-        &self,
-        client: &HandoffClient<Channel>,
-        migration: &Migration,
-    ) -> Result<(), Failure> {
+    pub async fn copy_files(&self, client: &HandoffClient<Channel>, migration: &Migration) -> Result<(), Failure> {
         let sent = self.sent.clone();
         let mut travelling = self.travelling.lock().await;
         let all = travelling.iter_mut().map(|travelling| {
@@ -181,26 +129,11 @@ impl SourcePod {
     ///
     /// # Errors
     /// What could not be dumped or sent.
-    pub async fn dump(
-        &self,
-        client: &HandoffClient<Channel>,
-        migration: &Migration,
-    ) -> Result<(), Failure> {
-        futures::future::try_join_all(
-            self.dumps
-                .iter()
-                .map(|dump| self.dump_one(dump, client.clone(), migration)),
-        )
-        .await
-        .map(|_| ())
+    pub async fn dump(&self, client: &HandoffClient<Channel>, migration: &Migration) -> Result<(), Failure> {
+        futures::future::try_join_all(self.dumps.iter().map(|dump| self.dump_one(dump, client.clone(), migration))).await.map(|_| ())
     }
 
-    async fn dump_one(
-        &self,
-        dump: &Dump,
-        mut client: HandoffClient<Channel>,
-        migration: &Migration,
-    ) -> Result<(), Failure> {
+    async fn dump_one(&self, dump: &Dump, mut client: HandoffClient<Channel>, migration: &Migration) -> Result<(), Failure> {
         let (out, chunks) = mpsc::channel::<FileChunk>(16);
         let (finish, finished) = watch::channel(false);
         let directory = self.host.path(&dump.images);
@@ -210,14 +143,7 @@ impl SourcePod {
             let count = |bytes| {
                 sent.fetch_add(bytes, Ordering::Relaxed);
             };
-            stream::follow(
-                &directory,
-                &head,
-                &out,
-                &finished,
-                &[godwit_criu::descriptors::FILE],
-                &count,
-            )
+            stream::follow(&directory, &head, &out, &finished, &[godwit_criu::descriptors::FILE], &count)
         });
         let call = tokio::spawn(async move { client.files(ReceiverStream::new(chunks)).await });
         let dumped = dump.run(&self.host, &self.pod.sandbox).await;
@@ -226,15 +152,10 @@ impl SourcePod {
             call.abort();
         }
         finish.send_replace(true);
-        let read = reading
-            .await
-            .map_err(|error| internal("reading the images ended early", error))?;
+        let read = reading.await.map_err(|error| internal("reading the images ended early", error))?;
         dumped?;
-        let receipt: Receipt = call
-            .await
-            .map_err(|error| internal("sending the images ended early", error))?
-            .map_err(|status| unreachable(&status))?
-            .into_inner();
+        let receipt: Receipt =
+            call.await.map_err(|error| internal("sending the images ended early", error))?.map_err(|status| unreachable(&status))?.into_inner();
         if let Some(refusal) = receipt.failure {
             return Err(refusal);
         }
@@ -262,10 +183,8 @@ pub fn images_of(uid: &str) -> PathBuf {
 /// The cgroup's directory as CRIU will see it in the node's mount namespace.
 fn cgroup_on_node(cgroup: &Cgroup) -> PathBuf {
     match cgroup.version() {
-        cgroup::Version::V1 => Path::new("/sys/fs/cgroup/freezer")
-            .join(cgroup.name().strip_prefix("/").unwrap_or(cgroup.name())),
-        cgroup::Version::V2 => Path::new("/sys/fs/cgroup")
-            .join(cgroup.name().strip_prefix("/").unwrap_or(cgroup.name())),
+        cgroup::Version::V1 => Path::new("/sys/fs/cgroup/freezer").join(cgroup.name().strip_prefix("/").unwrap_or(cgroup.name())),
+        cgroup::Version::V2 => Path::new("/sys/fs/cgroup").join(cgroup.name().strip_prefix("/").unwrap_or(cgroup.name())),
     }
 }
 

@@ -16,9 +16,7 @@ use godwit_migration::handover::{
     PeerState, Sealed,
     source::{Effect, Event, Machine, Outcome},
 };
-use godwit_rpc::v1::{
-    self, Copied, FreezeReport, Migration, SwitchEvent, handoff_client::HandoffClient, switch_event,
-};
+use godwit_rpc::v1::{self, Copied, FreezeReport, Migration, SwitchEvent, handoff_client::HandoffClient, switch_event};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -100,19 +98,9 @@ impl Session {
         Ok((key, session))
     }
 
-    fn make(
-        node: Arc<Node>,
-        migration: Migration,
-        machine: Machine,
-        grip: Option<Grip>,
-    ) -> (Self, Worker) {
+    fn make(node: Arc<Node>, migration: Migration, machine: Machine, grip: Option<Grip>) -> (Self, Worker) {
         let (commands, inbox) = mpsc::unbounded_channel();
-        let session = Self {
-            migration: Arc::new(migration.clone()),
-            commands,
-            events: Events::new(),
-            machine: Arc::new(Mutex::new(machine)),
-        };
+        let session = Self { migration: Arc::new(migration.clone()), commands, events: Events::new(), machine: Arc::new(Mutex::new(machine)) };
         let arbiter = Arbiter::new(node.kube.clone(), &migration);
         let worker = Worker {
             node,
@@ -140,11 +128,7 @@ impl Session {
 
     /// Takes it back if it has not committed.
     pub fn cancel(&self, why: &str) {
-        self.feed(Event::Cancel(convert::to_migration(failure(
-            "Cancelled",
-            why,
-            "start another migration when you want the pod to move",
-        ))));
+        self.feed(Event::Cancel(convert::to_migration(failure("Cancelled", why, "start another migration when you want the pod to move"))));
     }
 
     /// Ends the source for good; only after the target runs.
@@ -162,10 +146,7 @@ impl Session {
     /// The machine as it is now.
     #[must_use]
     pub fn machine(&self) -> Machine {
-        self.machine
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -197,8 +178,7 @@ impl Worker {
         match start {
             Start::Fresh(deadline) => self.prepare(deadline),
             Start::Journal => {
-                orphans::await_criu(&self.node.host, &images_of(&self.migration.source_pod_uid))
-                    .await;
+                orphans::await_criu(&self.node.host, &images_of(&self.migration.source_pod_uid)).await;
                 let same_boot = self.grip.as_ref().is_none_or(Grip::same_boot);
                 self.feed(Event::Restarted { same_boot }).await;
             }
@@ -232,20 +212,11 @@ impl Worker {
 
     /// Everything before the machine's first step runs beside it, so that a cancel is heard.
     fn prepare(&self, deadline: Option<SystemTime>) {
-        let (node, migration, commands) = (
-            self.node.clone(),
-            self.migration.clone(),
-            self.session.commands.clone(),
-        );
+        let (node, migration, commands) = (self.node.clone(), self.migration.clone(), self.session.commands.clone());
         if let Some(deadline) = deadline {
             let commands = commands.clone();
             tokio::spawn(async move {
-                tokio::time::sleep(
-                    deadline
-                        .duration_since(SystemTime::now())
-                        .unwrap_or_default(),
-                )
-                .await;
+                tokio::time::sleep(deadline.duration_since(SystemTime::now()).unwrap_or_default()).await;
                 let _ = commands.send(Command::Event(Event::DeadlinePassed));
             });
         }
@@ -256,8 +227,7 @@ impl Worker {
                     let _ = commands.send(Command::Prepared(Box::new(pod), handoff));
                 }
                 Err(why) => {
-                    let _ =
-                        commands.send(Command::Event(Event::Cancel(convert::to_migration(why))));
+                    let _ = commands.send(Command::Event(Event::Cancel(convert::to_migration(why))));
                 }
             }
         });
@@ -265,18 +235,9 @@ impl Worker {
 
     async fn feed(&mut self, event: Event) {
         let effects = {
-            let mut machine = self
-                .session
-                .machine
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut machine = self.session.machine.lock().unwrap_or_else(PoisonError::into_inner);
             let before = format!("{:?}", machine.state());
-            tracing::debug!(
-                migration = self.migration.name,
-                ?event,
-                state = before,
-                "source"
-            );
+            tracing::debug!(migration = self.migration.name, ?event, state = before, "source");
             machine.step(event)
         };
         for effect in effects {
@@ -288,42 +249,20 @@ impl Worker {
         tracing::debug!(migration = self.migration.name, ?effect, "source does");
         match effect {
             Effect::Journal => self.journal().await,
-            Effect::CreateHandover => self.api(|arbiter, migration| async move {
-                Event::HandoverCreated(arbiter.create(&migration).await)
-            }),
-            Effect::ReadHandover => {
-                self.api(|arbiter, _| async move { Event::Handover(arbiter.read().await) })
+            Effect::CreateHandover => self.api(|arbiter, migration| async move { Event::HandoverCreated(arbiter.create(&migration).await) }),
+            Effect::ReadHandover => self.api(|arbiter, _| async move { Event::Handover(arbiter.read().await) }),
+            Effect::WriteAborted { version } => {
+                self.api(move |arbiter, _| async move { Event::AbortWritten(arbiter.swap(&version, godwit_api::HandoverState::Aborted).await) })
             }
-            Effect::WriteAborted { version } => self.api(move |arbiter, _| async move {
-                Event::AbortWritten(
-                    arbiter
-                        .swap(&version, godwit_api::HandoverState::Aborted)
-                        .await,
-                )
-            }),
-            Effect::Fence => self
-                .with_grip(|grip, node| grip.fence(&node.host))
-                .await
-                .unwrap_or_default(),
-            Effect::Unfence => {
-                self.must("take the fence away", |grip, node| grip.unfence(&node.host))
-                    .await
-            }
+            Effect::Fence => self.with_grip(|grip, node| grip.fence(&node.host)).await.unwrap_or_default(),
+            Effect::Unfence => self.must("take the fence away", |grip, node| grip.unfence(&node.host)).await,
             Effect::ShutTraffic => self.shut_traffic().await,
-            Effect::OpenTraffic => {
-                self.must("open the traffic gate", |grip, node| {
-                    open_traffic(grip, node)
-                })
-                .await
-            }
+            Effect::OpenTraffic => self.must("open the traffic gate", |grip, node| open_traffic(grip, node)).await,
             Effect::Freeze => self.freeze().await,
             Effect::Dump => self.dump(),
             Effect::SealPod => self.seal_pod().await,
             Effect::Thaw => self.thaw().await,
-            Effect::Kill => {
-                self.must("end the sealed pod", |grip, _| grip.kill())
-                    .await
-            }
+            Effect::Kill => self.must("end the sealed pod", |grip, _| grip.kill()).await,
             Effect::OfferToTarget => self.offer(),
             Effect::AskTarget { abandon } => self.ask(abandon),
             Effect::AnswerSealed(answer) => {
@@ -343,11 +282,7 @@ impl Worker {
             grip: self.grip.clone(),
             shapes: self.shapes.clone(),
         };
-        while let Err(error) = self
-            .node
-            .journal
-            .write(ROLE, &self.migration.source_pod_uid, &entry)
-        {
+        while let Err(error) = self.node.journal.write(ROLE, &self.migration.source_pod_uid, &entry) {
             tracing::error!(%error, "the journal cannot be written; waiting");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
@@ -367,52 +302,31 @@ impl Worker {
         });
     }
 
-    async fn with_grip<T: Send + 'static>(
-        &self,
-        act: impl FnOnce(&Grip, &Node) -> T + Send + 'static,
-    ) -> Option<T> {
+    async fn with_grip<T: Send + 'static>(&self, act: impl FnOnce(&Grip, &Node) -> T + Send + 'static) -> Option<T> {
         let (grip, node) = (self.grip.clone()?, self.node.clone());
-        tokio::task::spawn_blocking(move || act(&grip, &node))
-            .await
-            .ok()
+        tokio::task::spawn_blocking(move || act(&grip, &node)).await.ok()
     }
 
     /// Does something that has to succeed sooner or later.
-    async fn must(
-        &self,
-        what: &str,
-        act: impl Fn(&Grip, &Node) -> Result<(), Failure> + Clone + Send + 'static,
-    ) {
+    async fn must(&self, what: &str, act: impl Fn(&Grip, &Node) -> Result<(), Failure> + Clone + Send + 'static) {
         for attempt in 0..50 {
             match self.with_grip(act.clone()).await {
                 None | Some(Ok(())) => return,
-                Some(Err(why)) => tracing::warn!(
-                    migration = self.migration.name,
-                    reason = why.reason,
-                    message = why.message,
-                    attempt,
-                    "cannot {what}"
-                ),
+                Some(Err(why)) => tracing::warn!(migration = self.migration.name, reason = why.reason, message = why.message, attempt, "cannot {what}"),
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 
     async fn look(&self) -> godwit_migration::handover::SealFacts {
-        self.with_grip(|grip, node| grip.look(&node.host))
-            .await
-            .unwrap_or_default()
+        self.with_grip(|grip, node| grip.look(&node.host)).await.unwrap_or_default()
     }
 
     async fn shut_traffic(&mut self) {
         self.point("shut-traffic").await;
         let timer = Timer::start(ROLE, "gate");
-        match self.with_grip(|grip, node| shut_traffic(grip, node)).await {
-            Some(Err(why)) => tracing::warn!(
-                reason = why.reason,
-                message = why.message,
-                "the traffic gate does not shut"
-            ),
+        match self.with_grip(shut_traffic).await {
+            Some(Err(why)) => tracing::warn!(reason = why.reason, message = why.message, "the traffic gate does not shut"),
             _ => self.step(timer.stop()),
         }
     }
@@ -422,9 +336,7 @@ impl Worker {
         let timer = Timer::start(ROLE, "freeze");
         self.frozen_at = Some(Instant::now());
         let frozen = self
-            .with_grip(|grip, node| {
-                grip.freeze().and_then(|()| grip.shapes())
-            })
+            .with_grip(|grip, _| grip.freeze().and_then(|()| grip.shapes()))
             .await
             .unwrap_or_else(|| Err(internal("cannot freeze", "the pod was not prepared")));
         let event = match frozen {
@@ -441,11 +353,7 @@ impl Worker {
 
     fn dump(&mut self) {
         let (Some(pod), Some(handoff)) = (self.pod.clone(), self.handoff.clone()) else {
-            self.session
-                .feed(Event::DumpFailed(convert::to_migration(internal(
-                    "cannot dump",
-                    "the pod was not prepared",
-                ))));
+            self.session.feed(Event::DumpFailed(convert::to_migration(internal("cannot dump", "the pod was not prepared"))));
             return;
         };
         let (migration, session) = (self.migration.clone(), self.session.clone());
@@ -453,9 +361,7 @@ impl Worker {
             let timer = Timer::start(ROLE, "dump");
             let delta = async {
                 let timer = Timer::start(ROLE, "delta");
-                pod.copy_files(&handoff, &migration)
-                    .await
-                    .map(|()| timer.stop())
+                pod.copy_files(&handoff, &migration).await.map(|()| timer.stop())
             };
             let dumping = async { pod.dump(&handoff, &migration).await.map(|()| timer.stop()) };
             // Both are awaited to their ends: CRIU is never killed while it has a hand in the processes.
@@ -468,13 +374,8 @@ impl Worker {
                 }
                 (Err(why), _) | (_, Err(why)) => Event::DumpFailed(convert::to_migration(why)),
             };
-            let copied = Copied {
-                bytes: pod.sent.load(Ordering::Relaxed),
-                total: pod.sent.load(Ordering::Relaxed),
-            };
-            session.events.push(SwitchEvent {
-                event: Some(switch_event::Event::Copied(copied)),
-            });
+            let copied = Copied { bytes: pod.sent.load(Ordering::Relaxed), total: pod.sent.load(Ordering::Relaxed) };
+            session.events.push(SwitchEvent { event: Some(switch_event::Event::Copied(copied)) });
             session.feed(event);
         }));
     }
@@ -482,8 +383,7 @@ impl Worker {
     async fn seal_pod(&mut self) {
         self.point("dumped").await;
         let timer = Timer::start(ROLE, "seal");
-        self.must("seal the pod", |grip, _| grip.seal())
-            .await;
+        self.must("seal the pod", |grip, _| grip.seal()).await;
         let facts = self.look().await;
         self.step(timer.stop());
         self.point("sealed").await;
@@ -494,14 +394,20 @@ impl Worker {
         if let Some(dump) = self.dump.take() {
             let _ = dump.await;
         }
-        self.must("thaw the pod", |grip, _| grip.thaw())
-            .await;
+        self.must("thaw the pod", |grip, _| grip.thaw()).await;
         self.ran_again();
-        let images = self
-            .node
-            .host
-            .path(images_of(&self.migration.source_pod_uid));
+        let images = self.node.host.path(images_of(&self.migration.source_pod_uid));
         let _ = std::fs::remove_dir_all(images);
+    }
+
+    /// Frees the images.
+    fn tidy(&self) {
+        let images = self.node.host.path(images_of(&self.migration.source_pod_uid));
+        if let Err(error) = std::fs::remove_dir_all(&images)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, images = %images.display(), "cannot free the images");
+        }
     }
 
     /// The pod stands still no longer.
@@ -515,29 +421,19 @@ impl Worker {
         if let Some(client) = &self.handoff {
             return Ok(client.clone());
         }
-        let client = self
-            .node
-            .handoff(&self.migration.target_address, &self.migration.target_node)?;
+        let client = self.node.handoff(&self.migration.target_address, &self.migration.target_node)?;
         Ok(self.handoff.insert(client).clone())
     }
 
     fn offer(&mut self) {
-        let containers = self
-            .shapes
-            .iter()
-            .cloned()
-            .map(|(name, shape)| v1::ContainerShape { name, shape })
-            .collect();
+        let containers = self.shapes.iter().cloned().map(|(name, shape)| v1::ContainerShape { name, shape }).collect();
         let Ok(mut client) = self.client() else {
             self.session.feed(Event::TargetSilent);
             return;
         };
         let (session, migration) = (self.session.clone(), self.migration.clone());
         tokio::spawn(async move {
-            let request = v1::RestoreRequest {
-                migration: Some(migration),
-                containers,
-            };
+            let request = v1::RestoreRequest { migration: Some(migration), containers };
             let answer = async {
                 let mut stream = client.restore(request).await.ok()?.into_inner();
                 while let Ok(Some(event)) = stream.message().await {
@@ -565,15 +461,8 @@ impl Worker {
         };
         let (session, migration) = (self.session.clone(), self.migration.clone());
         tokio::spawn(async move {
-            let reply = client
-                .ask(v1::AskRequest {
-                    migration: Some(migration),
-                    abandon,
-                })
-                .await
-                .ok();
-            let state: Option<PeerState> =
-                reply.and_then(|reply| convert::peer_state(reply.into_inner()));
+            let reply = client.ask(v1::AskRequest { migration: Some(migration), abandon }).await.ok();
+            let state: Option<PeerState> = reply.and_then(|reply| convert::peer_state(reply.into_inner()));
             session.feed(state.map_or(Event::TargetSilent, Event::Target));
         });
     }
@@ -583,36 +472,27 @@ impl Worker {
             self.ran_again();
         }
         self.steps.push(step.clone());
-        self.session.events.push(SwitchEvent {
-            event: Some(switch_event::Event::Step(step)),
-        });
+        self.session.events.push(SwitchEvent { event: Some(switch_event::Event::Step(step)) });
     }
 
     fn report(&mut self, outcome: Outcome) {
         if matches!(outcome, Outcome::Running) {
             self.ran_again();
+            self.tidy();
         }
         let freeze = freeze_report(self.stood_still, &self.steps);
         let result = match outcome {
             Outcome::Running => v1::outcome::Result::Running(v1::Running::default()),
             Outcome::TakenBack(why) => v1::outcome::Result::TakenBack(convert::from_migration(why)),
         };
-        let outcome = v1::Outcome {
-            result: Some(result),
-            freeze: Some(freeze),
-        };
-        self.session.events.push(SwitchEvent {
-            event: Some(switch_event::Event::Outcome(outcome)),
-        });
+        let outcome = v1::Outcome { result: Some(result), freeze: Some(freeze) };
+        self.session.events.push(SwitchEvent { event: Some(switch_event::Event::Outcome(outcome)) });
     }
 
     /// A fault point of this role.
     async fn point(&self, name: &str) {
         if let Err(error) = godwit_fault::point(&format!("agent.source.{name}")).await {
-            self.session
-                .feed(Event::Cancel(convert::to_migration(internal(
-                    "stopped", error,
-                ))));
+            self.session.feed(Event::Cancel(convert::to_migration(internal("stopped", error))));
         }
     }
 }
@@ -627,9 +507,7 @@ async fn prepare(
     let step = |timer: Timer| {
         let _ = commands.send(Command::Step(timer.stop()));
     };
-    godwit_fault::point("agent.source.prepare")
-        .await
-        .map_err(|error| internal("stopped", error))?;
+    godwit_fault::point("agent.source.prepare").await.map_err(|error| internal("stopped", error))?;
     let timer = Timer::start(ROLE, "inspect");
     let pod = SourcePod::prepare(&node.host, &node.cri, &migration.source_pod_uid).await?;
     step(timer);
@@ -637,32 +515,21 @@ async fn prepare(
     let timer = Timer::start(ROLE, "copy");
     pod.copy_files(&handoff, migration).await?;
     step(timer);
-    events.push(SwitchEvent {
-        event: Some(switch_event::Event::Copied(Copied {
-            bytes: pod.sent.load(Ordering::Relaxed),
-            total: pod.total,
-        })),
-    });
+    events.push(SwitchEvent { event: Some(switch_event::Event::Copied(Copied { bytes: pod.sent.load(Ordering::Relaxed), total: pod.total })) });
     let timer = Timer::start(ROLE, "prime");
     pod.open(&mut handoff, migration).await?;
     step(timer);
-    godwit_fault::point("agent.source.opened")
-        .await
-        .map_err(|error| internal("stopped", error))?;
+    godwit_fault::point("agent.source.opened").await.map_err(|error| internal("stopped", error))?;
     Ok((pod, handoff))
 }
 
 fn shut_traffic(grip: &Grip, node: &Node) -> Result<(), Failure> {
-    grip.gate(&node.host)?
-        .shut()
-        .map_err(|error| internal("cannot shut the traffic gate", error))
+    grip.gate(&node.host)?.shut().map_err(|error| internal("cannot shut the traffic gate", error))
 }
 
 fn open_traffic(grip: &Grip, node: &Node) -> Result<(), Failure> {
     match grip.gate(&node.host) {
-        Ok(gate) => gate
-            .open()
-            .map_err(|error| internal("cannot open the traffic gate", error)),
+        Ok(gate) => gate.open().map_err(|error| internal("cannot open the traffic gate", error)),
         // The sandbox is gone, and its rules with it.
         Err(_) => Ok(()),
     }
@@ -670,17 +537,11 @@ fn open_traffic(grip: &Grip, node: &Node) -> Result<(), Failure> {
 
 fn freeze_report(stood_still: Option<Duration>, steps: &[v1::Step]) -> FreezeReport {
     let ms = |name: &str| {
-        let us: i64 = steps
-            .iter()
-            .filter(|step| step.step == name)
-            .map(|step| step.duration_us)
-            .sum();
+        let us: i64 = steps.iter().filter(|step| step.step == name).map(|step| step.duration_us).sum();
         u32::try_from(us / 1000).unwrap_or(0)
     };
     FreezeReport {
-        total_ms: stood_still.map_or(0, |time| {
-            u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
-        }),
+        total_ms: stood_still.map_or(0, |time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX)),
         dump_ms: ms("dump"),
         delta_ms: ms("seal"),
         restore_ms: ms("restore"),
@@ -692,8 +553,5 @@ fn freeze_report(stood_still: Option<Duration>, steps: &[v1::Step]) -> FreezeRep
 /// Milliseconds since the epoch to a time; 0 is none.
 #[must_use]
 pub fn deadline(unix_ms: i64) -> Option<SystemTime> {
-    u64::try_from(unix_ms)
-        .ok()
-        .filter(|ms| *ms > 0)
-        .map(|ms| UNIX_EPOCH + Duration::from_millis(ms))
+    u64::try_from(unix_ms).ok().filter(|ms| *ms > 0).map(|ms| UNIX_EPOCH + Duration::from_millis(ms))
 }

@@ -69,11 +69,7 @@ pub fn follow(
             }
             let growing = match files.entry(path.clone()) {
                 std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Growing {
-                    file: File::open(&path)?,
-                    sent: 0,
-                    hash: Hasher::new(),
-                }),
+                std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Growing { file: File::open(&path)?, sent: 0, hash: Hasher::new() }),
             };
             loop {
                 let read = growing.file.read(&mut buffer)?;
@@ -88,8 +84,7 @@ pub fn follow(
                 let mut chunk = first.take().unwrap_or_default();
                 chunk.path.clone_from(&name);
                 chunk.data = buffer[..read].to_vec();
-                out.blocking_send(chunk)
-                    .map_err(|_| io::ErrorKind::BrokenPipe)?;
+                out.blocking_send(chunk).map_err(|_| io::ErrorKind::BrokenPipe)?;
             }
         }
         if last {
@@ -105,15 +100,11 @@ pub fn follow(
         whole.update(digest.as_bytes());
         total.files += 1;
         let mut chunk = first.take().unwrap_or_default();
-        chunk.path = path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
+        chunk.path = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         chunk.end = true;
         chunk.digest = digest.as_bytes().to_vec();
         chunk.length = growing.sent;
-        out.blocking_send(chunk)
-            .map_err(|_| io::ErrorKind::BrokenPipe)?;
+        out.blocking_send(chunk).map_err(|_| io::ErrorKind::BrokenPipe)?;
     }
     total.digest = whole.finalize().as_bytes().to_vec();
     Ok(total)
@@ -122,10 +113,5 @@ pub fn follow(
 /// The head of a stream.
 #[must_use]
 pub fn head(migration: &Migration, container: &str, kind: &str) -> FileChunk {
-    FileChunk {
-        migration: Some(migration.clone()),
-        container: container.to_owned(),
-        kind: kind.to_owned(),
-        ..FileChunk::default()
-    }
+    FileChunk { migration: Some(migration.clone()), container: container.to_owned(), kind: kind.to_owned(), ..FileChunk::default() }
 }

@@ -74,10 +74,7 @@ pub struct Seat {
 
 impl Seat {
     fn new() -> Self {
-        Self {
-            orders: watch::Sender::default(),
-            seen: watch::Sender::default(),
-        }
+        Self { orders: watch::Sender::default(), seen: watch::Sender::default() }
     }
 
     /// Changes the orders.
@@ -117,10 +114,7 @@ impl Desk {
     /// An empty desk.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self {
-            seats: Mutex::default(),
-            doorman: OnceLock::new(),
-        })
+        Arc::new(Self { seats: Mutex::default(), doorman: OnceLock::new() })
     }
 
     /// Sets who decides about `create`; until then such a `create` fails and is tried again by the kubelet.
@@ -132,26 +126,16 @@ impl Desk {
     #[must_use]
     pub fn seat(&self, container: &str) -> Arc<Seat> {
         let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        seats
-            .entry(container.to_owned())
-            .or_insert_with(|| Arc::new(Seat::new()))
-            .clone()
+        seats.entry(container.to_owned()).or_insert_with(|| Arc::new(Seat::new())).clone()
     }
 
     fn known(&self, container: &str) -> Option<Arc<Seat>> {
-        self.seats
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(container)
-            .cloned()
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner).get(container).cloned()
     }
 
     /// Forgets a container.
     pub fn clear(&self, container: &str) {
-        self.seats
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(container);
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner).remove(container);
     }
 
     /// Whoever asked this has gone before it was answered.
@@ -169,9 +153,7 @@ impl Desk {
             Request::Create { .. } => {
                 return match self.doorman.get() {
                     Some(doorman) => doorman(request.clone()).await,
-                    None => Reply::Fail {
-                        why: "Godwit's agent is starting".into(),
-                    },
+                    None => Reply::Fail { why: "Godwit's agent is starting".into() },
                 };
             }
             Request::Keeper { container }
@@ -184,9 +166,7 @@ impl Desk {
             // Not in the journal: the migration was undone, or never came here. Nothing of it has run and nothing will.
             return match request {
                 Request::Keeper { .. } => Reply::Exit { code: 125 },
-                Request::Images { .. } | Request::Gate { .. } => Reply::Abort {
-                    why: "this migration was undone".into(),
-                },
+                Request::Images { .. } | Request::Gate { .. } => Reply::Abort { why: "this migration was undone".into() },
                 _ => Reply::Ok,
             };
         };
@@ -208,14 +188,11 @@ impl Desk {
             }
             Request::Resumed { init_pid, .. } => {
                 seat.seen.send_modify(|seen| seen.resumed = Some(*init_pid));
-                seat.wait(|orders| orders.noted.resumed.map(|_| Reply::Ok))
-                    .await
+                seat.wait(|orders| orders.noted.resumed.map(|_| Reply::Ok)).await
             }
             Request::Restored { code, output, .. } => {
-                seat.seen
-                    .send_modify(|seen| seen.restored = Some((*code, output.clone())));
-                seat.wait(|orders| orders.noted.restored.as_ref().map(|_| Reply::Ok))
-                    .await
+                seat.seen.send_modify(|seen| seen.restored = Some((*code, output.clone())));
+                seat.wait(|orders| orders.noted.restored.as_ref().map(|_| Reply::Ok)).await
             }
             Request::Create { .. } => Reply::Ok,
         }

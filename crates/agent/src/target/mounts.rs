@@ -14,20 +14,7 @@ pub async fn make(host: &Host, prepared: &Prepared) -> io::Result<()> {
     inside(host, move || prepared.make()).await
 }
 
-/// Takes them away; a container that was restored from them keeps its own.
-///
-/// # Errors
-/// When one is still busy.
-pub async fn unmake(host: &Host, prepared: &Prepared) -> io::Result<()> {
-    let prepared = prepared.clone();
-    inside(host, move || prepared.unmake()).await
-}
-
-async fn inside(
-    host: &Host,
-    work: impl FnOnce() -> io::Result<()> + Send + 'static,
-) -> io::Result<()> {
+async fn inside(host: &Host, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
     let host = host.clone();
-    tokio::task::spawn_blocking(move || host.within(work))
-        .await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(move || host.within(work)).await.map_err(io::Error::other)?
 }

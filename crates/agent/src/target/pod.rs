@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Where images live on the node: tmpfs, never a disk.
-const IMAGES: &str = "/run/godwit/images";
+pub const IMAGES: &str = "/run/godwit/images";
 /// How long keepers may take to start their restores and arrive at the stand-in.
 const STARTING: Duration = Duration::from_secs(20);
 /// One container that is to be restored.
@@ -73,57 +73,24 @@ impl TargetPod {
             .sandbox_of(pod_uid)
             .await
             .map_err(|error| convert::finding(error.finding()))?
-            .ok_or_else(|| {
-                failure(
-                    "TargetPodGone",
-                    "the target pod has no sandbox any more",
-                    "look at the events of the target pod; try again",
-                )
-            })?;
-        let containers = client
-            .containers_of(pod_uid)
-            .await
-            .map_err(|error| convert::finding(error.finding()))?;
-        let directories = volumes::directories(host, Side::Target, pod_uid, &sandbox, &containers)
-            .map_err(|error| convert::finding(error.finding()))?;
+            .ok_or_else(|| failure("TargetPodGone", "the target pod has no sandbox any more", "look at the events of the target pod; try again"))?;
+        let containers = client.containers_of(pod_uid).await.map_err(|error| convert::finding(error.finding()))?;
+        let directories = volumes::directories(host, Side::Target, pod_uid, &sandbox, &containers).map_err(|error| convert::finding(error.finding()))?;
         let mut slots = Vec::new();
         for (name, id) in keepers {
-            let container = containers
-                .iter()
-                .find(|container| &container.id == id)
-                .cloned()
-                .ok_or_else(|| {
-                    failure(
-                        "TargetPodGone",
-                        format!("container {name} of the target pod is gone"),
-                        "look at the events of the target pod; try again",
-                    )
-                })?;
+            let container = containers.iter().find(|container| &container.id == id).cloned().ok_or_else(|| {
+                failure("TargetPodGone", format!("container {name} of the target pod is gone"), "look at the events of the target pod; try again")
+            })?;
             let images = Path::new(IMAGES).join(source_uid).join(name);
-            slots.push(Slot {
-                name: name.clone(),
-                id: id.clone(),
-                seat: desk.seat(id),
-                images,
-                container,
-            });
+            slots.push(Slot { name: name.clone(), id: id.clone(), seat: desk.seat(id), images, container });
         }
-        Ok(Self {
-            host: host.clone(),
-            sandbox,
-            slots,
-            directories,
-            source_ip,
-        })
+        Ok(Self { host: host.clone(), sandbox, slots, directories, source_ip })
     }
 
     /// Where the images of a container are to be written, as the agent opens it.
     #[must_use]
     pub fn images_of(&self, container: &str) -> Option<PathBuf> {
-        self.slots
-            .iter()
-            .find(|slot| slot.name == container)
-            .map(|slot| self.host.path(&slot.images))
+        self.slots.iter().find(|slot| slot.name == container).map(|slot| self.host.path(&slot.images))
     }
 
     /// Lets every keeper start `runc restore`, which stops before it reads an image. Returns when all stand there.
@@ -135,41 +102,24 @@ impl TargetPod {
         if let Some(ip) = self.source_ip
             && !self.sandbox.ips.contains(&ip)
         {
-            addresses::add_temporary(&netns, ip)
-                .map_err(|error| internal("cannot put the old address into the new pod", error))?;
+            addresses::add_temporary(&netns, ip).map_err(|error| internal("cannot put the old address into the new pod", error))?;
         }
         for slot in &self.slots {
-            let source = request
-                .containers
-                .iter()
-                .find(|container| container.name == slot.name)
-                .ok_or_else(|| {
-                    failure(
-                        "ContainerMissing",
-                        format!("the source has no running container {}", slot.name),
-                        "migrate when all containers of the pod run",
-                    )
-                })?;
+            let source = request.containers.iter().find(|container| container.name == slot.name).ok_or_else(|| {
+                failure("ContainerMissing", format!("the source has no running container {}", slot.name), "migrate when all containers of the pod run")
+            })?;
             let order = self.order(slot, source).await?;
             slot.seat.order(|orders| orders.keeper = Some(order));
         }
         tokio::time::timeout(STARTING, self.all(|seen| seen.images))
             .await
-            .map_err(|_| {
-                failure(
-                    "KeeperStuck",
-                    "a keeper did not start its restore in time",
-                    "look at the runtime's log on the target node; try again",
-                )
-            })?
+            .map_err(|_| failure("KeeperStuck", "a keeper did not start its restore in time", "look at the runtime's log on the target node; try again"))?
     }
 
     async fn order(&self, slot: &Slot, source: &SourceContainer) -> Result<KeeperOrder, Failure> {
-        let externals: Vec<External> = serde_json::from_slice(&source.externals)
-            .map_err(|error| internal("the source's list of mounts is damaged", error))?;
+        let externals: Vec<External> = serde_json::from_slice(&source.externals).map_err(|error| internal("the source's list of mounts is damaged", error))?;
         let scratch = Path::new(CONTAINERS).join(&slot.id).join("scratch");
-        let cgroup = Cgroup::of(&self.host, slot.container.pid)
-            .map_err(|error| convert::finding(error.finding()))?;
+        let cgroup = Cgroup::of(&self.host, slot.container.pid).map_err(|error| convert::finding(error.finding()))?;
         let prepared = restore::prepare(
             &externals,
             &restore::Target {
@@ -181,18 +131,11 @@ impl TargetPod {
             },
         )
         .map_err(|problem| convert::criu_failure(&problem.failure(), &slot.name))?;
-        super::mounts::make(&self.host, &prepared)
-            .await
-            .map_err(|error| internal("cannot prepare the container's tmpfs mounts", error))?;
+        super::mounts::make(&self.host, &prepared).await.map_err(|error| internal("cannot prepare the container's tmpfs mounts", error))?;
         let images = self.host.path(&slot.images);
-        std::fs::create_dir_all(&images)
-            .map_err(|error| internal("cannot make room for the images", error))?;
-        descriptors::write(&images, &source.descriptors)
-            .map_err(|error| internal("cannot write descriptors.json", error))?;
-        Ok(KeeperOrder::Restore {
-            images: slot.images.clone(),
-            criu: prepared.lines,
-        })
+        std::fs::create_dir_all(&images).map_err(|error| internal("cannot make room for the images", error))?;
+        descriptors::write(&images, &source.descriptors).map_err(|error| internal("cannot write descriptors.json", error))?;
+        Ok(KeeperOrder::Restore { images: slot.images.clone(), criu: prepared.lines })
     }
 
     /// Checks that the images are whole: CRIU spins for ever on a short pages file.
@@ -229,19 +172,13 @@ impl TargetPod {
                 .find(|container| container.name == slot.name)
                 .and_then(|container| serde_json::from_slice(&container.shape).ok())
                 .ok_or_else(|| internal("the source did not say what to expect", &slot.name))?;
-            let cgroup =
-                Cgroup::of(&self.host, pid).map_err(|error| convert::finding(error.finding()))?;
-            let restored = process::tree(&cgroup)
-                .map_err(|error| internal("cannot list the restored processes", error))?;
+            let cgroup = Cgroup::of(&self.host, pid).map_err(|error| convert::finding(error.finding()))?;
+            let restored = process::tree(&cgroup).map_err(|error| internal("cannot list the restored processes", error))?;
             let missing = shape.missing_in(&Shape::of(pid, &restored));
             if !missing.is_empty() {
                 return Err(failure(
                     "RestoreIncomplete",
-                    format!(
-                        "container {}: after the restore this is missing: {}",
-                        slot.name,
-                        missing.join("; ")
-                    ),
+                    format!("container {}: after the restore this is missing: {}", slot.name, missing.join("; ")),
                     "this is a fault of CRIU or Godwit: keep restore.log and report it",
                 ));
             }
@@ -250,10 +187,8 @@ impl TargetPod {
             return Ok(0);
         };
         let netns = self.netns()?;
-        let destroyed = sockets::destroy(&netns, ip)
-            .map_err(|error| internal("cannot end the old connections", error))?;
-        addresses::remove(&netns, ip)
-            .map_err(|error| internal("cannot take the old address away", error))?;
+        let destroyed = sockets::destroy(&netns, ip).map_err(|error| internal("cannot end the old connections", error))?;
+        addresses::remove(&netns, ip).map_err(|error| internal("cannot take the old address away", error))?;
         Ok(destroyed.established)
     }
 
@@ -268,16 +203,10 @@ impl TargetPod {
     async fn all(&self, reached: impl Fn(&Seen) -> bool + Copy) -> Result<(), Failure> {
         futures::future::try_join_all(self.slots.iter().map(|slot| async move {
             let mut seen = slot.seat.watch();
-            let outcome = seen
-                .wait_for(|seen| {
-                    reached(seen) || seen.restored.as_ref().is_some_and(|(code, _)| *code != 0)
-                })
-                .await;
+            let outcome = seen.wait_for(|seen| reached(seen) || seen.restored.as_ref().is_some_and(|(code, _)| *code != 0)).await;
             match outcome {
                 Ok(seen) => match &seen.restored {
-                    Some((code, output)) if !reached(&seen) => {
-                        Err(restore_failure(&slot.name, *code, output))
-                    }
+                    Some((code, output)) if !reached(&seen) => Err(restore_failure(&slot.name, *code, output)),
                     _ => Ok(()),
                 },
                 Err(_) => Err(internal("container", "its keeper was forgotten")),
@@ -293,24 +222,17 @@ impl TargetPod {
             .net
             .as_ref()
             .map(|path| self.host.path(path))
-            .ok_or_else(|| {
-                failure(
-                    "NoNetworkNamespace",
-                    "the target pod has no network namespace of its own",
-                    "pods with hostNetwork cannot be moved",
-                )
-            })
+            .ok_or_else(|| failure("NoNetworkNamespace", "the target pod has no network namespace of its own", "pods with hostNetwork cannot be moved"))
     }
+}
 
-    /// Frees what the restore needed: images and temporary mounts.
-    pub fn tidy(&self) {
-        for slot in &self.slots {
-            if let Err(error) = std::fs::remove_dir_all(self.host.path(&slot.images))
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::warn!(%error, images = %slot.images.display(), "cannot free the images");
-            }
-        }
+/// Frees the images of a migration.
+pub fn tidy(host: &Host, source_uid: &str) {
+    let images = Path::new(IMAGES).join(source_uid);
+    if let Err(error) = std::fs::remove_dir_all(host.path(&images))
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, images = %images.display(), "cannot free the images");
     }
 }
 

@@ -26,12 +26,7 @@ impl Images {
     /// When it cannot be made.
     pub fn into(directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
-        Ok(Self {
-            directory: directory.to_owned(),
-            open: HashMap::new(),
-            receipt: Receipt::default(),
-            whole: Hasher::new(),
-        })
+        Ok(Self { directory: directory.to_owned(), open: HashMap::new(), receipt: Receipt::default(), whole: Hasher::new() })
     }
 
     /// Takes one piece.
@@ -41,8 +36,7 @@ impl Images {
     pub fn take(&mut self, chunk: &FileChunk) -> io::Result<()> {
         if !self.open.contains_key(&chunk.path) {
             let file = self.create(&chunk.path)?;
-            self.open
-                .insert(chunk.path.clone(), (file, Hasher::new(), 0));
+            self.open.insert(chunk.path.clone(), (file, Hasher::new(), 0));
         }
         let Some((file, hash, length)) = self.open.get_mut(&chunk.path) else {
             return Err(io::ErrorKind::NotFound.into());
@@ -54,13 +48,7 @@ impl Images {
         if chunk.end {
             let digest = hash.finalize();
             if chunk.length != *length || chunk.digest != digest.as_bytes() {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!(
-                        "image {} arrived damaged: {length} bytes of {}",
-                        chunk.path, chunk.length
-                    ),
-                ));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("image {} arrived damaged: {length} bytes of {}", chunk.path, chunk.length)));
             }
             self.whole.update(digest.as_bytes());
             self.receipt.files += 1;
@@ -72,16 +60,9 @@ impl Images {
     fn create(&self, name: &str) -> io::Result<File> {
         let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0']);
         if !plain {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("{name:?} is not the name of an image"),
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is not the name of an image")));
         }
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(self.directory.join(name))
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.directory.join(name))
     }
 
     /// Ends the stream.
@@ -90,10 +71,7 @@ impl Images {
     /// `UnexpectedEof` when a file has no end.
     pub fn finish(mut self) -> io::Result<Receipt> {
         if let Some(name) = self.open.keys().next() {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                format!("image {name} is cut off"),
-            ));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("image {name} is cut off")));
         }
         self.receipt.digest = self.whole.finalize().as_bytes().to_vec();
         Ok(self.receipt)
@@ -106,26 +84,15 @@ mod tests {
     use super::*;
 
     fn piece(path: &str, data: &[u8]) -> FileChunk {
-        FileChunk {
-            path: path.into(),
-            data: data.to_vec(),
-            ..FileChunk::default()
-        }
+        FileChunk { path: path.into(), data: data.to_vec(), ..FileChunk::default() }
     }
 
     fn end(path: &str, whole: &[u8]) -> FileChunk {
-        FileChunk {
-            path: path.into(),
-            end: true,
-            digest: blake3::hash(whole).as_bytes().to_vec(),
-            length: whole.len() as u64,
-            ..FileChunk::default()
-        }
+        FileChunk { path: path.into(), end: true, digest: blake3::hash(whole).as_bytes().to_vec(), length: whole.len() as u64, ..FileChunk::default() }
     }
 
     fn images(name: &str) -> (Images, PathBuf) {
-        let directory =
-            std::env::temp_dir().join(format!("godwit-receive-{name}-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("godwit-receive-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&directory);
         (Images::into(&directory).unwrap(), directory)
     }
@@ -133,13 +100,7 @@ mod tests {
     #[test]
     fn interleaved_files_arrive_whole() {
         let (mut images, directory) = images("whole");
-        for chunk in [
-            piece("a.img", b"on"),
-            piece("b.img", b"two"),
-            piece("a.img", b"e"),
-            end("a.img", b"one"),
-            end("b.img", b"two"),
-        ] {
+        for chunk in [piece("a.img", b"on"), piece("b.img", b"two"), piece("a.img", b"e"), end("a.img", b"one"), end("b.img", b"two")] {
             images.take(&chunk).unwrap();
         }
         let receipt = images.finish().unwrap();
@@ -152,17 +113,11 @@ mod tests {
     fn damage_and_cuts_are_refused() {
         let (mut received, directory) = images("damage");
         received.take(&piece("a.img", b"onx")).unwrap();
-        assert_eq!(
-            received.take(&end("a.img", b"one")).unwrap_err().kind(),
-            io::ErrorKind::InvalidData
-        );
+        assert_eq!(received.take(&end("a.img", b"one")).unwrap_err().kind(), io::ErrorKind::InvalidData);
         fs::remove_dir_all(&directory).unwrap();
         let (mut received, directory) = images("cut");
         received.take(&piece("a.img", b"one")).unwrap();
-        assert_eq!(
-            received.finish().unwrap_err().kind(),
-            io::ErrorKind::UnexpectedEof
-        );
+        assert_eq!(received.finish().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         fs::remove_dir_all(directory).unwrap();
     }
 
@@ -170,11 +125,7 @@ mod tests {
     fn names_stay_inside_the_directory() {
         let (mut images, directory) = images("names");
         for name in ["../x", "/etc/passwd", "a/b", ".hidden", ""] {
-            assert_eq!(
-                images.take(&piece(name, b"x")).unwrap_err().kind(),
-                io::ErrorKind::InvalidInput,
-                "{name}"
-            );
+            assert_eq!(images.take(&piece(name, b"x")).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{name}");
         }
         fs::remove_dir_all(directory).unwrap();
     }

@@ -18,14 +18,13 @@ use godwit_migration::handover::{
     PeerState, Sealed,
     target::{Create, Effect, Event, Machine, State},
 };
-use godwit_rpc::v1::{
-    self, AwaitKeepersReply, ContainerShape, Migration, OpenRequest, RestoreEvent, restore_event,
-};
-use godwit_runtime::protocol::{CONSUMED, Reply};
+use godwit_rpc::v1::{self, AwaitKeepersReply, ContainerShape, Migration, OpenRequest, RestoreEvent, restore_event};
+use godwit_runtime::protocol::Reply;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    consumed,
     desk::{Desk, KeeperOrder, Seen},
     pod::{TargetPod, restore_failure},
 };
@@ -35,7 +34,6 @@ use crate::{
     convert,
     events::Events,
     failure::{failure, internal},
-    journal::write_durably,
     node::Node,
 };
 
@@ -110,21 +108,10 @@ pub struct Session {
 impl Session {
     /// Expects the containers of the target pod.
     #[must_use]
-    pub fn prepare(
-        node: Arc<Node>,
-        desk: Arc<Desk>,
-        migration: Migration,
-        containers: Vec<String>,
-    ) -> Self {
+    pub fn prepare(node: Arc<Node>, desk: Arc<Desk>, migration: Migration, containers: Vec<String>) -> Self {
         let machine = Machine::new(containers.clone());
         let boot_id = godwit_node::facts::boot_id().unwrap_or_default();
-        let entry = Entry {
-            migration: prost::Message::encode_to_vec(&migration),
-            boot_id,
-            machine,
-            keepers: Vec::new(),
-            source_ip: String::new(),
-        };
+        let entry = Entry { migration: prost::Message::encode_to_vec(&migration), boot_id, machine, keepers: Vec::new(), source_ip: String::new() };
         Self::make(node, desk, migration, entry, None)
     }
 
@@ -138,24 +125,12 @@ impl Session {
         Ok(Self::make(node, desk, migration, entry, Some(same_boot)))
     }
 
-    fn make(
-        node: Arc<Node>,
-        desk: Arc<Desk>,
-        migration: Migration,
-        entry: Entry,
-        restarted: Option<bool>,
-    ) -> Self {
+    fn make(node: Arc<Node>, desk: Arc<Desk>, migration: Migration, entry: Entry, restarted: Option<bool>) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (waiting_now, waiting) = watch::channel(Vec::new());
         let containers = Arc::new(entry.machine.containers().keys().cloned().collect());
-        let session = Self {
-            migration: Arc::new(migration),
-            commands,
-            events: Events::new(),
-            machine: Arc::new(Mutex::new(entry.machine.clone())),
-            waiting,
-            containers,
-        };
+        let session =
+            Self { migration: Arc::new(migration), commands, events: Events::new(), machine: Arc::new(Mutex::new(entry.machine.clone())), waiting, containers };
         let worker = Worker {
             arbiter: Arbiter::new(node.kube.clone(), &session.migration),
             node,
@@ -178,9 +153,7 @@ impl Session {
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Failure> {
         let (reply, answer) = oneshot::channel();
         let gone = |_| internal("the migration", "it has just ended here");
-        self.commands
-            .send(make(reply))
-            .map_err(|_| internal("the migration", "it has just ended here"))?;
+        self.commands.send(make(reply)).map_err(|_| internal("the migration", "it has just ended here"))?;
         answer.await.map_err(gone)
     }
 
@@ -191,9 +164,7 @@ impl Session {
     /// Decides about a `create` of a container of the target pod.
     pub async fn create(&self, name: &str, id: &str) -> Reply {
         let (name, id) = (name.to_owned(), id.to_owned());
-        self.ask(|reply| Command::Create { name, id, reply })
-            .await
-            .unwrap_or_else(|why| Reply::Fail { why: why.message })
+        self.ask(|reply| Command::Create { name, id, reply }).await.unwrap_or_else(|why| Reply::Fail { why: why.message })
     }
 
     /// Lets the keepers start their restores.
@@ -201,11 +172,7 @@ impl Session {
     /// # Errors
     /// What is missing here.
     pub async fn open(&self, request: OpenRequest) -> Result<(), Failure> {
-        self.ask(|reply| Command::Open {
-            request: Box::new(request),
-            reply,
-        })
-        .await?
+        self.ask(|reply| Command::Open { request: Box::new(request), reply }).await?
     }
 
     /// Where the images of a container go.
@@ -214,26 +181,16 @@ impl Session {
     /// When there is no such container, or the target is not open.
     pub async fn images(&self, container: &str) -> Result<PathBuf, Failure> {
         let container = container.to_owned();
-        self.ask(|reply| Command::Images { container, reply })
-            .await?
+        self.ask(|reply| Command::Images { container, reply }).await?
     }
 
     /// Where files of the pod go.
     ///
     /// # Errors
     /// When the target pod has no such directory.
-    pub async fn directory(
-        &self,
-        container: &str,
-        kind: &str,
-    ) -> Result<godwit_node::volumes::Directory, Failure> {
+    pub async fn directory(&self, container: &str, kind: &str) -> Result<godwit_node::volumes::Directory, Failure> {
         let (container, kind) = (container.to_owned(), kind.to_owned());
-        self.ask(|reply| Command::Directory {
-            container,
-            kind,
-            reply,
-        })
-        .await?
+        self.ask(|reply| Command::Directory { container, kind, reply }).await?
     }
 
     /// Everything has been sent; what happens is told by `events`.
@@ -251,44 +208,27 @@ impl Session {
 
     /// Takes the preparation back, if it is not too late.
     pub fn undo(&self, why: &str) {
-        self.feed(Event::Undo(convert::to_migration(failure(
-            "Undone",
-            why,
-            "see the migration's own reason",
-        ))));
+        self.feed(Event::Undo(convert::to_migration(failure("Undone", why, "see the migration's own reason"))));
     }
 
     /// Which keepers wait: returns when all do, or after `patience`.
     pub async fn keepers(&self, patience: Duration) -> AwaitKeepersReply {
         let mut waiting = self.waiting.clone();
         let all = self.containers.len();
-        let _ =
-            tokio::time::timeout(patience, waiting.wait_for(|waiting| waiting.len() >= all)).await;
+        let _ = tokio::time::timeout(patience, waiting.wait_for(|waiting| waiting.len() >= all)).await;
         let waiting = self.waiting.borrow().clone();
-        let missing = self
-            .containers
-            .iter()
-            .filter(|name| !waiting.contains(name))
-            .cloned()
-            .collect();
+        let missing = self.containers.iter().filter(|name| !waiting.contains(name)).cloned().collect();
         let failure = match self.machine().state() {
             State::Never { why } => Some(convert::from_migration(why.clone())),
             _ => None,
         };
-        AwaitKeepersReply {
-            waiting,
-            missing,
-            failure,
-        }
+        AwaitKeepersReply { waiting, missing, failure }
     }
 
     /// The machine as it is now.
     #[must_use]
     pub fn machine(&self) -> Machine {
-        self.machine
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -333,16 +273,8 @@ impl Worker {
     async fn take(&mut self, command: Command) {
         match command {
             Command::Event(Event::Retry) => {
-                if self
-                    .restoring_since
-                    .is_some_and(|since| since.elapsed() > RESTORING)
-                    && *self.session.machine().state() == State::Restoring
-                {
-                    let why = failure(
-                        "RestoreTimedOut",
-                        "CRIU did not finish the restore",
-                        "look at restore.log on the target node",
-                    );
+                if self.restoring_since.is_some_and(|since| since.elapsed() > RESTORING) && *self.session.machine().state() == State::Restoring {
+                    let why = failure("RestoreTimedOut", "CRIU did not finish the restore", "look at restore.log on the target node");
                     self.feed(Event::Undo(convert::to_migration(why))).await;
                 }
                 self.feed(Event::Retry).await;
@@ -368,11 +300,7 @@ impl Worker {
                 let found = self.pod.as_ref().and_then(|pod| pod.images_of(&container));
                 let _ = reply.send(found.ok_or_else(|| not_open(&container)));
             }
-            Command::Directory {
-                container,
-                kind,
-                reply,
-            } => {
+            Command::Directory { container, kind, reply } => {
                 let outcome = self.directory(&container, &kind).await;
                 let _ = reply.send(outcome);
             }
@@ -382,26 +310,17 @@ impl Worker {
     async fn create(&mut self, name: String, id: String) -> Reply {
         if !self.session.containers.contains(&name) {
             // An init container: it was done at the source.
-            self.desk
-                .seat(&id)
-                .order(|orders| orders.keeper = Some(KeeperOrder::Exit(0)));
+            self.desk.seat(&id).order(|orders| orders.keeper = Some(KeeperOrder::Exit(0)));
             return Reply::Keep;
         }
         match self.session.machine().create() {
             Create::Afresh => return Reply::Plain,
             Create::Refuse => {
-                return Reply::Fail {
-                    why: "this migration does not take a new container now".into(),
-                };
+                return Reply::Fail { why: "this migration does not take a new container now".into() };
             }
             Create::Keep => {}
         }
-        if let Some(position) = self
-            .entry
-            .keepers
-            .iter()
-            .position(|(known, _)| *known == name)
-        {
+        if let Some(position) = self.entry.keepers.iter().position(|(known, _)| *known == name) {
             let (_, old) = self.entry.keepers.remove(position);
             self.desk.clear(&old);
         }
@@ -420,15 +339,7 @@ impl Worker {
         tokio::spawn(async move {
             loop {
                 let now = seen.borrow_and_update().clone();
-                if commands
-                    .send(Command::Seen {
-                        name: name.clone(),
-                        id: id.clone(),
-                        seen: now,
-                    })
-                    .is_err()
-                    || seen.changed().await.is_err()
-                {
+                if commands.send(Command::Seen { name: name.clone(), id: id.clone(), seen: now }).is_err() || seen.changed().await.is_err() {
                     return;
                 }
             }
@@ -449,31 +360,20 @@ impl Worker {
         let mut noted = Seen::default();
         seat.order(|orders| noted = orders.noted.clone());
         if seen.gate.is_some() && noted.gate != seen.gate {
-            self.feed(Event::AtGate {
-                container: name.clone(),
-            })
-            .await;
+            self.feed(Event::AtGate { container: name.clone() }).await;
         }
         if seen.resumed.is_some() && noted.resumed != seen.resumed {
             self.stop_timer();
-            self.feed(Event::Resumed {
-                container: name.clone(),
-            })
-            .await;
+            self.feed(Event::Resumed { container: name.clone() }).await;
         }
         if let Some((code, output)) = &seen.restored
             && noted.restored != seen.restored
             && *code != 0
         {
-            // Killed by a signal (128 + n) is no proof of anything once the gate is open.
-            let ran = seen.resumed.is_some() || *code >= 128;
+            // Once the gate is open, neither a signal (128 + n) nor the keeper's own 125 (processes ran past the gate and were killed) proves anything.
+            let ran = seen.resumed.is_some() || *code >= 125;
             let why = convert::to_migration(restore_failure(&name, *code, output));
-            self.feed(Event::RestoreFailed {
-                container: name.clone(),
-                ran,
-                failure: why,
-            })
-            .await;
+            self.feed(Event::RestoreFailed { container: name.clone(), ran, failure: why }).await;
         }
         seat.order(|orders| orders.noted = seen);
     }
@@ -498,11 +398,7 @@ impl Worker {
 
     async fn open(&mut self, request: &OpenRequest) -> Result<(), Failure> {
         if *self.session.machine().state() != State::Prepared {
-            return Err(failure(
-                "TargetNotReady",
-                "the target is not waiting for this migration any more",
-                "try again",
-            ));
+            return Err(failure("TargetNotReady", "the target is not waiting for this migration any more", "try again"));
         }
         self.point("open").await?;
         self.entry.source_ip.clone_from(&request.source_ip);
@@ -512,24 +408,16 @@ impl Worker {
         pod.open(request).await
     }
 
-    async fn directory(
-        &mut self,
-        container: &str,
-        kind: &str,
-    ) -> Result<godwit_node::volumes::Directory, Failure> {
+    async fn directory(&mut self, container: &str, kind: &str) -> Result<godwit_node::volumes::Directory, Failure> {
         let pod = self.pod().await?;
         let wanted = Some(container.to_owned()).filter(|name| !name.is_empty());
-        pod.directories
-            .iter()
-            .find(|directory| directory.kind.to_string() == kind && directory.container == wanted)
-            .cloned()
-            .ok_or_else(|| {
-                failure(
-                    "VolumeMissing",
-                    format!("the target pod has nothing for {kind} of the source pod"),
-                    "do not change the target pod's spec on the way (admission webhooks)",
-                )
-            })
+        pod.directories.iter().find(|directory| directory.kind.to_string() == kind && directory.container == wanted).cloned().ok_or_else(|| {
+            failure(
+                "VolumeMissing",
+                format!("the target pod has nothing for {kind} of the source pod"),
+                "do not change the target pod's spec on the way (admission webhooks)",
+            )
+        })
     }
 
     async fn restore(&mut self, shapes: Vec<ContainerShape>) {
@@ -556,11 +444,7 @@ impl Worker {
 
     async fn feed(&mut self, event: Event) {
         let effects = {
-            let mut machine = self
-                .session
-                .machine
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut machine = self.session.machine.lock().unwrap_or_else(PoisonError::into_inner);
             tracing::debug!(migration = self.session.migration.name, ?event, state = ?machine.state(), "target");
             machine.step(event)
         };
@@ -570,11 +454,7 @@ impl Worker {
     }
 
     async fn execute(&mut self, effect: Effect) {
-        tracing::debug!(
-            migration = self.session.migration.name,
-            ?effect,
-            "target does"
-        );
+        tracing::debug!(migration = self.session.migration.name, ?effect, "target does");
         match effect {
             Effect::Journal => self.journal().await,
             Effect::AnswerImagesGo => {
@@ -583,29 +463,21 @@ impl Worker {
                 }
             }
             Effect::Verify => self.verify(),
-            Effect::ReadHandover => {
-                self.api(|arbiter| async move { Event::Handover(arbiter.read().await) })
-            }
+            Effect::ReadHandover => self.api(|arbiter| async move { Event::Handover(arbiter.read().await) }),
             Effect::WriteSwap { version } => {
                 if let Err(why) = self.point("swap").await {
                     self.session.feed(Event::Undo(convert::to_migration(why)));
                     return;
                 }
                 self.timer = Some(Timer::start(ROLE, "commit"));
-                self.api(|arbiter| async move {
-                    Event::SwapWritten(arbiter.swap(&version, HandoverState::Target).await)
-                });
+                self.api(|arbiter| async move { Event::SwapWritten(arbiter.swap(&version, HandoverState::Target).await) });
             }
             Effect::WriteRunning { version } => {
                 let _ = self.point("running").await;
-                self.api(|arbiter| async move {
-                    Event::RunningWritten(arbiter.swap(&version, HandoverState::Running).await)
-                });
+                self.api(|arbiter| async move { Event::RunningWritten(arbiter.swap(&version, HandoverState::Running).await) });
             }
             Effect::WriteBack { version } => {
-                self.api(|arbiter| async move {
-                    Event::BackWritten(arbiter.swap(&version, HandoverState::Source).await)
-                });
+                self.api(|arbiter| async move { Event::BackWritten(arbiter.swap(&version, HandoverState::Source).await) });
             }
             Effect::AskSealed => {
                 self.stop_timer();
@@ -622,14 +494,10 @@ impl Worker {
             }
             Effect::Report(state) => {
                 self.stop_timer();
-                if matches!(state, PeerState::Running)
-                    && let Some(pod) = &self.pod
-                {
-                    pod.tidy();
+                if matches!(state, PeerState::Running) {
+                    super::pod::tidy(&self.node.host, &self.session.migration.source_pod_uid);
                 }
-                self.session.events.push(RestoreEvent {
-                    event: Some(restore_event::Event::State(convert::ask_reply(state))),
-                });
+                self.session.events.push(RestoreEvent { event: Some(restore_event::Event::State(convert::ask_reply(state))) });
             }
         }
     }
@@ -637,11 +505,7 @@ impl Worker {
     /// Makes the machine durable. A disk that refuses must not let the protocol go on without it.
     async fn journal(&mut self) {
         self.entry.machine = self.session.machine();
-        while let Err(error) =
-            self.node
-                .journal
-                .write(ROLE, &self.session.migration.source_pod_uid, &self.entry)
-        {
+        while let Err(error) = self.node.journal.write(ROLE, &self.session.migration.source_pod_uid, &self.entry) {
             tracing::error!(%error, "the journal cannot be written; waiting");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
@@ -683,24 +547,15 @@ impl Worker {
     fn ask_sealed(&mut self) {
         self.timer = Some(Timer::start(ROLE, "confirm"));
         let (session, migration) = (self.session.clone(), self.session.migration.clone());
-        let client = self
-            .node
-            .handoff(&migration.source_address, &migration.source_node);
+        let client = self.node.handoff(&migration.source_address, &migration.source_node);
         tokio::spawn(async move {
             let answer = match client {
-                Ok(mut client) => client
-                    .sealed(v1::SealedRequest {
-                        migration: Some((*migration).clone()),
-                    })
-                    .await
-                    .ok(),
+                Ok(mut client) => client.sealed(v1::SealedRequest { migration: Some((*migration).clone()) }).await.ok(),
                 Err(_) => None,
             };
             session.feed(match answer.map(tonic::Response::into_inner) {
                 Some(reply) if reply.sealed => Event::SealedReply(Sealed::Yes),
-                Some(reply) if !reply.why_not.is_empty() => {
-                    Event::SealedReply(Sealed::No { why: reply.why_not })
-                }
+                Some(reply) if !reply.why_not.is_empty() => Event::SealedReply(Sealed::No { why: reply.why_not }),
                 _ => Event::SourceSilent,
             });
         });
@@ -715,9 +570,7 @@ impl Worker {
             // The gates ask by container id: the orders can be left at the desk all the same.
             Err(_) => {
                 for (_, id) in &self.entry.keepers {
-                    self.desk
-                        .seat(id)
-                        .order(|orders| orders.gate = Some(super::desk::Verdict::Go));
+                    self.desk.seat(id).order(|orders| orders.gate = Some(super::desk::Verdict::Go));
                 }
             }
         }
@@ -731,52 +584,29 @@ impl Worker {
         for (_, id) in &self.entry.keepers {
             super::pod::abort(&self.desk.seat(id), &why);
         }
-        if let Some(pod) = self.pod.take() {
-            pod.tidy();
-        }
+        self.pod = None;
+        super::pod::tidy(&self.node.host, &self.session.migration.source_pod_uid);
     }
 
     async fn mark_consumed(&self) {
-        let marker = self
-            .node
-            .host
-            .path(CONSUMED)
-            .join(&self.session.migration.target_pod_uid);
-        loop {
-            let written = marker
-                .parent()
-                .map_or(Ok(()), std::fs::create_dir_all)
-                .and_then(|()| write_durably(&marker, b""));
-            match written {
-                Ok(()) => return,
-                Err(error) => {
-                    tracing::error!(%error, "the consumed marker cannot be written; waiting")
-                }
-            }
+        while let Err(error) = consumed::mark(&self.node.host, &self.session.migration.target_pod_uid) {
+            tracing::error!(%error, "the consumed marker cannot be written; waiting");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 
     fn stop_timer(&mut self) {
         if let Some(timer) = self.timer.take() {
-            self.session.events.push(RestoreEvent {
-                event: Some(restore_event::Event::Step(timer.stop())),
-            });
+            self.session.events.push(RestoreEvent { event: Some(restore_event::Event::Step(timer.stop())) });
         }
     }
 
     /// A fault point of this role.
     async fn point(&self, name: &str) -> Result<(), Failure> {
-        godwit_fault::point(&format!("agent.target.{name}"))
-            .await
-            .map_err(|error| internal("stopped", error))
+        godwit_fault::point(&format!("agent.target.{name}")).await.map_err(|error| internal("stopped", error))
     }
 }
 
 fn not_open(container: &str) -> Failure {
-    failure(
-        "TargetNotReady",
-        format!("the target has no keeper for container {container}"),
-        "try again",
-    )
+    failure("TargetNotReady", format!("the target has no keeper for container {container}"), "try again")
 }

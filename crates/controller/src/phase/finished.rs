@@ -40,10 +40,7 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
     if !left.is_zero() {
         return Ok(Next::After(left));
     }
-    let params = DeleteParams {
-        preconditions: Some(Preconditions { uid: record.object().uid(), resource_version: None }),
-        ..DeleteParams::default()
-    };
+    let params = DeleteParams { preconditions: Some(Preconditions { uid: record.object().uid(), resource_version: None }), ..DeleteParams::default() };
     let api: Api<PodMigration> = Api::namespaced(context.client.clone(), &record.namespace());
     match api.delete(&record.object().name_any(), &params).await {
         Ok(_) => Ok(Next::Done),

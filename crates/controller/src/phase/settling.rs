@@ -103,9 +103,7 @@ async fn live(context: &Context, record: &mut Record, target: &Pod) -> Result<()
         {"type": names::CONDITION_LIVE, "status": "True", "reason": "Running", "message": "the migrated processes run here", "lastTransitionTime": now},
     ]}});
     let pods = context.pods(record);
-    let patched = record
-        .step("live", async { pods.patch_status(&target.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await })
-        .await;
+    let patched = record.step("live", async { pods.patch_status(&target.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await }).await;
     match patched {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
@@ -204,7 +202,13 @@ async fn until_gone(context: &Context, record: &mut Record, uid: &str) -> Result
     let gone = context.watch_pod(record, &name, |seen| seen.is_none_or(|pod| pod.uid().as_deref() != Some(uid)).then_some(()));
     let waited = tokio::time::timeout(GONE + Duration::from_secs(grace), gone).await;
     let duration_us = jiff::Timestamp::now().as_microsecond().saturating_sub(start.as_microsecond());
-    record.note(godwit_api::migration::Step { phase: Phase::Settling, step: "gone".into(), who: "controller".into(), start_us: start.as_microsecond(), duration_us });
+    record.note(godwit_api::migration::Step {
+        phase: Phase::Settling,
+        step: "gone".into(),
+        who: "controller".into(),
+        start_us: start.as_microsecond(),
+        duration_us,
+    });
     match waited {
         Ok(result) => result,
         Err(_) => delete(context, record, &name, uid, Some(0)).await,

@@ -4,7 +4,6 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
 use kube::ResourceExt;
 
 use godwit_api::migration::Failure;
-use godwit_api::names;
 
 use crate::failure;
 use crate::owner::Owner;
@@ -89,9 +88,6 @@ fn whole(spec: &PodSpec, block: Block<'_>) {
     for (_, reason, message) in shared.into_iter().filter(|(value, ..)| *value == Some(true)) {
         block(reason, message.into(), "Run the pod without that, then it can be moved.");
     }
-    if let Some(class) = spec.runtime_class_name.as_deref().filter(|class| *class != names::RUNTIME_HANDLER) {
-        block("RuntimeClass", format!("the pod runs under the RuntimeClass {class}"), "Only pods of the default runtime (runc or crun) can be moved yet.");
-    }
     if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
         block("DeviceInUse", "the pod holds resource claims for devices".into(), "Devices cannot be moved.");
     }
@@ -175,7 +171,6 @@ mod tests {
         for (extra, reason) in [
             (json!({"hostNetwork": true}), "HostNetwork"),
             (json!({"shareProcessNamespace": true}), "SharedPidNamespace"),
-            (json!({"runtimeClassName": "kata"}), "RuntimeClass"),
             (json!({"containers": [{"name": "c", "tty": true}]}), "Terminal"),
             (json!({"containers": [{"name": "c", "stdin": true}]}), "Terminal"),
             (json!({"containers": [{"name": "c", "lifecycle": {"postStart": {"exec": {"command": ["x"]}}}}]}), "PostStartHook"),

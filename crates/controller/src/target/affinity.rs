@@ -26,11 +26,7 @@ pub fn onto(affinity: Option<Affinity>, nodes: &[String], moved_before: bool) ->
 
 fn with_node(term: &NodeSelectorTerm, node: &str) -> NodeSelectorTerm {
     let mut term = term.clone();
-    term.match_fields.get_or_insert_default().push(NodeSelectorRequirement {
-        key: FIELD.into(),
-        operator: "In".into(),
-        values: Some(vec![node.into()]),
-    });
+    term.match_fields.get_or_insert_default().push(NodeSelectorRequirement { key: FIELD.into(), operator: "In".into(), values: Some(vec![node.into()]) });
     term
 }
 

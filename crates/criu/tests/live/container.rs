@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::{Value, json};
 
@@ -118,14 +118,24 @@ impl Container {
 
     pub fn freeze(&self) -> Result<()> {
         let until = Instant::now() + Duration::from_secs(5);
-        while !self.frozen()? {
-            let (file, word) = if self.v2 { ("cgroup.freeze", "1") } else { ("freezer.state", "FROZEN") };
-            fs::write(self.freezer().join(file), word).context("freeze")?;
-            if Instant::now() > until {
-                bail!("{} does not freeze", self.id);
+        loop {
+            while !self.frozen()? {
+                let (file, word) = if self.v2 { ("cgroup.freeze", "1") } else { ("freezer.state", "FROZEN") };
+                fs::write(self.freezer().join(file), word).context("freeze")?;
+                ensure!(Instant::now() < until, "{} does not freeze", self.id);
             }
+            if !self.in_vfork()? {
+                return Ok(());
+            }
+            self.thaw()?;
+            std::thread::sleep(Duration::from_millis(2));
         }
-        Ok(())
+    }
+
+    /// A task that waits in vfork for its child counts as frozen, but CRIU cannot seize it.
+    fn in_vfork(&self) -> Result<bool> {
+        let tasks = fs::read_to_string(self.freezer().join(if self.v2 { "cgroup.threads" } else { "tasks" }))?;
+        Ok(tasks.lines().any(|task| fs::read_to_string(format!("/proc/{task}/wchan")).is_ok_and(|place| place == "kernel_clone")))
     }
 
     pub fn thaw(&self) -> Result<()> {

@@ -160,6 +160,29 @@ pub fn prepare(plan: &Plan, target: &Container) -> Result<Prepared> {
     Ok(prepared)
 }
 
+/// Makes the restore of a prepared container wait when everything is restored and nothing has run, until [`open`].
+pub fn shut(target: &Container) -> Result<()> {
+    let home = target.bundle.join("home");
+    let text = home.display();
+    let script =
+        format!("#!/bin/sh\n[ $CRTOOLS_SCRIPT_ACTION = post-restore ] || exit 0\n: > {text}/restored\nwhile [ ! -e {text}/open ]; do sleep 0.002; done\n");
+    fs::write(home.join("gate"), script)?;
+    run(&["chmod", "755", &format!("{text}/gate")])?;
+    let conf = home.join(".criu/default.conf");
+    let lines = fs::read_to_string(&conf)?;
+    Ok(fs::write(conf, format!("{lines}action-script {text}/gate\n"))?)
+}
+
+/// Whether it waits.
+pub fn is_restored(target: &Path) -> bool {
+    target.join("home/restored").exists()
+}
+
+/// Lets it run.
+pub fn open(target: &Path) -> Result<()> {
+    Ok(fs::write(target.join("home/open"), "")?)
+}
+
 /// `runc restore` of a container that was [`prepare`]d.
 pub fn restore(pod: &Pod, target: &mut Container, images: &Path) -> Result<Duration> {
     let work = directories(target, "restore")?.1;

@@ -64,11 +64,7 @@ pub enum ConnectError {
 ///
 /// # Errors
 /// [`ConnectError::Address`] when the address cannot be one.
-pub fn connect(
-    address: &str,
-    expected: Identity,
-    credentials: Arc<Credentials>,
-) -> Result<Channel, ConnectError> {
+pub fn connect(address: &str, expected: Identity, credentials: Arc<Credentials>) -> Result<Channel, ConnectError> {
     let wrong = || ConnectError::Address(address.to_owned());
     let name = ServerName::try_from(expected.server_name()).map_err(|_| wrong())?;
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
@@ -80,61 +76,24 @@ pub fn connect(
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20);
     let address = address.to_owned();
-    Ok(
-        endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-            let (address, name, expected, credentials) = (
-                address.clone(),
-                name.clone(),
-                expected.clone(),
-                Arc::clone(&credentials),
-            );
-            async move {
-                dial(address, name, expected, &credentials)
-                    .await
-                    .map(TokioIo::new)
-            }
-        })),
-    )
+    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+        let (address, name, expected, credentials) = (address.clone(), name.clone(), expected.clone(), Arc::clone(&credentials));
+        async move { dial(address, name, expected, &credentials).await.map(TokioIo::new) }
+    })))
 }
 
-async fn dial(
-    address: String,
-    name: ServerName<'static>,
-    expected: Identity,
-    credentials: &Credentials,
-) -> Result<TlsStream<TcpStream>, ConnectError> {
-    let tcp = TcpStream::connect(&address)
-        .await
-        .map_err(|source| ConnectError::Tcp {
-            address: address.clone(),
-            source,
-        })?;
-    tcp.set_nodelay(true).map_err(|source| ConnectError::Tcp {
+async fn dial(address: String, name: ServerName<'static>, expected: Identity, credentials: &Credentials) -> Result<TlsStream<TcpStream>, ConnectError> {
+    let tcp = TcpStream::connect(&address).await.map_err(|source| ConnectError::Tcp { address: address.clone(), source })?;
+    tcp.set_nodelay(true).map_err(|source| ConnectError::Tcp { address: address.clone(), source })?;
+    let tls = TlsConnector::from(Arc::clone(&credentials.now().client)).connect(name, tcp).await.map_err(|source| ConnectError::Tls {
         address: address.clone(),
+        expected: expected.clone(),
         source,
     })?;
-    let tls = TlsConnector::from(Arc::clone(&credentials.now().client))
-        .connect(name, tcp)
-        .await
-        .map_err(|source| ConnectError::Tls {
-            address: address.clone(),
-            expected: expected.clone(),
-            source,
-        })?;
-    let certificate = tls
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(<[_]>::first)
-        .map(AsRef::as_ref)
-        .unwrap_or_default();
+    let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first).map(AsRef::as_ref).unwrap_or_default();
     match Identity::of_certificate(certificate) {
         Ok(found) if found == expected => Ok(tls),
-        Ok(found) => Err(ConnectError::WrongPeer {
-            address,
-            expected,
-            found,
-        }),
+        Ok(found) => Err(ConnectError::WrongPeer { address, expected, found }),
         Err(source) => Err(ConnectError::Nobody { address, source }),
     }
 }

@@ -20,10 +20,7 @@ pub struct Peer {
 /// # Errors
 /// `Unauthenticated` when it did not come through [`super::incoming`].
 pub fn peer<T>(request: &Request<T>) -> Result<&Peer, Status> {
-    request
-        .extensions()
-        .get::<Peer>()
-        .ok_or_else(|| Status::unauthenticated("no certificate came with this call"))
+    request.extensions().get::<Peer>().ok_or_else(|| Status::unauthenticated("no certificate came with this call"))
 }
 
 /// Lets only one of `allowed` pass.
@@ -32,11 +29,7 @@ pub fn peer<T>(request: &Request<T>) -> Result<&Peer, Status> {
 /// `Unauthenticated` or `PermissionDenied`.
 pub fn require<T>(request: &Request<T>, allowed: &[Identity]) -> Result<(), Status> {
     let peer = peer(request)?;
-    if allowed.contains(&peer.identity) {
-        Ok(())
-    } else {
-        Err(denied(&peer.identity))
-    }
+    if allowed.contains(&peer.identity) { Ok(()) } else { Err(denied(&peer.identity)) }
 }
 
 /// Lets only agents pass; the node's name of the one who calls.

@@ -43,10 +43,7 @@ pub fn server() -> Server {
 }
 
 /// Connections from `listener`, after their handshake. A client that fails it is dropped and logged; the stream goes on.
-pub fn incoming(
-    listener: TcpListener,
-    credentials: Arc<Credentials>,
-) -> impl Stream<Item = io::Result<Connection>> + Send + 'static {
+pub fn incoming(listener: TcpListener, credentials: Arc<Credentials>) -> impl Stream<Item = io::Result<Connection>> + Send + 'static {
     let (sender, receiver) = tokio::sync::mpsc::channel(16);
     tokio::spawn(async move {
         loop {
@@ -76,28 +73,13 @@ pub fn incoming(
     ReceiverStream::new(receiver)
 }
 
-async fn shake_hands(
-    stream: TcpStream,
-    address: SocketAddr,
-    credentials: &Credentials,
-) -> io::Result<Connection> {
+async fn shake_hands(stream: TcpStream, address: SocketAddr, credentials: &Credentials) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     let acceptor = TlsAcceptor::from(Arc::clone(&credentials.now().server));
-    let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream))
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let certificate = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(<[_]>::first)
-        .map(AsRef::as_ref)
-        .unwrap_or_default();
+    let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(AsRef::as_ref).unwrap_or_default();
     let identity = Identity::of_certificate(certificate).map_err(io::Error::other)?;
-    Ok(Connection {
-        stream,
-        peer: Peer { identity, address },
-    })
+    Ok(Connection { stream, peer: Peer { identity, address } })
 }
 
 impl Connected for Connection {
@@ -109,29 +91,17 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, buffer)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffers: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
     }
 

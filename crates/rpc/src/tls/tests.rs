@@ -21,38 +21,20 @@ struct Echo;
 impl Handoff for Echo {
     type RestoreStream = tokio_stream::Empty<Result<v1::RestoreEvent, Status>>;
 
-    async fn ask(
-        &self,
-        request: Request<v1::AskRequest>,
-    ) -> Result<Response<v1::AskReply>, Status> {
+    async fn ask(&self, request: Request<v1::AskRequest>) -> Result<Response<v1::AskReply>, Status> {
         let message = require_agent(&request)?;
-        Ok(Response::new(v1::AskReply {
-            state: 0,
-            failure: Some(v1::Failure {
-                message,
-                ..Default::default()
-            }),
-        }))
+        Ok(Response::new(v1::AskReply { state: 0, failure: Some(v1::Failure { message, ..Default::default() }) }))
     }
     async fn open(&self, _: Request<v1::OpenRequest>) -> Result<Response<v1::OpenReply>, Status> {
         Err(Status::unimplemented(""))
     }
-    async fn files(
-        &self,
-        _: Request<tonic::Streaming<v1::FileChunk>>,
-    ) -> Result<Response<v1::Receipt>, Status> {
+    async fn files(&self, _: Request<tonic::Streaming<v1::FileChunk>>) -> Result<Response<v1::Receipt>, Status> {
         Err(Status::unimplemented(""))
     }
-    async fn restore(
-        &self,
-        _: Request<v1::RestoreRequest>,
-    ) -> Result<Response<Self::RestoreStream>, Status> {
+    async fn restore(&self, _: Request<v1::RestoreRequest>) -> Result<Response<Self::RestoreStream>, Status> {
         Err(Status::unimplemented(""))
     }
-    async fn sealed(
-        &self,
-        _: Request<v1::SealedRequest>,
-    ) -> Result<Response<v1::SealedReply>, Status> {
+    async fn sealed(&self, _: Request<v1::SealedRequest>) -> Result<Response<v1::SealedReply>, Status> {
         Err(Status::unimplemented(""))
     }
 }
@@ -68,23 +50,13 @@ fn credentials(authority: &Authority, identity: &Identity) -> Arc<Credentials> {
 async fn listen(credentials: Arc<Credentials>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    tokio::spawn(
-        server()
-            .add_service(HandoffServer::new(Echo))
-            .serve_with_incoming(incoming(listener, credentials)),
-    );
+    tokio::spawn(server().add_service(HandoffServer::new(Echo)).serve_with_incoming(incoming(listener, credentials)));
     address
 }
 
-async fn ask(
-    address: &str,
-    expected: Identity,
-    credentials: &Arc<Credentials>,
-) -> Result<String, Status> {
+async fn ask(address: &str, expected: Identity, credentials: &Arc<Credentials>) -> Result<String, Status> {
     let channel = connect(address, expected, Arc::clone(credentials)).unwrap();
-    let reply = HandoffClient::new(channel)
-        .ask(v1::AskRequest::default())
-        .await?;
+    let reply = HandoffClient::new(channel).ask(v1::AskRequest::default()).await?;
     Ok(reply.into_inner().failure.unwrap().message)
 }
 
@@ -93,10 +65,7 @@ async fn an_agent_is_known_by_its_certificate() {
     let authority = Authority::create().unwrap();
     let address = listen(credentials(&authority, &node("node-b"))).await;
     let caller = credentials(&authority, &node("node-a"));
-    assert_eq!(
-        ask(&address, node("node-b"), &caller).await.unwrap(),
-        "node-a"
-    );
+    assert_eq!(ask(&address, node("node-b"), &caller).await.unwrap(), "node-a");
 }
 
 #[tokio::test]
@@ -105,22 +74,10 @@ async fn the_wrong_caller_the_wrong_server_and_another_ca_are_refused() {
     let address = listen(credentials(&authority, &node("node-b"))).await;
 
     let controller = credentials(&authority, &Identity::Controller);
-    assert_eq!(
-        ask(&address, node("node-b"), &controller)
-            .await
-            .unwrap_err()
-            .code(),
-        Code::PermissionDenied
-    );
+    assert_eq!(ask(&address, node("node-b"), &controller).await.unwrap_err().code(), Code::PermissionDenied);
 
     let agent = credentials(&authority, &node("node-a"));
-    assert_eq!(
-        ask(&address, node("node-c"), &agent)
-            .await
-            .unwrap_err()
-            .code(),
-        Code::Unavailable
-    );
+    assert_eq!(ask(&address, node("node-c"), &agent).await.unwrap_err().code(), Code::Unavailable);
 
     let stranger = credentials(&Authority::create().unwrap(), &node("node-a"));
     assert!(ask(&address, node("node-b"), &stranger).await.is_err());
@@ -134,25 +91,13 @@ async fn new_credentials_count_from_the_next_connection_on() {
     let caller = credentials(&old, &node("node-a"));
     ask(&address, node("node-b"), &caller).await.unwrap();
 
-    server
-        .replace(&new.issue(&node("node-b")).unwrap())
-        .unwrap();
+    server.replace(&new.issue(&node("node-b")).unwrap()).unwrap();
     assert!(ask(&address, node("node-b"), &caller).await.is_err());
-    caller
-        .replace(&new.issue(&node("node-x")).unwrap())
-        .unwrap();
-    assert_eq!(
-        ask(&address, node("node-b"), &caller).await.unwrap(),
-        "node-x"
-    );
+    caller.replace(&new.issue(&node("node-x")).unwrap()).unwrap();
+    assert_eq!(ask(&address, node("node-b"), &caller).await.unwrap(), "node-x");
 }
 
 #[test]
 fn a_call_without_a_certificate_is_nobody() {
-    assert_eq!(
-        require(&Request::new(()), &[Identity::Controller])
-            .unwrap_err()
-            .code(),
-        Code::Unauthenticated
-    );
+    assert_eq!(require(&Request::new(()), &[Identity::Controller]).unwrap_err().code(), Code::Unauthenticated);
 }
