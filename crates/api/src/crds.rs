@@ -1,6 +1,6 @@
 //! The CustomResourceDefinitions, made from the types: what stands in the chart is generated and compared with them.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray};
 use kube::CustomResourceExt;
 
 use crate::{Handover, PodMigration};
@@ -9,6 +9,24 @@ use crate::{Handover, PodMigration};
 #[must_use]
 pub fn crds() -> Vec<CustomResourceDefinition> {
     let mut all = vec![Handover::crd(), PodMigration::crd()];
+    for version in all.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
+        if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+            drop_formats(schema);
+        }
+    }
     all.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     all
+}
+
+/// The API server knows no unsigned formats and would warn of each.
+fn drop_formats(schema: &mut JSONSchemaProps) {
+    schema.format.take_if(|format| format.starts_with("uint"));
+    for property in schema.properties.iter_mut().flat_map(|properties| properties.values_mut()) {
+        drop_formats(property);
+    }
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(item)) => drop_formats(item),
+        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(drop_formats),
+        None => {}
+    }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
     group = "godwit.dev",
     version = "v1alpha1",
     kind = "Handover",
+    doc = "The arbiter of who may run a pod that moves. Written by the two agents of the migration only.",
     namespaced,
     status = "HandoverStatus",
     validation = Rule::new("!has(oldSelf.status) || has(self.status)").message("the status of a Handover cannot be taken away"),

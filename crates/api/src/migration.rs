@@ -14,6 +14,7 @@ const DNS_NAME: &str = r"self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9
     group = "godwit.dev",
     version = "v1alpha1",
     kind = "PodMigration",
+    doc = "An order to move one running pod to another node, and the record of how it went.",
     plural = "podmigrations",
     shortname = "pm",
     namespaced,

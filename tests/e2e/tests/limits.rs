@@ -15,7 +15,8 @@ const MORE: f64 = 0.1;
 
 fn run(case: &Case) -> Result<()> {
     let limits = json!({"cpu": "300m", "memory": "96Mi"});
-    let pod = Pod::new("glutton", [python("main", include_str!("programs/glutton.py"), &[])]).first("resources", json!({"limits": limits}));
+    let pod = Pod::new("glutton", [python("main", include_str!("programs/glutton.py"), &[])])
+        .first("resources", json!({"limits": limits, "requests": {"cpu": "50m", "memory": "32Mi"}}));
     let pod = case.start(pod)?;
     let before = case.good(&pod, "main", 0)?;
     let pod = case.move_over(&pod)?;

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
-use godwit_criu::{Which, dump, explain};
+use godwit_criu::{Which, dump, explain, images, shield};
 use godwit_node::{
     cri::{Container, Sandbox},
     host::Host,
@@ -59,8 +59,9 @@ impl Dump {
     /// # Errors
     /// What CRIU could not dump and what to do.
     pub async fn run(&self, host: &Host, sandbox: &Sandbox) -> Result<(), Failure> {
-        let mut command =
-            host.command_in_pod(&sandbox.namespaces, "criu", self.plan.args(&self.images, &self.work)).map_err(|error| internal("cannot start criu", error))?;
+        // In a cgroup of its own: when this agent's container ends, CRIU must not end with it (a killed CRIU leaves its code in the processes).
+        let words = shield::command(&std::iter::once("criu".to_owned()).chain(self.plan.args(&self.images, &self.work)).collect::<Vec<_>>());
+        let mut command = host.command_in_pod(&sandbox.namespaces, &words[0], &words[1..]).map_err(|error| internal("cannot start criu", error))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         let mut criu = command.spawn().map_err(|error| internal("cannot start criu", error))?;
         let status = match tokio::time::timeout(HARD_LIMIT, criu.wait()).await {
@@ -75,6 +76,8 @@ impl Dump {
             }
         };
         if status.success() {
+            // The manifest travels as the last image: the target checks every length and digest against it.
+            images::seal(&host.path(&self.images)).map_err(|error| internal("cannot take the images' digests", error))?;
             return Ok(());
         }
         let log = std::fs::read_to_string(host.path(self.work.join("dump.log"))).unwrap_or_default();

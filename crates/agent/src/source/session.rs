@@ -257,7 +257,7 @@ impl Worker {
             Effect::Fence => self.with_grip(|grip, node| grip.fence(&node.host)).await.unwrap_or_default(),
             Effect::Unfence => self.must("take the fence away", |grip, node| grip.unfence(&node.host)).await,
             Effect::ShutTraffic => self.shut_traffic().await,
-            Effect::OpenTraffic => self.must("open the traffic gate", |grip, node| open_traffic(grip, node)).await,
+            Effect::OpenTraffic => self.must("open the traffic gate", open_traffic).await,
             Effect::Freeze => self.freeze().await,
             Effect::Dump => self.dump(),
             Effect::SealPod => self.seal_pod().await,
