@@ -1,8 +1,12 @@
 //! Dumps one frozen container with the node's CRIU, and says in plain words why not when CRIU refuses.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
-use godwit_criu::{Which, dump, explain, images, shield};
+use godwit_criu::{Which, descriptors, dump, explain, images, shield};
 use godwit_node::{
     cri::{Container, Sandbox},
     host::Host,
@@ -18,6 +22,8 @@ const HARD_LIMIT: Duration = Duration::from_secs(120);
 pub struct Dump {
     /// The container's name in its pod.
     pub name: String,
+    /// What fds 0, 1, 2 of the init process are.
+    pub descriptors: Vec<String>,
     /// Where the images go, as the node names it (tmpfs).
     pub images: PathBuf,
     work: PathBuf,
@@ -29,15 +35,10 @@ impl Dump {
     ///
     /// # Errors
     /// When the container's mounts cannot be carried, named in the failure.
-    pub fn prepare(host: &Host, container: &Container, freezer: &std::path::Path, base: &std::path::Path) -> Result<Self, Failure> {
-        let plan = dump::Plan::of(&dump::Source {
-            spec: &container.spec.raw,
-            pid: container.pid,
-            proc: std::path::Path::new("/proc"),
-            freezer,
-            rootfs: &container.rootfs,
-        })
-        .map_err(|problem| crate::convert::criu_failure(&problem.failure(), &container.name))?;
+    pub fn prepare(host: &Host, container: &Container, freezer: &Path, base: &Path) -> Result<Self, Failure> {
+        let plan =
+            dump::Plan::of(&dump::Source { spec: &container.spec.raw, pid: container.pid, proc: Path::new("/proc"), freezer, rootfs: &container.rootfs })
+                .map_err(|problem| crate::convert::criu_failure(&problem.failure(), &container.name))?;
         let images = base.join(&container.name).join("images");
         let work = base.join(&container.name).join("work");
         for directory in [&images, &work] {
@@ -45,7 +46,10 @@ impl Dump {
             let _ = std::fs::remove_dir_all(&there);
             std::fs::create_dir_all(&there).map_err(|error| internal("cannot make room for the images", error))?;
         }
-        Ok(Self { name: container.name.clone(), images, work, plan })
+        let descriptors = descriptors::of(Path::new("/proc"), container.pid).map_err(|error| internal("cannot look at the init process", error))?;
+        // The target needs this file before the dump and writes its own; here it is for the manifest.
+        descriptors::write(&host.path(&images), &descriptors).map_err(|error| internal("cannot write descriptors.json", error))?;
+        Ok(Self { name: container.name.clone(), images, descriptors, work, plan })
     }
 
     /// What the target must provide, as JSON.

@@ -16,7 +16,6 @@ use godwit_node::{
     cgroup::{self, Cgroup},
     cri, facts,
     host::Host,
-    process,
     volumes::{self, Side},
 };
 use godwit_rpc::v1::{FileChunk, Migration, OpenRequest, Receipt, SourceContainer, handoff_client::HandoffClient};
@@ -93,12 +92,11 @@ impl SourcePod {
             containers: Vec::new(),
         };
         for (container, dump) in self.pod.containers.iter().zip(&self.dumps) {
-            let descriptors = process::descriptors(container.pid).map_err(|error| internal("cannot look at the init process", error))?;
             request.containers.push(SourceContainer {
                 name: container.name.clone(),
                 id: container.id.clone(),
                 restart_count: container.attempt,
-                descriptors: descriptors.to_vec(),
+                descriptors: dump.descriptors.clone(),
                 hostname: self.pod.sandbox.hostname.clone(),
                 externals: dump.externals(),
             });
