@@ -208,14 +208,14 @@ pub fn restore(pod: &Pod, target: &mut Container, images: &Path) -> Result<Durat
 }
 
 /// A `criu` in front of the real one that makes the cgroup namespace, once runc has moved it into the container's cgroup. The first call only asks for the
-/// version.
+/// version. It must not touch its own descriptors: runc reads the first three of this process as soon as it is started, and fails if one is away.
 fn stand_in(target: &Container) -> Result<PathBuf> {
     let directory = target.bundle.join("bin");
     fs::create_dir_all(&directory)?;
     let path = directory.join("criu");
     let script = format!(
         "#!/bin/sh\n[ -e {0}/second ] || {{ : > {0}/second; exec /usr/sbin/criu \"$@\"; }}\n\
-         i=0; while [ $i -lt 5000 ]; do while read -r line; do case $line in *{1}) exec unshare --cgroup /usr/sbin/criu \"$@\";; esac; done < /proc/self/cgroup; i=$((i+1)); done\n\
+         i=0; while [ $i -lt 1000 ]; do grep -q {1}'$' /proc/$$/cgroup && exec unshare --cgroup /usr/sbin/criu \"$@\"; i=$((i+1)); done\n\
          exit 1\n",
         directory.display(),
         target.cgroup
