@@ -66,6 +66,15 @@ pub fn install(lab: &Lab, faults: bool) -> Result<()> {
     wait_ready(lab)
 }
 
+/// Whether what is installed listens to orders for fault points.
+///
+/// # Errors
+/// When kubectl does not succeed.
+pub fn has_faults(lab: &Lab) -> Result<bool> {
+    let agents = lab.kubectl(&["get", "daemonset", "-n", NAMESPACE, "-o", "json"])?;
+    Ok(agents.contains(FAULTS))
+}
+
 /// Waits until controller and agents are there in the wanted numbers and all nodes are marked.
 ///
 /// # Errors

@@ -74,6 +74,7 @@ fn target_event() -> impl Strategy<Value = target::Event> {
     let container = prop_oneof![Just("a".to_string()), Just("b".to_string()), Just("unheard-of".to_string())];
     prop_oneof![
         2 => Just(Event::ImagesReady),
+        1 => container.clone().prop_map(|container| Event::Keeper { container }),
         3 => container.clone().prop_map(|container| Event::AtGate { container }),
         2 => Just(Event::VerifiedOk),
         1 => Just(Event::VerifyFailed(why())),

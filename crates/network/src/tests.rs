@@ -68,8 +68,13 @@ fn with_peer<T: Send + 'static>(test: impl FnOnce(PathBuf, PathBuf) -> T + Send 
 }
 
 fn connect(netns: &std::path::Path, to: &str) -> Result<TcpStream, std::io::Error> {
+    connect_within(netns, to, Duration::from_millis(700))
+}
+
+/// As `connect`, for a link that has just come up: a SYN that was lost is sent again after a second.
+fn connect_within(netns: &std::path::Path, to: &str, patience: Duration) -> Result<TcpStream, std::io::Error> {
     let to = to.parse().unwrap();
-    crate::netns::inside(netns, || Ok(TcpStream::connect_timeout(&to, Duration::from_millis(700)))).unwrap()
+    crate::netns::inside(netns, || Ok(TcpStream::connect_timeout(&to, patience))).unwrap()
 }
 
 #[test]
@@ -79,7 +84,7 @@ fn a_shut_gate_holds_traffic_and_an_open_one_lets_it_go_on() {
     }
     with_peer(|pod, peer| {
         let listener = TcpListener::bind("10.99.0.2:7000").unwrap();
-        let mut outside = connect(&peer, "10.99.0.2:7000").unwrap();
+        let mut outside = connect_within(&peer, "10.99.0.2:7000", Duration::from_secs(10)).unwrap();
         let (mut inside, _) = listener.accept().unwrap();
         outside.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         inside.set_read_timeout(Some(Duration::from_millis(300))).unwrap();

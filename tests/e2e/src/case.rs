@@ -14,6 +14,8 @@ use serde_json::Value;
 
 /// How long a pod may take to become ready or to go.
 pub const MINUTE: Duration = Duration::from_secs(60);
+/// How the tests' namespaces begin.
+pub const PREFIX: &str = "e2e-";
 /// Ticks that prove that a pulse runs.
 pub const ALIVE: usize = 20;
 
@@ -54,7 +56,7 @@ impl Case {
     /// # Errors
     /// When it cannot be made.
     pub fn open(lab: &Lab, pair: &Pair, scenario: &str, class: Option<&'static str>) -> Result<Self> {
-        let namespace = format!("e2e-{scenario}-{}-{}", pair.runtime, class.unwrap_or("runc"));
+        let namespace = format!("{PREFIX}{scenario}-{}-{}", pair.runtime, class.unwrap_or("runc"));
         lab.kubectl(&["delete", "namespace", &namespace, "--ignore-not-found", "--timeout=50s"])?;
         lab.kubectl(&["create", "namespace", &namespace])?;
         Ok(Self { lab: lab.clone(), pair: pair.clone(), class, namespace, notes: Mutex::default() })

@@ -56,7 +56,9 @@ impl Footprint {
     pub fn has_not_grown(&self, before: &Self) -> Result<()> {
         let slack = |name: &str, old: u64| match name {
             "agent-rss-kb" => old / 10 + SLACK_KB,
+            // Images of the last pod stay for a while; how many files CRIU makes of it depends on what it did in that moment.
             "godwit-kb" => 64,
+            "godwit-files" => 6,
             "agent-fds" | "agent-threads" | "processes" => 4,
             _ => 0,
         };

@@ -12,10 +12,18 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// The body of `GET path`.
 ///
 /// # Errors
-/// When the server does not answer in time, or not with 200.
+/// When the server does not answer within 300 ms, or not with 200.
 pub fn get(server: SocketAddr, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&server, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    get_within(server, path, PATIENCE)
+}
+
+/// The body of `GET path` from a server that may take its time.
+///
+/// # Errors
+/// When it does not answer within `patience`, or not with 200.
+pub fn get_within(server: SocketAddr, path: &str, patience: Duration) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&server, patience)?;
+    stream.set_read_timeout(Some(patience))?;
     write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

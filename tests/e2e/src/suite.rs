@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use godwit_demo::lab::{Lab, Pair};
 use godwit_demo::notice::{line, step};
 use godwit_demo::{install, pods};
@@ -56,6 +56,8 @@ fn run(scenarios: &[Scenario]) -> Result<usize> {
     let lab = Lab::enter()?;
     if std::env::var_os("GODWIT_E2E_INSTALLED").is_none() {
         step("Godwit installed by its Helm chart", || install::install(&lab, true))?;
+    } else if !install::has_faults(&lab)? {
+        bail!("Godwit is installed without fault points; unset GODWIT_E2E_INSTALLED");
     }
     let mut before = BTreeMap::new();
     for node in lab.nodes() {

@@ -27,8 +27,11 @@ fn run(case: &Case) -> Result<()> {
     case.apply(&objects)?;
     case.apply(&owned())?;
     for (name, _, words) in &blocked {
-        case.ready(name)?;
-        refused(case, name, words)?;
+        if starts(case, name)? {
+            refused(case, name, words)?;
+        } else {
+            case.note(format!("not tried: {name}, for which this machine lacks CAP_SYS_RESOURCE"));
+        }
     }
     for (kind, app) in [("StatefulSet", "set"), ("Job", "job"), ("DaemonSet", "daemon")] {
         let pod = wait_until(&format!("a pod of the {kind}"), MINUTE, || {
@@ -38,6 +41,17 @@ fn run(case: &Case) -> Result<()> {
         refused(case, pods::name(&pod), &[kind])?;
     }
     Ok(())
+}
+
+/// Whether a pod runs; false if its sandbox cannot be made because this machine's root may not lower `oom_score_adj`.
+fn starts(case: &Case, name: &str) -> Result<bool> {
+    wait_until(&format!("pod {name} ready"), MINUTE, || {
+        if pods::is_ready(&case.pod(name)?) {
+            return Ok(Some(true));
+        }
+        let events = case.lab.kubectl(&["events", "-n", &case.namespace, "--for", &format!("pod/{name}")])?;
+        Ok(events.contains("oom_score_adj: Permission denied").then_some(false))
+    })
 }
 
 fn refused(case: &Case, name: &str, words: &[&str]) -> Result<()> {

@@ -1,6 +1,7 @@
 //! logs, exec, attach and port-forward work after the move as before.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use godwit_demo::objects::Pod;
@@ -39,5 +40,5 @@ fn forward(case: &Case, pod: &str) -> Result<(String, u64)> {
     let line = forward.wait_for("Forwarding from 127.0.0.1:", MINUTE)?;
     let port = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split_whitespace().next()).context("no port")?;
     let address: SocketAddr = format!("127.0.0.1:{port}").parse()?;
-    read(&http::get(address, "/")?)
+    read(&http::get_within(address, "/", Duration::from_secs(20))?)
 }

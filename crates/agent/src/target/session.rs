@@ -326,6 +326,7 @@ impl Worker {
         }
         self.pod = None;
         self.entry.keepers.push((name.clone(), id.clone()));
+        self.feed(Event::Keeper { container: name.clone() }).await;
         self.journal().await;
         self.follow(name, id);
         Reply::Keep

@@ -8,141 +8,14 @@
 //!   Released ◀───────────┴───────────────────┴────────────────────────────┘
 //! ```
 
+mod why;
+mod words;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Owner, PeerState, Read, SealFacts, Sealed, Version, Written};
 use crate::Failure;
-
-/// Where the source stands.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
-pub enum State {
-    /// Nothing was touched.
-    Prepared,
-    /// The `Handover` is being created; the pod runs.
-    Claiming,
-    /// Fenced, traffic shut, frozen, dumping, being sealed. The target was offered nothing.
-    Sealing,
-    /// The dump is complete and at the target, the pod is sealed, the target may swap.
-    Offered,
-    /// Wants the pod back: tries to write `Aborted`, and asks the target for its promise. Still sealed.
-    Aborting {
-        /// Why.
-        why: Failure,
-        /// The seal was broken: the target must not open.
-        broken: bool,
-    },
-    /// The pod runs here as before. Final once `settled`.
-    Released {
-        /// Why it was taken back.
-        why: Failure,
-        /// It had been fenced, shut or frozen by this migration. If not, it is not touched now either: it may be sealed by another one.
-        touched: bool,
-        /// The `Handover` says `Aborted`, or is not there.
-        settled: bool,
-    },
-    /// The target runs, or has run. Never thawed again.
-    Gone,
-    /// Killed while sealed. Final.
-    Retired,
-}
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Event {
-    /// Do it. Fed once, when the target was opened and everything outside the freeze is ready.
-    Begin,
-    /// Answer to [`Effect::CreateHandover`]. `Conflict`: one exists already (read it).
-    HandoverCreated(Written),
-    /// Answer to [`Effect::Freeze`]: traffic is shut and all containers of the pod, none missing, are frozen.
-    Frozen,
-    /// Answer to [`Effect::Freeze`]: could not.
-    FreezeFailed(Failure),
-    /// Answer to [`Effect::Dump`]: every dump ended well and the target has receipted every file.
-    DumpDone,
-    /// Answer to [`Effect::Dump`]: could not, or the target did not receipt it.
-    DumpFailed(Failure),
-    /// Answer to [`Effect::SealPod`]: done, and this is what the pod looks like now.
-    PodSealed(SealFacts),
-    /// The target said where it stands: outcome of `Handoff.Restore`, or an answer to [`Effect::AskTarget`].
-    Target(PeerState),
-    /// The target did not answer, or does not know this migration.
-    TargetSilent,
-    /// Answer to [`Effect::ReadHandover`].
-    Handover(Read),
-    /// Answer to [`Effect::WriteAborted`].
-    AbortWritten(Written),
-    /// The user, or the controller, wants it taken back.
-    Cancel(Failure),
-    /// The deadline passed. Like a cancel: it begins an abort, it decides nothing.
-    DeadlinePassed,
-    /// The agent noticed that the pod's cgroup was thawed by somebody else, or that a container was started. Not: a container was killed under the seal.
-    SealBroken(String),
-    /// The target asks `Handoff.Sealed`; these are the facts at this moment.
-    AskSealed(SealFacts),
-    /// The timer: ask again.
-    Retry,
-    /// The agent came back with this journal.
-    Restarted {
-        /// The node's boot id is the one from before.
-        same_boot: bool,
-    },
-    /// The controller says: the pod object's deletion is on its way, end it.
-    Retire,
-}
-
-/// What the agent is to do.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Effect {
-    /// Make the machine durable. Always the first effect of a step.
-    Journal,
-    /// Create the `Handover` (state `Source`). Answer: [`Event::HandoverCreated`].
-    CreateHandover,
-    /// From now on the kubelet cannot create a container of this pod, also not after a reboot (see [`super::seal`]). Durable.
-    Fence,
-    /// Shut the pod's traffic gate.
-    ShutTraffic,
-    /// Freeze the cgroups of all containers. Answer: [`Event::Frozen`] or [`Event::FreezeFailed`].
-    Freeze,
-    /// Dump all containers and stream everything. Answer: [`Event::DumpDone`] or [`Event::DumpFailed`].
-    Dump,
-    /// Freeze the whole pod's cgroup. Answer: [`Event::PodSealed`].
-    SealPod,
-    /// Call `Handoff.Restore` (attaches if it runs already). Answers: [`Event::Target`], [`Event::TargetSilent`].
-    OfferToTarget,
-    /// Call `Handoff.Ask`. Answers: [`Event::Target`], [`Event::TargetSilent`].
-    AskTarget {
-        /// The source wants out: the target is to promise, if it can.
-        abandon: bool,
-    },
-    /// Uncached GET. Answer: [`Event::Handover`].
-    ReadHandover,
-    /// `Source` → `Aborted`, from this version. Answer: [`Event::AbortWritten`].
-    WriteAborted {
-        /// The version that was read.
-        version: Version,
-    },
-    /// End a dump that is still going on, then thaw pod and containers.
-    Thaw,
-    /// Open the pod's traffic gate.
-    OpenTraffic,
-    /// Take the fence away.
-    Unfence,
-    /// Answer `Handoff.Sealed`.
-    AnswerSealed(Sealed),
-    /// SIGKILL to every process of the pod while all are frozen, then thaw what is dead.
-    Kill,
-    /// Tell whoever listens to `Agent.Switch` how it ended.
-    Report(Outcome),
-}
-
-/// How it ended.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// Committed: the pod runs at the target.
-    Running,
-    /// The pod runs at the source as before.
-    TakenBack(Failure),
-}
+pub use words::*;
 
 /// The source's side of one migration. Serialised, it is the journal.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
@@ -206,8 +79,8 @@ impl Machine {
             Event::Handover(read) => self.read(read),
             Event::AbortWritten(written) => self.abort_written(&written),
             Event::Cancel(why) => self.abort(why, false),
-            Event::DeadlinePassed => self.abort(deadline(), false),
-            Event::SealBroken(what) => self.abort(broken(&what), true),
+            Event::DeadlinePassed => self.abort(why::deadline(), false),
+            Event::SealBroken(what) => self.abort(why::broken(&what), true),
             Event::AskSealed(facts) => vec![Effect::AnswerSealed(self.sealed(&facts))],
             Event::Retry => {
                 self.refused = None;
@@ -263,7 +136,7 @@ impl Machine {
                     self.state = State::Offered;
                     vec![Effect::Journal, Effect::OfferToTarget]
                 }
-                Sealed::No { why } => self.release(broken(&why), false),
+                Sealed::No { why } => self.release(why::broken(&why), false),
             },
             _ => vec![],
         }
@@ -288,14 +161,14 @@ impl Machine {
         match (self.state.clone(), read) {
             (State::Claiming, Read::Found { owner: Owner::Source, .. }) => self.seal(),
             // Refused, although none is there: no conflict.
-            (State::Claiming, Read::NotFound) if self.refused.is_some() => self.release(refused(), true),
+            (State::Claiming, Read::NotFound) if self.refused.is_some() => self.release(why::refused(), true),
             (State::Claiming, Read::NotFound) => vec![Effect::CreateHandover],
-            (State::Claiming, Read::Foreign | Read::Found { .. }) => self.release(contended(), true),
+            (State::Claiming, Read::Foreign | Read::Found { .. }) => self.release(why::contended(), true),
             (State::Offered | State::Aborting { .. }, Read::Found { owner: Owner::Running, .. }) => self.gone(),
-            (State::Offered, Read::Found { owner: Owner::Aborted, .. }) => self.release(aborted(), true),
+            (State::Offered, Read::Found { owner: Owner::Aborted, .. }) => self.release(why::aborted(), true),
             (State::Aborting { why, .. }, Read::Found { owner: Owner::Aborted, .. }) => self.release(why, true),
             // Somebody removed the arbiter: only the target's promise, or its word that it runs, decides now.
-            (State::Offered, Read::NotFound | Read::Foreign) => self.abort(removed(), false),
+            (State::Offered, Read::NotFound | Read::Foreign) => self.abort(why::removed(), false),
             (State::Aborting { .. } | State::Released { settled: false, .. }, Read::Found { owner: Owner::Source, version }) => self.write_aborted(version),
             (State::Released { settled: false, .. }, Read::Found { owner: Owner::Aborted, .. } | Read::NotFound | Read::Foreign) => self.settle(),
             _ => vec![],
@@ -399,10 +272,10 @@ impl Machine {
         match &self.state {
             State::Prepared => vec![],
             // What was open at the target and in CRIU is lost; nothing was offered.
-            State::Claiming | State::Sealing => self.release(interrupted(same_boot), false),
+            State::Claiming | State::Sealing => self.release(why::interrupted(same_boot), false),
             // Frozen cgroups outlive the agent. Nothing is sealed anew: that would hide that a seal was broken.
             State::Offered | State::Aborting { .. } if same_boot => self.retry(),
-            State::Offered => self.abort(rebooted(), true),
+            State::Offered => self.abort(why::rebooted(), true),
             State::Aborting { why, .. } => {
                 self.state = State::Aborting { why: why.clone(), broken: true };
                 vec![Effect::Journal, Effect::AskTarget { abandon: true }, Effect::ReadHandover]
@@ -418,53 +291,5 @@ impl Machine {
             State::Gone => vec![Effect::Fence, Effect::ShutTraffic, Effect::SealPod, Effect::Report(Outcome::Running)],
             State::Retired => vec![Effect::Kill, Effect::Unfence],
         }
-    }
-}
-
-fn deadline() -> Failure {
-    Failure::new(
-        "DeadlineExceeded",
-        "the deadline of the migration passed before the commit",
-        "Raise spec.deadlineSeconds, or migrate when nodes and network are less busy.",
-    )
-}
-
-fn broken(what: &str) -> Failure {
-    Failure::new("SealBroken", what, "Look at the kubelet's log on the source node for who restarted or thawed the pod, then try again.")
-}
-
-fn aborted() -> Failure {
-    Failure::new("Aborted", "the Handover says that the migration was taken back", "Try again.")
-}
-
-fn removed() -> Failure {
-    Failure::new(
-        "HandoverRemoved",
-        "the Handover object was removed while the pod moved",
-        "Do not delete Handover objects or their finalizers; use `kubectl migrate cancel`. Try again.",
-    )
-}
-
-fn refused() -> Failure {
-    Failure::new(
-        "HandoverRefused",
-        "the API server refuses to let the source's agent create the Handover",
-        "Look at the agent's log on the source node for the refusal; check its permissions and the admission policies for handovers.godwit.dev.",
-    )
-}
-
-fn contended() -> Failure {
-    Failure::new("AlreadyMigrating", "another migration holds the Handover of this pod", "Wait until the other migration has ended, or cancel it.")
-}
-
-fn rebooted() -> Failure {
-    Failure::new("NodeRebooted", "the source node was rebooted while the pod was held there for the hand-over", "Try again when the pod runs.")
-}
-
-fn interrupted(same_boot: bool) -> Failure {
-    if same_boot {
-        Failure::new("AgentRestarted", "the agent on the source node restarted before the pod was offered to the target", "Try again.")
-    } else {
-        Failure::new("NodeRebooted", "the source node was rebooted before the pod was offered to the target", "Try again when the pod runs.")
     }
 }

@@ -7,167 +7,16 @@
 //!    Never ◀────────────────────┴────────────────────────────┴──────── gone ──────┴◀──H=Source── GivingBack ◀─────────────┘
 //! ```
 
+mod why;
+mod words;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Owner, PeerState, Read, Sealed, Version, Written};
 use crate::Failure;
-
-/// Where the target stands.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
-pub enum State {
-    /// Keepers wait.
-    Prepared,
-    /// The images are there; the restores run up to the gate.
-    Restoring,
-    /// All containers are held at the gate and are being verified.
-    Verifying,
-    /// Verified; the swap is journaled and is sent, or is about to be, or its reply was lost.
-    Swapping,
-    /// The swap took effect: the pod is the target's. The gate is shut until the source says that it is sealed. (Not journaled: the arbiter knows.)
-    Owner,
-    /// The source is sealed; the gate is open, or was when the agent last lived. Something may have run.
-    Opening,
-    /// Something ran. Never taken back.
-    Running,
-    /// The `Handover` says `Running`. Final.
-    Done,
-    /// Owns the pod, will not run it, proved that nothing ran: gives it back.
-    GivingBack {
-        /// Why.
-        why: Failure,
-    },
-    /// Promise: nothing ran, nothing will, no swap is in effect or under way. Final.
-    Never {
-        /// Why.
-        why: Failure,
-    },
-}
-
-/// Where one container stands.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
-pub enum Stage {
-    /// A keeper waits, or CRIU restores.
-    Waiting,
-    /// CRIU holds it at `post-restore`.
-    AtGate,
-    /// CRIU said `post-resume`.
-    Resumed,
-    /// The restore failed, or nothing is left of it.
-    Failed {
-        /// It may have run.
-        ran: bool,
-    },
-}
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Event {
-    /// `Handoff.Restore` was called, and every file is there and its digest is right. May come again.
-    ImagesReady,
-    /// The gate of this container asks (it asks again after the agent restarted).
-    AtGate {
-        /// Name of the container.
-        container: String,
-    },
-    /// Answer to [`Effect::Verify`]: the restored tree is what the images say.
-    VerifiedOk,
-    /// Answer to [`Effect::Verify`]: it is not.
-    VerifyFailed(Failure),
-    /// The restore of this container failed, or neither its keeper nor its processes are there any more.
-    RestoreFailed {
-        /// Name of the container.
-        container: String,
-        /// Whether anything of it may have run. `false` needs proof: the gate was never answered, or CRIU itself reported the failure by its exit code (it was
-        /// not killed) and its `post-resume` was not called. Ignored, as false, while the gate is shut.
-        ran: bool,
-        /// Why, with the end of CRIU's log.
-        failure: Failure,
-    },
-    /// CRIU said `post-resume` for this container: it runs.
-    Resumed {
-        /// Name of the container.
-        container: String,
-    },
-    /// Answer to [`Effect::ReadHandover`].
-    Handover(Read),
-    /// Answer to [`Effect::WriteSwap`].
-    SwapWritten(Written),
-    /// Answer to [`Effect::WriteBack`].
-    BackWritten(Written),
-    /// Answer to [`Effect::WriteRunning`].
-    RunningWritten(Written),
-    /// Answer to [`Effect::AskSealed`].
-    SealedReply(Sealed),
-    /// The source did not answer [`Effect::AskSealed`], or not with a yes or no: wait.
-    SourceSilent,
-    /// The controller, or the kubelet by deleting the target pod, wants it undone. Too late once the swap took effect.
-    Undo(Failure),
-    /// The source asks `Handoff.Ask`.
-    AskedByPeer {
-        /// The source wants out and asks for the promise.
-        abandon: bool,
-    },
-    /// The timer: ask again.
-    Retry,
-    /// The agent came back with this journal. Then feed `AtGate`, `Resumed` and `RestoreFailed` as they are found.
-    Restarted {
-        /// The node's boot id is the one from before: restored processes may still be held.
-        same_boot: bool,
-    },
-}
-
-/// What the agent is to do.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Effect {
-    /// Make the machine durable. Always the first effect of a step.
-    Journal,
-    /// Answer `Images` with `Go` to every container that asks, now and later.
-    AnswerImagesGo,
-    /// Compare the restored tree of every container with the images. Answer: [`Event::VerifiedOk`] or [`Event::VerifyFailed`].
-    Verify,
-    /// Uncached GET. Answer: [`Event::Handover`].
-    ReadHandover,
-    /// `Source` → `Target`, from this version. Answer: [`Event::SwapWritten`].
-    WriteSwap {
-        /// The version that was read.
-        version: Version,
-    },
-    /// Call `Handoff.Sealed`. Answer: [`Event::SealedReply`] or [`Event::SourceSilent`].
-    AskSealed,
-    /// Answer `Gate` with `Go` to every container that asks, now and later.
-    OpenGate,
-    /// Answer `Images` and `Gate` with `Abort`, keepers with `Exit`, now and later; kill what was restored.
-    AbortGate,
-    /// Make the consumed marker: from now on `create` for this pod starts the image afresh.
-    MarkConsumed,
-    /// `Target` → `Running`, from this version. Answer: [`Event::RunningWritten`].
-    WriteRunning {
-        /// The version that was read or made.
-        version: Version,
-    },
-    /// `Target` → `Source`, from this version. Answer: [`Event::BackWritten`].
-    WriteBack {
-        /// The version that was read or made.
-        version: Version,
-    },
-    /// Answer `Handoff.Ask`.
-    AnswerPeer(PeerState),
-    /// Tell whoever listens to `Handoff.Restore` where it stands now: [`PeerState::Running`], [`PeerState::Never`] or [`PeerState::Withdrawing`].
-    Report(PeerState),
-}
-
-/// What to answer to an OCI `create` of a container of the target pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Create {
-    /// Leave a keeper.
-    Keep,
-    /// Start the image afresh: this migration was consumed.
-    Afresh,
-    /// Refuse; the kubelet comes again.
-    Refuse,
-}
+pub use words::*;
 
 /// The target's side of one migration. Serialised, it is the journal.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
@@ -219,7 +68,7 @@ impl Machine {
         matches!(self.state, State::Done | State::Never { .. })
     }
 
-    /// What to answer to `create` of a container of the target pod. A wrapper that cannot reach the agent goes by the consumed marker alone.
+    /// What to answer to `create` of a container of the target pod. After [`Create::Keep`] feed [`Event::Keeper`]. A wrapper that cannot reach the agent goes by the consumed marker alone.
     #[must_use]
     pub fn create(&self) -> Create {
         match self.state {
@@ -250,6 +99,7 @@ impl Machine {
     pub fn step(&mut self, event: Event) -> Vec<Effect> {
         match event {
             Event::ImagesReady => self.images_ready(),
+            Event::Keeper { container } => self.new_keeper(&container),
             Event::AtGate { container } => self.at_gate(&container),
             Event::VerifiedOk => self.verified(),
             Event::VerifyFailed(why) => match self.state {
@@ -287,6 +137,15 @@ impl Machine {
             }
             _ => vec![],
         }
+    }
+
+    fn new_keeper(&mut self, container: &str) -> Vec<Effect> {
+        if self.state == State::Prepared
+            && let Some(stage) = self.containers.get_mut(container)
+        {
+            *stage = Stage::Waiting;
+        }
+        vec![]
     }
 
     fn at_gate(&mut self, container: &str) -> Vec<Effect> {
@@ -376,7 +235,7 @@ impl Machine {
                 self.sealed = true;
                 self.open_if_ready()
             }
-            (State::Owner, Sealed::No { why }) => self.give_back(not_sealed(&why)),
+            (State::Owner, Sealed::No { why }) => self.give_back(why::not_sealed(&why)),
             _ => vec![],
         }
     }
@@ -465,16 +324,16 @@ impl Machine {
                 self.version = Some(version);
                 vec![]
             }
-            (State::Restoring | State::Verifying, Read::Found { .. } | Read::NotFound | Read::Foreign) => self.never(taken_back()),
+            (State::Restoring | State::Verifying, Read::Found { .. } | Read::NotFound | Read::Foreign) => self.never(why::taken_back()),
             (State::Swapping, Read::Found { owner: Owner::Source, version }) => match &self.give_up {
                 // The swap may still be under way: only the source's `Aborted` ends that. Tell it.
                 Some(why) => vec![Effect::Report(PeerState::Withdrawing(why.clone()))],
-                None if self.refused.as_ref() == Some(&version) => self.withdraw(refused()),
+                None if self.refused.as_ref() == Some(&version) => self.withdraw(why::refused()),
                 None => self.write(version, |version| Effect::WriteSwap { version }),
             },
             (State::Swapping, Read::Found { owner: Owner::Target, version }) => self.own(version),
             (State::Swapping, Read::Found { owner: Owner::Aborted, .. } | Read::NotFound | Read::Foreign) => {
-                let why = self.give_up.take().unwrap_or_else(taken_back);
+                let why = self.give_up.take().unwrap_or_else(why::taken_back);
                 self.never(why)
             }
             (State::GivingBack { .. }, Read::Found { owner: Owner::Target, version }) => self.write(version, |version| Effect::WriteBack { version }),
@@ -523,7 +382,8 @@ impl Machine {
     }
 
     fn asked(&mut self, abandon: bool) -> Vec<Effect> {
-        let mut effects = if abandon && matches!(self.state, State::Prepared | State::Restoring | State::Verifying) { self.never(abandoned()) } else { vec![] };
+        let mut effects =
+            if abandon && matches!(self.state, State::Prepared | State::Restoring | State::Verifying) { self.never(why::abandoned()) } else { vec![] };
         effects.push(Effect::AnswerPeer(self.peer_state()));
         effects
     }
@@ -578,12 +438,12 @@ impl Machine {
         match &self.state {
             State::Prepared | State::Restoring | State::Verifying => {
                 self.state = State::Prepared;
-                if same_boot { vec![] } else { self.never(rebooted()) }
+                if same_boot { vec![] } else { self.never(why::rebooted()) }
             }
             State::Swapping | State::Owner => {
                 self.state = State::Swapping;
                 match (same_boot, self.give_up.is_some()) {
-                    (false, false) => self.withdraw(rebooted()),
+                    (false, false) => self.withdraw(why::rebooted()),
                     (_, true) => vec![Effect::AbortGate, Effect::ReadHandover],
                     (true, false) => vec![Effect::ReadHandover],
                 }
@@ -603,28 +463,4 @@ impl Machine {
             State::Never { why } => vec![Effect::AbortGate, Effect::Report(PeerState::Never(why.clone()))],
         }
     }
-}
-
-fn not_sealed(why: &str) -> Failure {
-    Failure::new("SourceNotSealed", why, "Look at the kubelet's log on the source node for who restarted the pod or the node, then try again.")
-}
-
-fn taken_back() -> Failure {
-    Failure::new("TakenBack", "the source took the migration back before the target owned the pod", "See the source's reason.")
-}
-
-fn refused() -> Failure {
-    Failure::new(
-        "SwapRefused",
-        "the API server refuses to let the target's agent take over the Handover, although nobody else changed it",
-        "Look at the agent's log on the target node for the refusal; check its permissions and the admission policies for handovers.godwit.dev.",
-    )
-}
-
-fn abandoned() -> Failure {
-    Failure::new("Abandoned", "the source asked the target to give up", "See the source's reason.")
-}
-
-fn rebooted() -> Failure {
-    Failure::new("NodeRebooted", "the target node was rebooted before the pod ran there", "Try again when the node is Ready.")
 }

@@ -176,7 +176,7 @@ impl World {
                 self.feed_target(hand, target::Event::VerifyFailed(because("VerifyFailed")));
             }
             Action::Tell(index) => self.tell(hand, *index),
-            Action::CreateTarget(index) => self.create(*index),
+            Action::CreateTarget(index) => self.create(hand, *index),
         }
         self.settle();
     }
@@ -332,7 +332,7 @@ impl World {
         }
     }
 
-    fn create(&mut self, index: usize) {
+    fn create(&mut self, hand: &Hand, index: usize) {
         let answer = match (self.target.up, self.t.consumed) {
             (true, _) => self.target.machine.create(),
             (false, true) => target::Create::Afresh,
@@ -343,6 +343,7 @@ impl World {
             target::Create::Keep => {
                 container.at = At::Keeper;
                 container.told = true;
+                self.feed_target(hand, target::Event::Keeper { container: name(index) });
             }
             target::Create::Afresh => {
                 container.at = At::Fresh;
