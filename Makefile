@@ -87,6 +87,10 @@ demo: image lab ## Redis with 100,000 keys, moved there and back while a client 
 bench: image lab ## Measures; writes benches/results/latest.json and prints it as a table.
 	@cargo run --release --locked --quiet -p godwit-demo --bin bench
 
+.PHONY: bench-quick
+bench-quick: image lab ## The same with fewer samples, in some minutes.
+	@cargo run --release --locked --quiet -p godwit-demo --bin bench -- --quick
+
 .PHONY: clean
 clean: ## Takes the lab away and removes what was built here. The cache stays; its folder may be removed by hand.
 	@if [ -e "$${GODWIT_LAB:-/var/lib/godwit-lab}/lab.json" ]; then $(MAKE) lab-down; fi

@@ -20,6 +20,7 @@ mod service;
 mod socket;
 mod source;
 mod target;
+mod uninstall;
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
@@ -64,7 +65,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("GODWIT_LOG").unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
         .init();
     let arguments = Arguments::parse();
@@ -74,7 +75,7 @@ async fn main() -> anyhow::Result<()> {
     let cri = install::install(&host).await.context("cannot install the runtime handler")?;
     let credentials = certificates::obtain(kube.clone(), &arguments.namespace, Identity::Agent(arguments.node_name.clone())).await;
     let node = Arc::new(node::Node {
-        name: arguments.node_name,
+        name: arguments.node_name.clone(),
         journal: journal::Journal::open(host.path(&arguments.journal)).context("cannot open the journal")?,
         host,
         cri,
@@ -99,7 +100,10 @@ async fn main() -> anyhow::Result<()> {
         outcome = serve => outcome.context("the server ended"),
         outcome = socket => outcome.context("the node's socket ended"),
         _ = tokio::signal::ctrl_c() => Ok(()),
-        () = terminated() => Ok(()),
+        () = terminated() => match uninstall::is_wanted(&node, &arguments.namespace).await {
+            true => uninstall::uninstall(&node, &registry).await,
+            false => Ok(()),
+        },
     }
 }
 

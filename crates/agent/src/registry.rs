@@ -123,6 +123,14 @@ impl Registry {
         targets.get(&migration.source_pod_uid).filter(|session| session.migration.uid == migration.uid).cloned()
     }
 
+    /// Whether a hand-over has not ended on this node.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.values().any(|session| !session.machine().finished()) || targets.values().any(|session| !session.machine().finished())
+    }
+
     /// Drops what has ended. Whatever has not stays.
     ///
     /// # Errors

@@ -23,13 +23,14 @@ mod refusals;
 mod rivals;
 mod there_and_back;
 mod unfit_targets;
+mod uninstall;
 
 use std::process::ExitCode;
 
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 24] = [
+const SCENARIOS: [Scenario; 25] = [
     instruments::SCENARIO,
     bare_pod::SCENARIO,
     redis::SCENARIO,
@@ -53,6 +54,7 @@ const SCENARIOS: [Scenario; 24] = [
     agents_crash::CRASH,
     controller_crash::SCENARIO,
     unfit_targets::SCENARIO,
+    uninstall::SCENARIO,
     node_dies::SCENARIO,
 ];
 
