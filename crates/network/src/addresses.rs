@@ -4,7 +4,7 @@
 //! restore until the connections of that address have been ended:
 //!
 //! ```text
-//!   gate shut ▶ add_temporary(old IP) ▶ restore ▶ commit ▶ sockets::destroy(old IP) ▶ remove(old IP) ▶ gate open
+//!   add_temporary(old IP) ▶ restore, held ▶ remove(old IP) ▶ sockets::destroy(old IP) ▶ commit ▶ run
 //! ```
 //!
 //! It must stand only behind a shut gate: Linux answers ARP for addresses of `lo` on every interface. `IFA_F_NOPREFIXROUTE` keeps it out of the routing table but

@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Prints a line for each thing that could be left.
 const LOOK: &str = r#"
 awk '{print "mount " $5}' /proc/1/mountinfo
-find /sys/fs/cgroup -type d -path '*kubepods*' -printf 'cgroup %p\n' 2>/dev/null || true
+find /sys/fs/cgroup -type d -path '*kubepods/*' ! -name besteffort ! -name burstable -printf 'cgroup %p\n' 2>/dev/null || true
 nft list tables | sed 's/^/nft node /'
 for netns in $(ls /run/netns 2>/dev/null); do
   ip netns exec "$netns" nft list tables 2>/dev/null | sed 's/^/nft pod /' || true

@@ -187,8 +187,9 @@ impl TargetPod {
             return Ok(0);
         };
         let netns = self.netns()?;
-        let destroyed = sockets::destroy(&netns, ip).map_err(|error| internal("cannot end the old connections", error))?;
+        // The address first: a listener that stands restored accepts what comes to it, though its process does not run yet.
         addresses::remove(&netns, ip).map_err(|error| internal("cannot take the old address away", error))?;
+        let destroyed = sockets::destroy(&netns, ip).map_err(|error| internal("cannot end the old connections", error))?;
         Ok(destroyed.established)
     }
 
