@@ -10,6 +10,8 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .NOTPARALLEL:
 
 export GODWIT_CACHE ?= /var/cache/godwit
+# The pods' network that the lab is to have: bridge or routed.
+export GODWIT_LAB_NETWORK ?= bridge
 ifeq ($(CI),true)
 export CARGO_TARGET_DIR ?= $(GODWIT_CACHE)/target
 endif
@@ -63,7 +65,7 @@ lint: bootstrap ## Formatting, clippy, licences and sources of dependencies.
 	@scripts/deny
 
 .PHONY: test
-test: lint cache test-unit image test-e2e ## Everything: lint, unit tests, end-to-end tests on the lab.
+test: lint cache test-unit image test-e2e test-routed-briefly ## Everything: lint, unit tests, end-to-end tests on the lab.
 	@echo "make test: all passed"
 
 .PHONY: test-unit
@@ -78,6 +80,18 @@ ifneq ($(E2E),)
 else
 	@echo "make test-e2e: there are no end-to-end tests in tests/e2e yet"
 endif
+
+# What runs on the routed network too: parts of scenarios' names.
+ROUTED := pod-network bare-pod redis http-server loopback deployment kubectl-afterwards there-and-back
+ROUTED_BRIEFLY := pod-network bare-pod http-server deployment
+
+.PHONY: test-routed
+test-routed: image ## End-to-end tests on the lab's routed /32 network; then the lab has the bridge network again.
+	@scripts/test-routed $(ROUTED)
+
+.PHONY: test-routed-briefly
+test-routed-briefly: image
+	@scripts/test-routed $(ROUTED_BRIEFLY)
 
 .PHONY: demo
 demo: image lab ## Redis with 100,000 keys, moved there and back while a client writes. Leaves the lab up.

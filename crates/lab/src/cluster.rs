@@ -6,7 +6,7 @@
 //!                                                  kubelets ◀───────┴── API server ready ─▶ objects ─▶ nodes Ready
 //! ```
 //! A node that runs is not disturbed: a service of it is restarted only when its files or its program have changed.
-//! Only when the nodes' root or the switch must be made anew is everything swept away first.
+//! Only when the nodes' root, the pods' network or the switch must be made anew is everything swept away first.
 
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use anyhow::{Result, anyhow};
 use crate::cache::{digest, remove};
 use crate::cgroups::{self, Cgroups};
 use crate::client::{apply, kubectl, wait_until};
+use crate::fabric::{self, Fabric};
 use crate::images::{self, Image};
 use crate::ingredients::Ingredients;
 use crate::machine::{self, Machine};
@@ -24,13 +25,14 @@ use crate::progress::Progress;
 use crate::record::Record;
 use crate::settings::Settings;
 use crate::topology::{Node, SWITCH, Topology};
-use crate::{kubelet, loading, network, owner, prerequisites, runtimes, switch};
+use crate::{bird, kubelet, loading, network, owner, prerequisites, runtimes, switch};
 
 /// Raised when machines change in a way that running ones cannot follow.
 const REVISION: &str = "1";
 
 /// Objects of every lab.
-const OBJECTS: [&str; 2] = [include_str!("../../../lab/runtimeclasses.yaml"), include_str!("../../../lab/coredns/coredns.yaml")];
+const OBJECTS: [&str; 3] =
+    [include_str!("../../../lab/runtimeclasses.yaml"), include_str!("../../../lab/coredns/coredns.yaml"), include_str!("../../../lab/cni/cni.yaml")];
 
 /// Fills the cache.
 pub fn prepare(settings: &Settings, progress: &Progress) -> Result<()> {
@@ -46,28 +48,38 @@ pub fn prepare(settings: &Settings, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// Brings the cluster up: the wanted nodes, or else those that it has and the standard ones.
-pub fn up(settings: &Settings, wanted: Option<Topology>, progress: &Progress) -> Result<()> {
+/// Brings the cluster up: the wanted nodes, or else those that it has and the standard ones; the wanted network of pods, see [`Fabric::choose`].
+pub fn up(settings: &Settings, wanted: Option<Topology>, fabric: Option<Fabric>, progress: &Progress) -> Result<()> {
     let ingredients = Ingredients::of(settings)?;
     let known = Record::read(settings);
     let mut settings = settings.clone();
     settings.crio = settings.crio.or_else(|| known.as_ref().and_then(|record| record.crio.clone()));
     let settings = &settings;
-    let topology = wanted.unwrap_or_else(|| {
+    let running = known.as_ref().map(|record| record.topology.fabric);
+    let fabric = Fabric::choose(fabric, std::env::var(fabric::VARIABLE).ok().as_deref(), running)?;
+    let mut topology = wanted.unwrap_or_else(|| {
         let standard = Topology::standard(settings.crio.is_some());
         match &known {
             Some(record) => record.topology.clone().joined(&standard),
             None => standard,
         }
     });
+    topology.fabric = fabric;
     prerequisites::check(settings, &topology, !ingredients.are_fresh())?;
 
     owner::check(settings)?;
-    let base = digest(&[REVISION, ingredients.node_key()]);
+    let base = match fabric {
+        Fabric::Bridge => digest(&[REVISION, ingredients.node_key()]),
+        Fabric::Routed => digest(&[REVISION, ingredients.node_key(), fabric.name()]),
+    };
     let kept =
         known.filter(|record| record.base == base && ingredients.is_node_fresh() && Machine::find(settings, SWITCH).is_some_and(|switch| switch.is_complete()));
     if kept.is_none() && (Record::read(settings).is_some() || Cgroups::detect()?.any()) {
-        progress.step("sweep what an earlier lab left", || sweep(settings))?;
+        let why = match running {
+            Some(old) if old != fabric => format!("sweep the lab: its network was {}, {} is wanted", old.name(), fabric.name()),
+            _ => "sweep what an earlier lab left".to_owned(),
+        };
+        progress.step(&why, || sweep(settings))?;
     }
     ingredients.ensure(progress)?;
     let images = images::ensure(settings, &ingredients)?;
@@ -86,7 +98,12 @@ pub fn up(settings: &Settings, wanted: Option<Topology>, progress: &Progress) ->
     record.mounted_hugetlb |= cgroups::mount_hugetlb(&Cgroups::detect()?)?;
     record.write(settings)?;
     reconcile(settings, &mut record, &images, progress)?;
-    progress.line(&format!("✔ {} nodes are Ready after {:.1} s; try: godwit-lab kubectl get nodes", topology.nodes.len(), progress.elapsed().as_secs_f64()));
+    progress.line(&format!(
+        "✔ {} nodes are Ready on the {} network after {:.1} s; try: godwit-lab kubectl get nodes",
+        topology.nodes.len(),
+        fabric.name(),
+        progress.elapsed().as_secs_f64()
+    ));
     Ok(())
 }
 
@@ -95,7 +112,7 @@ fn reconcile(settings: &Settings, record: &mut Record, images: &[Image], progres
     let authority = Authority::open(&settings.pki())?;
     let admin = authority.client("godwit-lab-admin", Some("system:masters"))?;
     write_private(&settings.kubeconfig(), &kubeconfig(&switch::server(), &authority.ca.cert, &admin))?;
-    let control = switch_machine(settings, &authority)?;
+    let control = switch_machine(settings, topology.fabric, &authority)?;
     switch::start_api(&control)?;
     let nodes = thread::scope(|scope| {
         let ready = scope.spawn(|| {
@@ -116,6 +133,10 @@ fn reconcile(settings: &Settings, record: &mut Record, images: &[Image], progres
     }
     if let Some(node) = topology.nodes.first() {
         network::route_services(&control, node)?;
+    }
+    if topology.fabric == Fabric::Routed {
+        bird::start(&control)?;
+        wait_until(60, "the clients have no route to some node's pods; see bird.log of that node", || network::is_routed(&control, topology))?;
     }
     let objects = digest(&OBJECTS);
     if record.objects != objects {
@@ -152,8 +173,8 @@ fn is_served(settings: &Settings) -> bool {
     kubectl(settings, &arguments).is_ok_and(|ready| !matches!(ready.as_str(), "" | "0")) && kubectl(settings, &["get", "serviceaccount", "default"]).is_ok()
 }
 
-fn switch_machine(settings: &Settings, authority: &Authority) -> Result<Machine> {
-    let spec = switch::prepare(settings, authority)?;
+fn switch_machine(settings: &Settings, fabric: Fabric, authority: &Authority) -> Result<Machine> {
+    let spec = switch::prepare(settings, fabric, authority)?;
     if let Some(machine) = spec.running() {
         return Ok(machine);
     }
@@ -174,6 +195,9 @@ fn start_node(
 ) -> Result<Machine> {
     let spec = kubelet::prepare(settings, topology, node, authority)?;
     let runtime = |machine: &Machine| {
+        if topology.fabric == Fabric::Routed {
+            bird::start(machine)?;
+        }
         runtimes::start(node, machine)?;
         let socket = machine.path(node.runtime.socket());
         wait_until(30, &format!("{} does not answer", node.runtime.name()), || std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
@@ -186,7 +210,7 @@ fn start_node(
     let title = format!("{} with {}", node.name, node.runtime.name());
     progress.step(&title, || {
         let machine = spec.start()?;
-        network::wire_node(control, node, &machine)?;
+        network::wire_node(control, topology.fabric, node, &machine)?;
         runtime(&machine)?;
         machine.completed()?;
         Ok(machine)

@@ -18,6 +18,7 @@ mod loopback;
 mod menagerie;
 mod node_dies;
 mod pod_deleted;
+mod pod_network;
 mod redis;
 mod refusals;
 mod rivals;
@@ -32,6 +33,7 @@ use godwit_e2e::Scenario;
 /// From what a user sees first to what should never happen.
 const SCENARIOS: [Scenario; 25] = [
     instruments::SCENARIO,
+    pod_network::SCENARIO,
     bare_pod::SCENARIO,
     redis::SCENARIO,
     http_server::SCENARIO,
