@@ -62,6 +62,7 @@ image: build ## Builds the container image localhost/godwit:dev and loads it int
 lint: bootstrap ## Formatting, clippy, licences and sources of dependencies.
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	$(if $(E2E),cargo clippy --release --locked -p godwit-e2e --test e2e -- -D warnings)
 	@scripts/deny
 
 .PHONY: test

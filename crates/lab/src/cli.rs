@@ -131,10 +131,12 @@ pub fn run() -> Result<ExitCode> {
     let settings = Settings::from_env();
     match Cli::parse().command {
         Action::Up { nodes, network } => {
+            cluster::check(&settings, nodes.clone(), network)?;
             let _lock = lock(&settings)?;
             cluster::up(&settings, nodes, network, &Progress::new())?;
         }
         Action::Prepare => {
+            cluster::check(&settings, Some(Topology::standard(false)), None)?;
             let _lock = lock(&settings)?;
             cluster::prepare(&settings, &Progress::new())?;
         }

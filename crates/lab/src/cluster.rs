@@ -37,7 +37,6 @@ const OBJECTS: [&str; 3] =
 /// Fills the cache.
 pub fn prepare(settings: &Settings, progress: &Progress) -> Result<()> {
     let ingredients = Ingredients::of(settings)?;
-    prerequisites::check(settings, &Topology::standard(false), !ingredients.are_fresh())?;
     // The nodes of a running cluster stand on this root.
     if !ingredients.is_node_fresh() && Record::read(settings).is_some() {
         progress.step("lab down: its nodes' root is made anew", || down(settings))?;
@@ -48,15 +47,19 @@ pub fn prepare(settings: &Settings, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// Brings the cluster up: the wanted nodes, or else those that it has and the standard ones; the wanted network of pods, see [`Fabric::choose`].
-pub fn up(settings: &Settings, wanted: Option<Topology>, fabric: Option<Fabric>, progress: &Progress) -> Result<()> {
-    let ingredients = Ingredients::of(settings)?;
+/// What is to be brought up.
+struct Plan {
+    settings: Settings,
+    ingredients: Ingredients,
+    /// The lab as it was brought up last, if it was not taken down.
+    known: Option<Record>,
+    topology: Topology,
+}
+
+fn plan(settings: &Settings, wanted: Option<Topology>, fabric: Option<Fabric>) -> Result<Plan> {
     let known = Record::read(settings);
     let mut settings = settings.clone();
     settings.crio = settings.crio.or_else(|| known.as_ref().and_then(|record| record.crio.clone()));
-    let settings = &settings;
-    let running = known.as_ref().map(|record| record.topology.fabric);
-    let fabric = Fabric::choose(fabric, std::env::var(fabric::VARIABLE).ok().as_deref(), running)?;
     let mut topology = wanted.unwrap_or_else(|| {
         let standard = Topology::standard(settings.crio.is_some());
         match &known {
@@ -64,9 +67,21 @@ pub fn up(settings: &Settings, wanted: Option<Topology>, fabric: Option<Fabric>,
             None => standard,
         }
     });
-    topology.fabric = fabric;
-    prerequisites::check(settings, &topology, !ingredients.are_fresh())?;
+    let running = known.as_ref().map(|record| record.topology.fabric);
+    topology.fabric = Fabric::choose(fabric, std::env::var(fabric::VARIABLE).ok().as_deref(), running)?;
+    Ok(Plan { ingredients: Ingredients::of(&settings)?, settings, known, topology })
+}
 
+/// Whether this machine can run that; changes nothing.
+pub fn check(settings: &Settings, wanted: Option<Topology>, fabric: Option<Fabric>) -> Result<()> {
+    let plan = plan(settings, wanted, fabric)?;
+    prerequisites::check(&plan.settings, &plan.topology, !plan.ingredients.are_fresh())
+}
+
+/// Brings the cluster up: the wanted nodes, or else those that it has and the standard ones; the wanted network of pods, see [`Fabric::choose`].
+pub fn up(settings: &Settings, wanted: Option<Topology>, fabric: Option<Fabric>, progress: &Progress) -> Result<()> {
+    let Plan { settings, ingredients, known, topology } = plan(settings, wanted, fabric)?;
+    let (settings, fabric) = (&settings, topology.fabric);
     owner::check(settings)?;
     let base = match fabric {
         Fabric::Bridge => digest(&[REVISION, ingredients.node_key()]),
@@ -75,7 +90,7 @@ pub fn up(settings: &Settings, wanted: Option<Topology>, fabric: Option<Fabric>,
     let kept =
         known.filter(|record| record.base == base && ingredients.is_node_fresh() && Machine::find(settings, SWITCH).is_some_and(|switch| switch.is_complete()));
     if kept.is_none() && (Record::read(settings).is_some() || Cgroups::detect()?.any()) {
-        let why = match running {
+        let why = match Record::read(settings).map(|record| record.topology.fabric) {
             Some(old) if old != fabric => format!("sweep the lab: its network was {}, {} is wanted", old.name(), fabric.name()),
             _ => "sweep what an earlier lab left".to_owned(),
         };
@@ -93,10 +108,14 @@ pub fn up(settings: &Settings, wanted: Option<Topology>, fabric: Option<Fabric>,
         mounted_hugetlb: kept.as_ref().is_some_and(|record| record.mounted_hugetlb),
         objects: kept.map_or_else(String::new, |record| record.objects),
     };
+    // Written down before it is done: whoever is killed in between leaves a note of it.
+    let lacks_hugetlb = cgroups::lacks_hugetlb(&Cgroups::detect()?);
+    record.mounted_hugetlb |= lacks_hugetlb;
     record.write(settings)?;
     owner::claim(settings)?;
-    record.mounted_hugetlb |= cgroups::mount_hugetlb(&Cgroups::detect()?)?;
-    record.write(settings)?;
+    if lacks_hugetlb {
+        cgroups::mount_hugetlb()?;
+    }
     reconcile(settings, &mut record, &images, progress)?;
     progress.line(&format!(
         "✔ {} nodes are Ready on the {} network after {:.1} s; try: godwit-lab kubectl get nodes",

@@ -4,7 +4,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use godwit_demo::objects::Pod;
-use godwit_demo::pods;
 use godwit_demo::shell::wait_until;
 use godwit_e2e::case::MINUTE;
 use godwit_e2e::{Case, Scenario, http};
