@@ -12,6 +12,7 @@ mod client;
 mod cluster;
 mod cni;
 mod control;
+mod descriptors;
 mod elf;
 mod fabric;
 mod images;
