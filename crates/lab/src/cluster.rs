@@ -8,8 +8,7 @@
 //! A node that runs is not disturbed: a service of it is restarted only when its files or its program have changed.
 //! Only when the nodes' root, the pods' network or the switch must be made anew is everything swept away first.
 
-use std::thread::{self, sleep};
-use std::time::{Duration, Instant};
+use std::thread;
 
 use anyhow::{Result, anyhow};
 
@@ -25,7 +24,7 @@ use crate::progress::Progress;
 use crate::record::Record;
 use crate::settings::Settings;
 use crate::topology::{Node, SWITCH, Topology};
-use crate::{bird, kubelet, loading, network, owner, prerequisites, runtimes, switch};
+use crate::{bird, kubelet, loading, network, owner, prerequisites, runtimes, switch, trash};
 
 /// Raised when machines change in a way that running ones cannot follow.
 const REVISION: &str = "1";
@@ -83,6 +82,7 @@ pub fn up(settings: &Settings, wanted: Option<Topology>, fabric: Option<Fabric>,
     let Plan { settings, ingredients, known, topology } = plan(settings, wanted, fabric)?;
     let (settings, fabric) = (&settings, topology.fabric);
     owner::check(settings)?;
+    trash::go_on(settings)?;
     let base = match fabric {
         Fabric::Bridge => digest(&[REVISION, ingredients.node_key()]),
         Fabric::Routed => digest(&[REVISION, ingredients.node_key(), fabric.name()]),
@@ -250,7 +250,7 @@ fn remove_others(settings: &Settings, record: &Record, wanted: &Topology, progre
             // An API server that does not answer is started by what follows; the object is then only stale.
             let _ = kubectl(settings, &["delete", "node", &node.name, "--ignore-not-found"]);
             machine::power_off(&settings.machine(&node.name), &node.name)?;
-            remove_mounted(&settings.machine(&node.name))
+            trash::throw(settings, &settings.machine(&node.name))
         })?;
     }
     Ok(())
@@ -285,7 +285,7 @@ pub fn boot_node(settings: &Settings, node: &Node, progress: &Progress) -> Resul
 /// Takes the lab away; the cache stays.
 pub fn down(settings: &Settings) -> Result<()> {
     sweep(settings)?;
-    remove(&settings.state.join("machines"))?;
+    trash::empty(settings)?;
     remove(&settings.pki())?;
     remove(&settings.kubeconfig())?;
     remove(&settings.state.join("lab.json"))
@@ -300,20 +300,8 @@ fn sweep(settings: &Settings) -> Result<()> {
     if record.is_some_and(|record| record.mounted_hugetlb) {
         cgroups::unmount_hugetlb();
     }
-    remove_mounted(&settings.state.join("machines"))?;
+    trash::throw(settings, &settings.state.join("machines"))?;
     owner::release()
-}
-
-/// Removes a folder of machines that are off. Their mounts go a moment after their last process.
-fn remove_mounted(folder: &std::path::Path) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while let Err(error) = remove(folder) {
-        if Instant::now() > deadline {
-            return Err(error);
-        }
-        sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }
 
 /// Whether as many nodes are Ready as there should be.

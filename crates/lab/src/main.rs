@@ -36,6 +36,7 @@ mod status;
 mod supervisor;
 mod switch;
 mod topology;
+mod trash;
 
 use std::process::ExitCode;
 
