@@ -5,6 +5,7 @@ mod bad_streams;
 mod bare_pod;
 mod blockers;
 mod cancel;
+mod connections;
 mod controller_crash;
 mod crash_afterwards;
 mod deployment;
@@ -29,10 +30,14 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 24] = [
+const SCENARIOS: [Scenario; 28] = [
     instruments::SCENARIO,
     bare_pod::SCENARIO,
     redis::SCENARIO,
+    connections::ALL_KINDS,
+    connections::MANY,
+    connections::RELEASED,
+    connections::CLOSED,
     http_server::SCENARIO,
     menagerie::SCENARIO,
     heap::SCENARIO,
