@@ -292,7 +292,15 @@ mod tests {
         let object = migration(json!({"phase": "Succeeded", "sourceNode": "node-a", "targetNode": "node-b", "targetPod": "web-0-m1", "plan": plan,
             "freeze": {"totalMs": 87, "dumpMs": 31, "deltaMs": 4, "restoreMs": 38, "verifyMs": 3, "commitMs": 11},
             "anchor": {"active": true, "addresses": ["10.0.0.7"], "holder": "node-a", "node": "node-b", "connections": 3}}));
-        insta::assert_snapshot!(text(&object), @"");
+        insta::assert_snapshot!(text(&object), @r"
+          plan      live · stop-and-copy · connections kept (anchor) · 1.2 GiB, 1 container, 4 processes, 14 fds, 3 tcp
+          prepare   pod web-0-m1 on node-b
+          copy      keepers wait at the target
+          switch    frozen 87 ms  (dump 31 · delta 4 · restore 38 · verify 3 · commit 11)
+          settle    endpoints moved, source sealed
+          anchor    3 connections live on through node-a (10.0.0.7)
+        ✔ web-0 runs on node-b. It stood still for 87 ms. Its name is web-0-m1 now. 3 connections were kept.
+        ");
     }
 
     #[test]

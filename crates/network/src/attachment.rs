@@ -77,7 +77,8 @@ impl Attachment {
         let all = addresses::list(netns)?;
         let device = all.iter().find(|(_, found)| *found == ip).map(|(device, _)| device.clone()).ok_or_else(absent)?;
         let link = links::list(netns)?.into_iter().find(|link| link.name == device).ok_or_else(absent)?;
-        let ips = all.iter().filter(|(name, _)| *name == device).filter_map(|(_, ip)| if let std::net::IpAddr::V4(ip) = ip { Some(*ip) } else { None }).collect();
+        let ips =
+            all.iter().filter(|(name, _)| *name == device).filter_map(|(_, ip)| if let std::net::IpAddr::V4(ip) = ip { Some(*ip) } else { None }).collect();
         let routes = routes(netns, link.index)?;
         Ok(Self { mac: link.mac.ok_or_else(absent)?, mtu: link.mtu, device, ips, routes })
     }

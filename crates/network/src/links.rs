@@ -288,8 +288,9 @@ fn silent(message: Message, settings: &[(u16, u32)]) -> Message {
 }
 
 fn conf(message: Message, settings: &[(u16, u32)]) -> Message {
-    message
-        .nested(IFLA_AF_SPEC, |m| m.nested(AF_INET, |m| m.nested(INET_CONF, |m| settings.iter().fold(m, |m, (kind, value)| m.attribute(*kind, &value.to_ne_bytes())))))
+    message.nested(IFLA_AF_SPEC, |m| {
+        m.nested(AF_INET, |m| m.nested(INET_CONF, |m| settings.iter().fold(m, |m, (kind, value)| m.attribute(*kind, &value.to_ne_bytes()))))
+    })
 }
 
 /// Whether a namespace can still be entered.

@@ -73,8 +73,7 @@ pub fn established(netns: &Path, local: IpAddr) -> Result<u32, Error> {
 /// The namespace cannot be entered or the kernel cannot be asked.
 pub fn connections(netns: &Path, local: IpAddr) -> Result<u32, Error> {
     let socket = Socket::inside(netns, netlink::SOCK_DIAG)?;
-    let count =
-        matching(&socket, local)?.iter().filter(|entry| entry.protocol == TCP && entry.state != TIME_WAIT && entry.address(20) != Some(local)).count();
+    let count = matching(&socket, local)?.iter().filter(|entry| entry.protocol == TCP && entry.state != TIME_WAIT && entry.address(20) != Some(local)).count();
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 

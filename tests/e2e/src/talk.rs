@@ -215,7 +215,8 @@ fn bulk_on(stream: TcpStream, stop: &AtomicBool, pace: &Pace) -> Result<()> {
         let sending = scope.spawn(|| -> Result<(u64, Vec<u8>)> {
             let (mut digest, mut n) = (Sha256::new(), 0_u64);
             while !stop.load(Ordering::Relaxed) {
-                let piece: Vec<u8> = (0..PIECE).map(|index| n.wrapping_mul(31).wrapping_add(index as u64 * 7).to_le_bytes()[(index + n as usize) % 2]).collect();
+                let piece: Vec<u8> =
+                    (0..PIECE).map(|index| n.wrapping_mul(31).wrapping_add(index as u64 * 7).to_le_bytes()[(index + n as usize) % 2]).collect();
                 writer.write_all(&piece)?;
                 digest.update(&piece);
                 n += 1;

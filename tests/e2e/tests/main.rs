@@ -6,6 +6,7 @@ mod bare_pod;
 mod blockers;
 mod cancel;
 mod connections;
+mod connections_crash;
 mod controller_crash;
 mod crash_afterwards;
 mod deployment;
@@ -30,7 +31,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 28] = [
+const SCENARIOS: [Scenario; 29] = [
     instruments::SCENARIO,
     bare_pod::SCENARIO,
     redis::SCENARIO,
@@ -56,6 +57,7 @@ const SCENARIOS: [Scenario; 28] = [
     bad_streams::SCENARIO,
     agents_crash::FAIL,
     agents_crash::CRASH,
+    connections_crash::SCENARIO,
     controller_crash::SCENARIO,
     unfit_targets::SCENARIO,
     node_dies::SCENARIO,

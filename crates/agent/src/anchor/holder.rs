@@ -323,10 +323,10 @@ impl Node {
     /// Ends the connections of an anchor of this node and lets nothing pass any more.
     pub async fn end_anchor(self: &Arc<Self>, pod_uid: &str) {
         let Some(anchor) = self.anchors.of(pod_uid) else { return };
-        if let Some(link) = anchor.passes_to() {
-            if let Err(why) = self.ask_mirror(&anchor, link, true).await {
-                tracing::warn!(pod = pod_uid, reason = why.reason, message = why.message, "the other end is told no more; it will find out");
-            }
+        if let Some(link) = anchor.passes_to()
+            && let Err(why) = self.ask_mirror(&anchor, link, true).await
+        {
+            tracing::warn!(pod = pod_uid, reason = why.reason, message = why.message, "the other end is told no more; it will find out");
         }
         let (node, uid) = (self.clone(), pod_uid.to_owned());
         let removed = super::blocking(move || {
@@ -348,11 +348,10 @@ impl Node {
             return self.answer_mirror(&name, end).await;
         }
         let mut client = self.handoff(&link.agent, &link.node)?;
-        let ask = async {
-            if end { client.end_connections(name).await } else { client.connections(name).await }
-        };
+        let ask = async { if end { client.end_connections(name).await } else { client.connections(name).await } };
         let reply = tokio::time::timeout(PATIENCE, ask).await;
-        let away = |why: &str| failure("AnchorPeerUnreachable", format!("the agent of node {} did not answer: {why}", link.node), "look at the agent on that node");
+        let away =
+            |why: &str| failure("AnchorPeerUnreachable", format!("the agent of node {} did not answer: {why}", link.node), "look at the agent on that node");
         match reply {
             Ok(Ok(reply)) => {
                 let reply = reply.into_inner();
