@@ -43,6 +43,7 @@ impl Registry {
             tracing::info!(pod = key, "taken up again as source");
             sources.insert(key, session);
         }
+        node.anchors.keep_only(|pod| sources.contains_key(pod));
         let mut targets = HashMap::new();
         for entry in node.journal.load(target::session::ROLE)? {
             let session = target::session::Session::resume(node.clone(), desk.clone(), entry)?;

@@ -11,10 +11,10 @@ use kube::{Api, Client, Config};
 use serde_json::json;
 
 use godwit_api::PodMigration;
-use godwit_api::migration::PodMigrationSpec;
+use godwit_api::migration::{Network, PodMigrationSpec};
 
 use crate::error::{Error, innermost};
-use crate::options::{Place, Pod};
+use crate::options::{self, Place, Pod};
 
 /// For how long the cluster may be away while a migration is watched.
 const AWAY: Duration = Duration::from_secs(60);
@@ -68,6 +68,12 @@ impl Cluster {
                 pod_name: name.to_owned(),
                 target_node: pod.to.clone(),
                 deadline_seconds: pod.deadline.map(|time| u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX)),
+                network: match pod.network {
+                    options::Network::Auto => Network::Auto,
+                    options::Network::KeepAddress => Network::KeepAddress,
+                    options::Network::Anchor => Network::Anchor,
+                    options::Network::Close => Network::Close,
+                },
                 dry_run: pod.dry_run,
                 ttl_seconds: pod.dry_run.then_some(300),
                 ..PodMigrationSpec::default()
@@ -108,6 +114,15 @@ impl Cluster {
     pub async fn cancel(&self, name: &str) -> Result<PodMigration, Error> {
         self.get(name).await?;
         Ok(self.migrations().patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": {"cancel": true}}))).await?)
+    }
+
+    /// Asks for an anchor to be retired.
+    ///
+    /// # Errors
+    /// When the API server does not take it.
+    pub async fn release(&self, name: &str) -> Result<PodMigration, Error> {
+        self.get(name).await?;
+        Ok(self.migrations().patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": {"releaseAnchor": true}}))).await?)
     }
 
     /// Shows each version of a migration to `see` until that answers. `None` for one that is gone.

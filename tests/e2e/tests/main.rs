@@ -5,6 +5,8 @@ mod bad_streams;
 mod bare_pod;
 mod blockers;
 mod cancel;
+mod connections;
+mod connections_crash;
 mod controller_crash;
 mod crash_afterwards;
 mod deployment;
@@ -31,11 +33,15 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 25] = [
+const SCENARIOS: [Scenario; 31] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
     redis::SCENARIO,
+    connections::ALL_KINDS,
+    connections::MANY,
+    connections::RELEASED,
+    connections::CLOSED,
     http_server::SCENARIO,
     menagerie::SCENARIO,
     heap::SCENARIO,
@@ -54,6 +60,7 @@ const SCENARIOS: [Scenario; 25] = [
     bad_streams::SCENARIO,
     agents_crash::FAIL,
     agents_crash::CRASH,
+    connections_crash::SCENARIO,
     controller_crash::SCENARIO,
     unfit_targets::SCENARIO,
     uninstall::SCENARIO,
