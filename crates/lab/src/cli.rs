@@ -17,6 +17,7 @@ use crate::progress::Progress;
 use crate::record::Record;
 use crate::settings::{Settings, own_folder};
 use crate::topology::{Node, SWITCH, Topology};
+use crate::vm::{guest, host};
 use crate::{client, cluster, images, init, loading, namespaces, status};
 
 /// A real Kubernetes cluster of several nodes on this machine.
@@ -31,8 +32,8 @@ struct Cli {
 enum Action {
     /// Brings the cluster up, or mends it; what runs as it should is not disturbed.
     Up {
-        /// Nodes and their runtimes, such as `a:containerd,b:crio`; others are taken away. Default: the nodes that there
-        /// are, a and b on containerd, and with GODWIT_CRIO also c and d on CRI-O.
+        /// Nodes as `NAME[:containerd|:crio][:vm=trixie|:vm=sid]`, such as `a,b:crio,v:containerd:vm=trixie`; others are
+        /// taken away. Default: the nodes that there are, a and b on containerd, and with GODWIT_CRIO also c and d on CRI-O.
         #[arg(long)]
         nodes: Option<Topology>,
         /// The pods' network. Another one than the running lab has makes everything anew. Default: GODWIT_LAB_NETWORK, else
@@ -41,7 +42,11 @@ enum Action {
         network: Option<Fabric>,
     },
     /// Makes what clusters are made of, in the cache; starts nothing.
-    Prepare,
+    Prepare {
+        /// For these nodes, as for `up`; virtual machines need more than others. Default: the standard ones.
+        #[arg(long)]
+        nodes: Option<Topology>,
+    },
     /// Takes the cluster away; the cache stays.
     Down,
     /// Shows machines, services and nodes.
@@ -91,6 +96,12 @@ enum Action {
     #[command(hide = true)]
     MachineInit { spec: PathBuf },
     #[command(hide = true)]
+    VmStart { spec: PathBuf, network: i32 },
+    #[command(hide = true)]
+    VmInit,
+    #[command(hide = true)]
+    VmDoor,
+    #[command(hide = true)]
     InNetwork {
         pid: i32,
         #[arg(required = true, last = true)]
@@ -106,6 +117,17 @@ enum Output {
 
 #[derive(Subcommand)]
 enum NodeAction {
+    /// Adds nodes to those that there are; waits until they are Ready.
+    Add {
+        /// As for `up --nodes`.
+        nodes: Topology,
+    },
+    /// Takes nodes away.
+    Remove {
+        /// Their names.
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
     /// Runs a command inside a node (or the switch, `godwit-lab`).
     Exec {
         /// The node.
@@ -135,10 +157,10 @@ pub fn run() -> Result<ExitCode> {
             let _lock = lock(&settings)?;
             cluster::up(&settings, nodes, network, &Progress::new())?;
         }
-        Action::Prepare => {
-            cluster::check(&settings, Some(Topology::standard(false)), None)?;
+        Action::Prepare { nodes } => {
+            cluster::check(&settings, Some(nodes.clone().unwrap_or_else(|| Topology::standard(false))), None)?;
             let _lock = lock(&settings)?;
-            cluster::prepare(&settings, &Progress::new())?;
+            cluster::prepare(&settings, nodes, &Progress::new())?;
         }
         Action::Down => {
             let _lock = lock(&settings)?;
@@ -160,7 +182,7 @@ pub fn run() -> Result<ExitCode> {
         Action::Image { programs } => {
             let _lock = lock(&settings)?;
             let programs = programs.or_else(own_folder).context("the programs' folder is unknown; name it by --programs")?;
-            let ingredients = Ingredients::of(&settings)?;
+            let ingredients = Ingredients::of(&settings, &Topology::standard(false))?;
             let progress = Progress::new();
             ingredients.ensure_app(&progress)?;
             let image = progress.step(&format!("image {}", images::GODWIT), || images::build_godwit(&settings, &ingredients, &programs))?;
@@ -172,6 +194,9 @@ pub fn run() -> Result<ExitCode> {
         Action::Paths => paths(&settings),
         Action::MachineStart { spec } => init::machine_start(&spec)?,
         Action::MachineInit { spec } => init::machine_init(&spec)?,
+        Action::VmStart { spec, network } => host::vm_start(&settings, &spec, network)?,
+        Action::VmInit => guest::vm_init()?,
+        Action::VmDoor => guest::vm_door()?,
         Action::InNetwork { pid, command } => {
             if let Some((program, arguments)) = command.split_first() {
                 namespaces::exec_in_network(pid, Command::new(program).args(arguments))?;
@@ -206,9 +231,23 @@ fn machine(settings: &Settings, name: &str) -> Result<Machine> {
 
 fn on_node(settings: &Settings, action: NodeAction) -> Result<ExitCode> {
     let (node, request) = match action {
+        NodeAction::Add { nodes } => {
+            let topology = record(settings)?.topology.joined(&nodes);
+            cluster::check(settings, Some(topology), None)?;
+            let _lock = lock(settings)?;
+            let topology = record(settings)?.topology.joined(&nodes);
+            cluster::up(settings, Some(topology), None, &Progress::new())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        NodeAction::Remove { nodes } => {
+            let _lock = lock(settings)?;
+            let topology = record(settings)?.topology.without(&nodes)?;
+            cluster::up(settings, Some(topology), None, &Progress::new())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         NodeAction::Exec { node, command } => {
             let machine = machine(settings, &node)?;
-            let code = namespaces::run_inside(&node, machine.pid, &command)?;
+            let code = machine.run(&command)?;
             return Ok(ExitCode::from(u8::try_from(code).unwrap_or(255)));
         }
         NodeAction::Restart { node, service } => (node, Request::Restart(service)),
@@ -230,13 +269,17 @@ fn on_node(settings: &Settings, action: NodeAction) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn record(settings: &Settings) -> Result<Record> {
+    Record::read(settings).ok_or_else(|| anyhow!("the lab is not up; start it with: godwit-lab up"))
+}
+
 fn known_node(settings: &Settings, name: &str) -> Result<Node> {
     Record::read(settings).and_then(|record| record.topology.node(name).cloned()).ok_or_else(|| anyhow!("the lab has no node {name:?}; see: godwit-lab status"))
 }
 
 /// Does something on all nodes at once.
 fn on_all(settings: &Settings, work: impl Fn(&Node, &Machine) -> Result<()> + Sync) -> Result<()> {
-    let record = Record::read(settings).ok_or_else(|| anyhow!("the lab is not up; start it with: godwit-lab up"))?;
+    let record = record(settings)?;
     let work = &work;
     std::thread::scope(|scope| {
         let threads: Vec<_> = record.topology.nodes.iter().map(|node| scope.spawn(move || work(node, &machine(settings, &node.name)?))).collect();
@@ -255,6 +298,7 @@ fn paths(settings: &Settings) {
     };
     println!("NETWORK={}", record.topology.fabric.name());
     for node in record.topology.nodes {
-        println!("NODE={} {} {}", node.name, node.runtime.name(), node.address());
+        let kernel = node.vm.map_or_else(String::new, |kernel| format!(" vm={}", kernel.suite()));
+        println!("NODE={} {} {}{kernel}", node.name, node.runtime.name(), node.address());
     }
 }

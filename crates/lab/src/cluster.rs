@@ -24,6 +24,7 @@ use crate::progress::Progress;
 use crate::record::Record;
 use crate::settings::Settings;
 use crate::topology::{Node, SWITCH, Topology};
+use crate::vm::disks;
 use crate::{bird, kubelet, loading, network, owner, prerequisites, runtimes, switch, trash};
 
 /// Raised when machines change in a way that running ones cannot follow.
@@ -33,17 +34,24 @@ const REVISION: &str = "1";
 const OBJECTS: [&str; 3] =
     [include_str!("../../../lab/runtimeclasses.yaml"), include_str!("../../../lab/coredns/coredns.yaml"), include_str!("../../../lab/cni/cni.yaml")];
 
-/// Fills the cache.
-pub fn prepare(settings: &Settings, progress: &Progress) -> Result<()> {
-    let ingredients = Ingredients::of(settings)?;
+/// Fills the cache with what these nodes need, or the standard ones.
+pub fn prepare(settings: &Settings, wanted: Option<Topology>, progress: &Progress) -> Result<()> {
+    let topology = wanted.unwrap_or_else(|| Topology::standard(false));
+    let ingredients = Ingredients::of(settings, &topology)?;
     // The nodes of a running cluster stand on this root.
     if !ingredients.is_node_fresh() && Record::read(settings).is_some() {
         progress.step("lab down: its nodes' root is made anew", || down(settings))?;
     }
     ingredients.ensure(progress)?;
-    images::ensure(settings, &ingredients)?;
+    let images = images::ensure(settings, &ingredients)?;
+    seed_disks(settings, &ingredients, &topology, &images, progress)?;
     progress.line("✔ the cache is filled");
     Ok(())
+}
+
+/// What the disks of virtual machines begin with.
+fn seed_disks(settings: &Settings, ingredients: &Ingredients, topology: &Topology, images: &[Image], progress: &Progress) -> Result<()> {
+    topology.vm_runtimes().into_iter().try_for_each(|runtime| disks::ensure_seed(settings, ingredients, runtime, images, progress))
 }
 
 /// What is to be brought up.
@@ -68,7 +76,7 @@ fn plan(settings: &Settings, wanted: Option<Topology>, fabric: Option<Fabric>) -
     });
     let running = known.as_ref().map(|record| record.topology.fabric);
     topology.fabric = Fabric::choose(fabric, std::env::var(fabric::VARIABLE).ok().as_deref(), running)?;
-    Ok(Plan { ingredients: Ingredients::of(&settings)?, settings, known, topology })
+    Ok(Plan { ingredients: Ingredients::of(&settings, &topology)?, settings, known, topology })
 }
 
 /// Whether this machine can run that; changes nothing.
@@ -98,6 +106,7 @@ pub fn up(settings: &Settings, wanted: Option<Topology>, fabric: Option<Fabric>,
     }
     ingredients.ensure(progress)?;
     let images = images::ensure(settings, &ingredients)?;
+    seed_disks(settings, &ingredients, &topology, &images, progress)?;
     if let Some(record) = &kept {
         remove_others(settings, record, &topology, progress)?;
     }
@@ -180,7 +189,8 @@ fn wait_for_nodes(settings: &Settings, topology: &Topology, progress: &Progress)
         return Ok(());
     }
     progress.step("nodes Ready, cluster DNS answers", || {
-        wait_until(120, "not all nodes became Ready; see their kubelet.log", || nodes_ready(settings, topology))?;
+        let patience = if topology.kernels().is_empty() { 120 } else { 300 };
+        wait_until(patience, "not all nodes became Ready; see their kubelet.log", || nodes_ready(settings, topology))?;
         wait_until(60, "no DNS server or no default service account: see kubectl -n kube-system get pods", || is_served(settings))
     })
 }
@@ -218,16 +228,21 @@ fn start_node(
             bird::start(machine)?;
         }
         runtimes::start(node, machine)?;
-        let socket = machine.path(node.runtime.socket());
-        wait_until(30, &format!("{} does not answer", node.runtime.name()), || std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
+        runtimes::wait(node, machine)?;
         loading::load_missing(node, machine, images)
     };
     if let Some(machine) = spec.running() {
         runtime(&machine)?;
         return Ok(machine);
     }
-    let title = format!("{} with {}", node.name, node.runtime.name());
+    let title = match node.vm {
+        None => format!("{} with {}", node.name, node.runtime.name()),
+        Some(kernel) => format!("{}, a virtual machine of {}, with {}", node.name, kernel.suite(), node.runtime.name()),
+    };
     progress.step(&title, || {
+        if node.vm.is_some() {
+            disks::provide(settings, node.runtime, &spec.disk())?;
+        }
         let machine = spec.start()?;
         network::wire_node(control, topology.fabric, node, &machine)?;
         runtime(&machine)?;
@@ -275,9 +290,9 @@ pub fn boot_node(settings: &Settings, node: &Node, progress: &Progress) -> Resul
     let mut settings = settings.clone();
     settings.crio = settings.crio.or(record.crio);
     let settings = &settings;
-    let images = images::ensure(settings, &Ingredients::of(settings)?)?;
-    let authority = Authority::open(&settings.pki())?;
     let topology = &record.topology;
+    let images = images::ensure(settings, &Ingredients::of(settings, topology)?)?;
+    let authority = Authority::open(&settings.pki())?;
     let machine = start_node(settings, topology, node, &authority, &control, &images, progress)?;
     kubelet::start(node, &machine)
 }

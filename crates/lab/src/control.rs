@@ -4,7 +4,9 @@
 //!   godwit-lab ──Request──▶ /proc/<pid 1>/root/run/godwit-lab/init.sock ──Reply──▶ godwit-lab
 //! ```
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,7 +31,7 @@ pub struct Service {
 }
 
 /// What PID 1 is asked.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Request {
     /// Run this service from now on; it is restarted whenever it ends.
     Start(Service),
@@ -67,8 +69,12 @@ pub struct Reply {
 
 /// Asks the PID 1 whose process id on this machine is `pid`.
 pub fn ask(pid: i32, request: &Request) -> Result<Vec<ServiceState>> {
-    let path = Path::new("/proc").join(pid.to_string()).join(format!("root{SOCKET}"));
-    let stream = UnixStream::connect(&path).with_context(|| format!("{} does not answer", path.display()))?;
+    ask_at(&Path::new("/proc").join(pid.to_string()).join(format!("root{SOCKET}")), request)
+}
+
+/// Asks the PID 1 that listens there.
+pub fn ask_at(path: &Path, request: &Request) -> Result<Vec<ServiceState>> {
+    let stream = UnixStream::connect(path).with_context(|| format!("{} does not answer", path.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
@@ -80,4 +86,14 @@ pub fn ask(pid: i32, request: &Request) -> Result<Vec<ServiceState>> {
         Some(error) => bail!(error),
         None => Ok(reply.services),
     }
+}
+
+/// Writes a file, its folders too, at once or not at all.
+pub fn write_file(path: &Path, mode: u32, content: &[u8]) -> Result<()> {
+    let temporary = path.with_extension("new");
+    fs::create_dir_all(path.parent().unwrap_or(path))
+        .and_then(|()| fs::write(&temporary, content))
+        .and_then(|()| fs::set_permissions(&temporary, fs::Permissions::from_mode(mode)))
+        .and_then(|()| fs::rename(&temporary, path))
+        .with_context(|| format!("{} cannot be written", path.display()))
 }

@@ -1,4 +1,5 @@
-//! What a lab is made of: two Debian roots, the programs built from Go modules, and two small C programs.
+//! What a lab is made of: two Debian roots, the programs built from Go modules, and two small C programs; for virtual machines a root with their tools,
+//! kernels, and the nodes' root as a disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,8 @@ use anyhow::{Context, Result, anyhow};
 use crate::cache::{Entry, run_logged};
 use crate::progress::Progress;
 use crate::settings::Settings;
+use crate::topology::Topology;
+use crate::vm::{disks, kernel, tools};
 
 /// Packages of the nodes' root.
 const NODE_PACKAGES: &str = "ca-certificates,criu,libcriu2,crun,runc,conmon,containerd,containernetworking-plugins,\
@@ -40,14 +43,21 @@ pub struct Ingredient {
     make: Make,
 }
 
+impl Ingredient {
+    /// Something that `make` fills a path with.
+    pub fn new(title: String, entry: Entry, make: impl Fn(&Path) -> Result<()> + Send + Sync + 'static) -> Self {
+        Self { title, entry, make: Box::new(make) }
+    }
+}
+
 /// All ingredients.
 pub struct Ingredients {
     all: Vec<Ingredient>,
 }
 
 impl Ingredients {
-    /// The list for this lab.
-    pub fn of(settings: &Settings) -> Result<Self> {
+    /// The list for a lab of these nodes: what virtual machines need only if there are any.
+    pub fn of(settings: &Settings, topology: &Topology) -> Result<Self> {
         let mut all = vec![
             debian(settings, "node", settings.node_root(), NODE_PACKAGES),
             debian(settings, "app", settings.app_root(), APP_PACKAGES),
@@ -93,6 +103,14 @@ impl Ingredients {
                 flags: "-s -w".to_owned(),
             },
         ));
+        let kernels = topology.kernels();
+        if !kernels.is_empty() {
+            // In this order: each is made with those before it.
+            all.push(tools::ingredient(settings));
+            all.extend(kernels.into_iter().map(|kernel| kernel::ingredient(settings, kernel)));
+            let node_key = all.iter().find(|one| one.entry.path().ends_with("node")).map_or("", |one| one.entry.key()).to_owned();
+            all.push(disks::ingredient(settings, &node_key));
+        }
         Ok(Self { all })
     }
 
@@ -168,7 +186,8 @@ pub fn pause_program(settings: &Settings) -> PathBuf {
     settings.cache.join("compiled/pause")
 }
 
-fn debian(settings: &Settings, name: &str, path: PathBuf, packages: &'static str) -> Ingredient {
+/// A root of Debian sid with these packages.
+pub fn debian(settings: &Settings, name: &str, path: PathBuf, packages: &'static str) -> Ingredient {
     let log = settings.build_log(&format!("{name}-rootfs"));
     let make = move |target: &Path| {
         let mut command = Command::new("debootstrap");

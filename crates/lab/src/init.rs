@@ -31,15 +31,10 @@ use crate::machine::MachineSpec;
 use crate::supervisor::Supervisor;
 use crate::{descriptors, namespaces};
 
-fn read_spec(path: &Path) -> Result<MachineSpec> {
-    let text = fs::read(path).with_context(|| format!("{} is unreadable", path.display()))?;
-    Ok(serde_json::from_slice(&text)?)
-}
-
 /// Makes the namespaces, starts PID 1 in them and prints its process id.
 pub fn machine_start(path: &Path) -> Result<()> {
     descriptors::keep_from_children();
-    let spec = read_spec(path)?;
+    let spec = MachineSpec::read(path)?;
     let cgroups = Cgroups::detect()?;
     cgroups.create(&spec.name)?;
     cgroups.join(&spec.name)?;
@@ -53,10 +48,16 @@ pub fn machine_start(path: &Path) -> Result<()> {
 
 /// PID 1 of a machine. Never returns unless the set-up fails.
 pub fn machine_init(path: &Path) -> Result<()> {
-    let spec = read_spec(path)?;
+    let spec = MachineSpec::read(path)?;
     let cgroups = Cgroups::detect()?;
     build_root(&spec, &cgroups)?;
-    sethostname(spec.name.as_bytes()).context("the host name cannot be set")?;
+    settle(&spec.name)?;
+    supervise(Supervisor::default())
+}
+
+/// Names the machine and sets what of the kernel is its own.
+pub fn settle(name: &str) -> Result<()> {
+    sethostname(name.as_bytes()).context("the host name cannot be set")?;
     for (name, value) in [
         ("net/ipv4/ip_forward", "1"),
         ("net/ipv4/conf/all/send_redirects", "0"),
@@ -72,9 +73,14 @@ pub fn machine_init(path: &Path) -> Result<()> {
     if bridged.exists() {
         fs::write(bridged, "0").context("translation in bridges cannot be switched off")?;
     }
+    Ok(())
+}
+
+/// Keeps services and answers at the control socket. Never returns unless the socket cannot be made.
+pub fn supervise(supervisor: Supervisor) -> Result<()> {
     fs::create_dir_all(FOLDER)?;
     let listener = UnixListener::bind(SOCKET).context("no control socket")?;
-    let supervisor = Arc::new(Supervisor::default());
+    let supervisor = Arc::new(supervisor);
     let keeper = Arc::clone(&supervisor);
     thread::Builder::new().spawn(move || keeper.keep())?;
     let server = Arc::clone(&supervisor);
@@ -104,13 +110,15 @@ fn answer(supervisor: &Supervisor, stream: &UnixStream) -> Result<()> {
     Ok(())
 }
 
-fn on(what: &str, target: &Path, flags: MsFlags, data: &str) -> Result<()> {
+/// Mounts a file system that needs no device; `what` is its type.
+pub fn on(what: &str, target: &Path, flags: MsFlags, data: &str) -> Result<()> {
     fs::create_dir_all(target)?;
     let data = (!data.is_empty()).then_some(data);
     mount(Some(what), target, Some(what), flags, data).with_context(|| format!("{what} cannot be mounted on {}", target.display()))
 }
 
-fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
+/// Shows a folder or file at another place.
+pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
     let nothing = None::<&str>;
     let failed = || format!("{} cannot be bound to {}", source.display(), target.display());
     mount(Some(source), target, nothing, MsFlags::MS_BIND, nothing).with_context(failed)?;
@@ -121,7 +129,8 @@ fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
     Ok(())
 }
 
-fn propagation(flags: MsFlags) -> Result<()> {
+/// Sets how all mounts propagate.
+pub fn propagation(flags: MsFlags) -> Result<()> {
     let nothing = None::<&str>;
     mount(nothing, "/", nothing, MsFlags::MS_REC | flags, nothing).context("the mount propagation cannot be set")
 }
@@ -179,7 +188,12 @@ fn mount_cgroups(target: &Path, cgroups: &Cgroups) -> Result<()> {
         }
         return Ok(());
     }
-    on("cgroup2", target, none, "")?;
+    mount_unified(target)
+}
+
+/// Mounts the v2 tree, all its controllers handed down.
+pub fn mount_unified(target: &Path) -> Result<()> {
+    on("cgroup2", target, MsFlags::empty(), "")?;
     // A cgroup that delegates may hold no process: PID 1 moves to a leaf.
     let leaf = target.join("init");
     fs::create_dir_all(&leaf)?;

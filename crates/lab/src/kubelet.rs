@@ -10,17 +10,23 @@ use crate::ingredients::prlimit_library;
 use crate::loading::storage;
 use crate::machine::{Machine, MachineSpec, Program};
 use crate::pki::{Authority, kubeconfig};
-use crate::runtimes;
 use crate::settings::Settings;
 use crate::switch::server;
 use crate::topology::{DNS_SERVICE, Node, Topology};
-use crate::{bird, cni, plugin};
+use crate::vm::host::VmSpec;
+use crate::vm::{disks, kernel};
+use crate::{bird, cni, network, plugin, runtimes};
 
 /// Writes certificates and configuration of a node.
 pub fn prepare(settings: &Settings, topology: &Topology, node: &Node, authority: &Authority) -> Result<MachineSpec> {
     let data = ["kubelet", storage(node.runtime)];
     let mut spec = MachineSpec::new(settings, &node.name, &data);
     runtimes::prepare(settings, node, &mut spec)?;
+    if let Some(kernel) = node.vm {
+        spec.lower = disks::root(settings);
+        let (kernel, network) = (kernel::folder(settings, kernel), network::inside_vm(topology.fabric, node));
+        spec.vm = Some(VmSpec { kernel, address: node.address().parse()?, number: node.number, network });
+    }
 
     let user = authority.client(&format!("system:node:{}", node.name), Some("system:nodes"))?;
     let proxy = authority.client("system:kube-proxy", None)?;
@@ -72,19 +78,24 @@ pub fn start(node: &Node, machine: &Machine) -> Result<()> {
     let label = format!("--node-labels=godwit.dev/lab-runtime={}", node.runtime.name());
     let address = format!("--node-ip={}", node.address());
     let name = format!("--hostname-override={}", node.name);
+    let mut arguments = vec![
+        "/opt/godwit-lab/bin/kubelet",
+        "--config=/etc/kubernetes/kubelet.json",
+        "--kubeconfig=/etc/kubernetes/kubelet.conf",
+        &address,
+        &name,
+        &label,
+        "--v=2",
+    ];
+    if node.vm.is_some() {
+        // Emulated, it is slow: what may run elsewhere better does.
+        arguments.push("--register-with-taints=godwit.dev/lab-vm=:PreferNoSchedule");
+    }
     machine.keep(&Program {
         name: "kubelet",
         after: &[node.runtime.socket()],
         reads: &["/etc/kubernetes/kubelet.json", "/etc/kubernetes/kubelet.conf", "/etc/kubernetes/kubelet.crt"],
-        argv: &[
-            "/opt/godwit-lab/bin/kubelet",
-            "--config=/etc/kubernetes/kubelet.json",
-            "--kubeconfig=/etc/kubernetes/kubelet.conf",
-            &address,
-            &name,
-            &label,
-            "--v=2",
-        ],
+        argv: &arguments,
     })?;
     machine.keep(&Program {
         name: "kube-proxy",

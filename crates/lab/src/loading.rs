@@ -6,7 +6,7 @@
 //! ```
 //! Both runtimes notice by themselves that a tag means another image now.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -28,8 +28,8 @@ pub fn storage(runtime: Runtime) -> &'static str {
 /// Loads images into a node unless it has them already; the image that had the name before is removed.
 pub fn load_missing(node: &Node, machine: &Machine, images: &[Image]) -> Result<()> {
     for image in images {
-        let mark = machine.path(&format!("/var/lib/{}/godwit-lab-{}", storage(node.runtime), image.name.replace(['/', ':'], "_")));
-        let known = fs::read_to_string(&mark).unwrap_or_default();
+        let mark = format!("/var/lib/{}/godwit-lab-{}", storage(node.runtime), image.name.replace(['/', ':'], "_"));
+        let known = String::from_utf8_lossy(&machine.read(&mark)?.unwrap_or_default()).into_owned();
         if known == image.id {
             continue;
         }
@@ -37,7 +37,7 @@ pub fn load_missing(node: &Node, machine: &Machine, images: &[Image]) -> Result<
             Runtime::Containerd => into_containerd(machine, image)?,
             Runtime::Crio => into_crio(machine, image)?,
         }
-        fs::write(&mark, &image.id)?;
+        machine.write(&mark, 0o644, &image.id)?;
         if !known.is_empty() {
             forget(node, machine, &known);
         }
@@ -109,11 +109,10 @@ pub fn load_archive(node: &Node, machine: &Machine, archive: &Path) -> Result<()
         Runtime::Crio => {
             // skopeo wants a file it can seek in.
             let inside = format!("/run/godwit-lab/{}.tar", std::process::id());
-            let copy = machine.path(&inside);
-            fs::copy(archive, &copy).with_context(unreadable)?;
+            machine.put(archive, &inside)?;
             let loaded = names.iter().try_for_each(|name| skopeo(machine, &format!("oci-archive:{inside}:{name}"), name));
-            fs::remove_file(&copy)?;
-            loaded
+            let removed = machine.command("rm")?.args(["-f", &inside]).stdin(Stdio::null()).output()?;
+            loaded.and(checked(machine, &format!("removal of {inside}"), removed).map(drop))
         }
     }
 }

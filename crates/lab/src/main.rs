@@ -1,8 +1,9 @@
 //! godwit-lab: a real Kubernetes cluster of several nodes on one Linux machine, for tests, demo and benchmarks.
 //!
 //! Nodes are sets of namespaces with an own root file system, cgroup and network; everything in them is the real
-//! program: kubelet, containerd or CRI-O, runc, crun, CRIU. See [`cluster`] for the order of things, [`topology`] for
-//! the addresses, [`fabric`] for the pods' networks, [`machine`] for what a node is made of.
+//! program: kubelet, containerd or CRI-O, runc, crun, CRIU. A node can be a virtual machine too, see [`vm`]. See
+//! [`cluster`] for the order of things, [`topology`] for the addresses, [`fabric`] for the pods' networks, [`machine`]
+//! for what a node is made of.
 
 mod bird;
 mod cache;
@@ -37,6 +38,7 @@ mod supervisor;
 mod switch;
 mod topology;
 mod trash;
+mod vm;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
 //! Entering a machine: its cgroups and namespaces, then a command.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;
 
@@ -26,9 +26,14 @@ fn join(pid: i32, flags: CloneFlags) -> Result<()> {
     setns(handle, flags).with_context(|| format!("the namespaces of process {pid} are closed"))
 }
 
+/// Joins the network namespace of `pid`: this thread only.
+pub fn join_network(pid: i32) -> Result<()> {
+    join(pid, CloneFlags::CLONE_NEWNET)
+}
+
 /// Replaces this process by a command in the network namespace of `pid`; everything else stays this machine's.
 pub fn exec_in_network(pid: i32, command: &mut Command) -> Result<()> {
-    join(pid, CloneFlags::CLONE_NEWNET)?;
+    join_network(pid)?;
     Err(command.exec()).context(format!("{:?} cannot be run", command.get_program()))
 }
 
@@ -38,14 +43,21 @@ pub fn run_inside(machine: &str, pid: i32, command: &[OsString]) -> Result<i32> 
     Cgroups::detect()?.join(machine)?;
     join(pid, all())?;
     std::env::set_current_dir("/").context("the machine has no root folder")?;
-    let status = Command::new("/usr/bin/setpriv")
-        .args(["--pdeathsig", "KILL", "--"])
-        .args(command)
-        .env_clear()
-        .env("PATH", "/opt/godwit-lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("HOME", "/root")
+    let status = machine_command(command)
         .env("TERM", std::env::var_os("TERM").unwrap_or("dumb".into()))
         .status()
         .with_context(|| format!("{command:?} cannot be run in {machine}"))?;
     Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+}
+
+/// A command in the machine in which this process is: a machine's environment, and it dies with the thread that starts it.
+pub fn machine_command(words: &[impl AsRef<OsStr>]) -> Command {
+    let mut command = Command::new("/usr/bin/setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--"])
+        .args(words)
+        .env_clear()
+        .env("PATH", "/opt/godwit-lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("HOME", "/root");
+    command
 }

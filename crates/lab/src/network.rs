@@ -38,6 +38,10 @@ pub fn wire_switch(switch: &Machine) -> Result<()> {
 /// Connects a node to the switch.
 pub fn wire_node(switch: &Machine, fabric: Fabric, node: &Node, machine: &Machine) -> Result<()> {
     let number = node.number;
+    if node.vm.is_some() {
+        // A virtual machine comes wired: its qemu makes the port, its PID 1 the rest.
+        return Ok(());
+    }
     // The wire of an earlier boot may still be there for a moment, or for ever if something holds that namespace.
     let _ = switch.network_command("ip")?.args(["link", "del", &format!("sw{number}")]).stderr(Stdio::null()).status();
     batch(
@@ -68,6 +72,11 @@ pub fn is_routed(switch: &Machine, topology: &Topology) -> bool {
     let routes = switch.network_command("ip").and_then(|mut ip| Ok(ip.args(["-4", "route", "show"]).output()?));
     let routes = routes.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     topology.nodes.iter().all(|node| routes.lines().any(|line| line.starts_with(&format!("{} via {}", block(node), node.address()))))
+}
+
+/// The same in a virtual machine, which has a network card.
+pub fn inside_vm(fabric: Fabric, node: &Node) -> String {
+    format!("link set eth0 name up0\n{}", node_side(fabric, node))
 }
 
 /// Routes the clients' Service traffic through a node.

@@ -7,8 +7,10 @@ use anyhow::{Result, bail};
 use nix::unistd::{AccessFlags, access, geteuid};
 
 use crate::cgroups::{Cgroups, Hierarchy};
+use crate::machine::Machine;
 use crate::settings::Settings;
 use crate::topology::Topology;
+use crate::vm::host::MEMORY;
 
 /// Programs needed at every `up`, and the Debian package of each.
 const ALWAYS: &[(&str, &str)] = &[("ip", "iproute2"), ("tar", "tar"), ("setpriv", "util-linux"), ("unshare", "util-linux"), ("mount", "mount")];
@@ -69,6 +71,10 @@ pub fn check(settings: &Settings, topology: &Topology, must_build: bool) -> Resu
             }
         }
     }
+    let machines = topology.nodes.iter().filter(|node| node.vm.is_some()).count();
+    if machines > 0 {
+        missing.extend(for_virtual_machines(settings, topology, machines, must_build));
+    }
     if missing.is_empty() {
         missing = trial(&settings.state);
     }
@@ -114,6 +120,30 @@ fn trial(state: &Path) -> Vec<String> {
 /// Whether a process with this `/proc/self/uid_map` is in the first user namespace, where every id is itself (user_namespaces(7)).
 fn is_initial_user_namespace(uid_map: &str) -> bool {
     uid_map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// What nodes that are virtual machines need besides.
+fn for_virtual_machines(settings: &Settings, topology: &Topology, machines: usize, must_build: bool) -> Vec<String> {
+    let mut missing = Vec::new();
+    if std::env::consts::ARCH != "x86_64" {
+        missing.push(format!("x86_64: virtual machines are made of Debian's amd64 kernels, and this machine is {}", std::env::consts::ARCH));
+    }
+    if !Path::new("/dev/net/tun").exists() {
+        missing.push("/dev/net/tun: load the kernel module (modprobe tun); virtual machines have their network from it".to_owned());
+    }
+    if must_build && !is_in_path("dpkg-deb") {
+        missing.push("dpkg-deb: install the package dpkg; the kernels of virtual machines come as Debian packages".to_owned());
+    }
+    let running = topology.nodes.iter().filter(|node| node.vm.is_some() && Machine::find(settings, &node.name).is_some()).count();
+    let wanted = (machines - running) as u64 * u64::from(MEMORY);
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    if let Some(available) = available.map(|kilobytes| kilobytes / 1024)
+        && available < wanted
+    {
+        missing.push(format!("memory: {wanted} MiB for {} virtual machines, and {available} MiB are available; take fewer", machines - running));
+    }
+    missing
 }
 
 fn is_in_path(program: &str) -> bool {

@@ -3,6 +3,7 @@
 
 use anyhow::{Result, anyhow};
 
+use crate::client::wait_until;
 use crate::images::PAUSE;
 use crate::kubelet::has_sys_resource;
 use crate::machine::{Bind, Machine, MachineSpec, Program};
@@ -42,6 +43,12 @@ pub fn start(node: &Node, machine: &Machine) -> Result<()> {
         }
         Runtime::Crio => machine.keep(&Program { name: "crio", after: &[], reads: &["/etc/crio/crio.conf"], argv: &["/opt/crio/bin/crio"] }),
     }
+}
+
+/// Waits until it answers.
+pub fn wait(node: &Node, machine: &Machine) -> Result<()> {
+    let seconds = if node.vm.is_some() { 180 } else { 30 };
+    wait_until(seconds, &format!("{} does not answer; see its log", node.runtime.name()), || machine.listens(node.runtime.socket()))
 }
 
 fn containerd_config(restrict_oom_score: bool) -> String {

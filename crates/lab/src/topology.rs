@@ -55,6 +55,26 @@ impl Runtime {
     }
 }
 
+/// The kernel of a node that is a virtual machine, by the Debian release it is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kernel {
+    /// Linux 6.12.
+    Trixie,
+    /// Linux 7.
+    Sid,
+}
+
+impl Kernel {
+    /// Debian's name of the release.
+    pub fn suite(self) -> &'static str {
+        match self {
+            Self::Trixie => "trixie",
+            Self::Sid => "sid",
+        }
+    }
+}
+
 /// One node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
@@ -64,6 +84,9 @@ pub struct Node {
     pub number: u8,
     /// Its container runtime.
     pub runtime: Runtime,
+    /// Its kernel, if it is a virtual machine; else it is a set of namespaces on this machine's kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<Kernel>,
 }
 
 impl Node {
@@ -86,16 +109,26 @@ pub struct Topology {
 impl Topology {
     /// Two nodes on containerd; two more on CRI-O if it is there.
     pub fn standard(with_crio: bool) -> Self {
-        let mut runtimes = vec![("a", Runtime::Containerd), ("b", Runtime::Containerd)];
+        let mut nodes = vec![("a", Runtime::Containerd, None), ("b", Runtime::Containerd, None)];
         if with_crio {
-            runtimes.extend([("c", Runtime::Crio), ("d", Runtime::Crio)]);
+            nodes.extend([("c", Runtime::Crio, None), ("d", Runtime::Crio, None)]);
         }
-        Self::of(runtimes.into_iter())
+        Self::of(nodes)
     }
 
     /// Whether a node runs CRI-O.
     pub fn needs_crio(&self) -> bool {
         self.nodes.iter().any(|node| node.runtime == Runtime::Crio)
+    }
+
+    /// The kernels of virtual machines, each once.
+    pub fn kernels(&self) -> Vec<Kernel> {
+        [Kernel::Trixie, Kernel::Sid].into_iter().filter(|kernel| self.nodes.iter().any(|node| node.vm == Some(*kernel))).collect()
+    }
+
+    /// The runtimes of virtual machines, each once.
+    pub fn vm_runtimes(&self) -> Vec<Runtime> {
+        [Runtime::Containerd, Runtime::Crio].into_iter().filter(|runtime| self.nodes.iter().any(|node| node.vm.is_some() && node.runtime == *runtime)).collect()
     }
 
     /// The node of that name.
@@ -118,8 +151,18 @@ impl Topology {
         self
     }
 
-    fn of<'a>(nodes: impl Iterator<Item = (&'a str, Runtime)>) -> Self {
-        let nodes = nodes.zip(1u8..).map(|((letter, runtime), number)| Node { name: format!("node-{letter}"), number, runtime }).collect();
+    /// All of these that are not called so; an error if one is not there or none is left.
+    pub fn without(mut self, names: &[String]) -> Result<Self> {
+        for name in names {
+            ensure!(self.node(name).is_some(), "the lab has no node {name:?}; see: godwit-lab status");
+            self.nodes.retain(|node| node.name != *name);
+        }
+        ensure!(!self.nodes.is_empty(), "the lab's last node is taken away by: godwit-lab down");
+        Ok(self)
+    }
+
+    fn of<'a>(nodes: impl IntoIterator<Item = (&'a str, Runtime, Option<Kernel>)>) -> Self {
+        let nodes = nodes.into_iter().zip(1u8..).map(|((letter, runtime, vm), number)| Node { name: format!("node-{letter}"), number, runtime, vm }).collect();
         Self { nodes, fabric: Fabric::default() }
     }
 }
@@ -127,23 +170,36 @@ impl Topology {
 impl FromStr for Topology {
     type Err = anyhow::Error;
 
-    /// Parses `a:containerd,b:crio`.
+    /// Parses `a,b:containerd,c:crio,v:containerd:vm=trixie`.
     fn from_str(text: &str) -> Result<Self> {
-        let mut nodes = Vec::new();
+        let mut nodes: Vec<(&str, Runtime, Option<Kernel>)> = Vec::new();
         for part in text.split(',') {
-            let (name, runtime) = part.split_once(':').unwrap_or((part, "containerd"));
+            let mut words = part.split(':');
+            let name = words.next().unwrap_or_default();
             let plain = !name.is_empty() && name.len() <= 8 && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
             ensure!(plain, "node name {name:?}: one to eight of a-z and 0-9 are allowed");
-            ensure!(nodes.iter().all(|(other, _)| *other != name), "node {name:?} is named twice");
-            let runtime = match runtime {
-                "containerd" => Runtime::Containerd,
-                "crio" => Runtime::Crio,
-                other => bail!("node {name}: runtime {other:?} is neither containerd nor crio"),
-            };
-            nodes.push((name, runtime));
+            ensure!(nodes.iter().all(|(other, ..)| *other != name), "node {name:?} is named twice");
+            let (mut runtime, mut vm) = (None, None);
+            for word in words {
+                let again = match word {
+                    "containerd" => runtime.replace(Runtime::Containerd).is_some(),
+                    "crio" => runtime.replace(Runtime::Crio).is_some(),
+                    "vm=trixie" => vm.replace(Kernel::Trixie).is_some(),
+                    "vm=sid" => vm.replace(Kernel::Sid).is_some(),
+                    other => match other.strip_prefix("vm") {
+                        Some(kernel) => bail!(
+                            "node {name}: {:?} names no kernel; a virtual machine is vm=trixie (Linux 6.12) or vm=sid (Linux 7)",
+                            kernel.trim_start_matches('=')
+                        ),
+                        None => bail!("node {name}: runtime {other:?} is neither containerd nor crio; a node is NAME[:containerd|:crio][:vm=trixie|:vm=sid]"),
+                    },
+                };
+                ensure!(!again, "node {name}: {word:?} says again what was said; a node is NAME[:containerd|:crio][:vm=trixie|:vm=sid]");
+            }
+            nodes.push((name, runtime.unwrap_or(Runtime::Containerd), vm));
         }
         ensure!(nodes.len() <= 16, "at most 16 nodes, not {}", nodes.len());
-        Ok(Self::of(nodes.into_iter()))
+        Ok(Self::of(nodes))
     }
 }
 
@@ -171,8 +227,25 @@ mod tests {
 
     #[test]
     fn bad_names_and_runtimes_are_refused() {
-        for text in ["", "a,a", "a:docker", "A", "a/b", "averylongname"] {
+        for text in ["", "a,a", "a:docker", "A", "a/b", "averylongname", "a:", "a:crio:containerd", "a:vm=trixie:vm=sid"] {
             assert!(text.parse::<Topology>().is_err(), "{text}");
         }
+        for text in ["v:vm", "v:vm=", "v:crio:vm=buster"] {
+            let error = text.parse::<Topology>().unwrap_err().to_string();
+            assert!(error.contains("vm=trixie (Linux 6.12) or vm=sid"), "{error}");
+        }
+    }
+
+    #[test]
+    fn virtual_machines_stand_beside_other_nodes() {
+        let topology: Topology = "a,v:vm=trixie,w:crio:vm=sid".parse().unwrap();
+        let kinds: Vec<_> = topology.nodes.iter().map(|node| (node.runtime, node.vm)).collect();
+        assert_eq!(kinds, [(Runtime::Containerd, None), (Runtime::Containerd, Some(Kernel::Trixie)), (Runtime::Crio, Some(Kernel::Sid))]);
+        assert_eq!((topology.kernels().len(), topology.vm_runtimes().len()), (2, 2));
+        let left = topology.clone().without(&["node-v".to_owned()]).unwrap();
+        assert_eq!(left.nodes.iter().map(|node| node.number).collect::<Vec<_>>(), [1, 3]);
+        assert!(left.clone().without(&["node-v".to_owned()]).is_err());
+        // Written as before where there are none: a lab of an older build stays readable, and its nodes are not disturbed.
+        assert!(!serde_json::to_string(&Topology::standard(true)).unwrap().contains("vm"));
     }
 }

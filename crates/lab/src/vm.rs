@@ -1,0 +1,22 @@
+//! Nodes that are virtual machines: qemu under software emulation, a Debian kernel, cgroup v2.
+//!
+//! ```text
+//!   this machine, in the cgroup godwit-lab/<name>                     the virtual machine
+//!   ┌──────────────────────────────────────────┐                     ┌────────────────────────────────────────────┐
+//!   │ qemu        root.img   (read-only, cache)│── /dev/vda ─────────│ lower ┐                                    │
+//!   │             disk.img   (the node's)      │── /dev/vdb ─────────│ upper ┴ overlay = /, and /var/lib/…        │
+//!   │             tap sw<n> in the switch's br0│── up0 ── cni0 ──────│ 10.88.<n>.1: kubelet, pods, the door       │
+//!   │ virtiofsd   share/     (bound together)  │── /run/godwit-lab/share: program, upper, logs, images, modules   │
+//!   └──────────────────────────────────────────┘                     └────────────────────────────────────────────┘
+//!   godwit-lab ── TCP, in the switch's network ── door ── /run/godwit-lab/init.sock ── PID 1 (the supervisor of every machine)
+//! ```
+//! Inside it is a node like any other: the same root, the same PID 1, the same services. What is different is how one gets at it: there is no
+//! `/proc/<pid>/root`, so files, services and commands go through the [`door`].
+
+pub mod disks;
+pub mod door;
+pub mod guest;
+pub mod host;
+pub mod initrd;
+pub mod kernel;
+pub mod tools;
