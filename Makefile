@@ -94,6 +94,10 @@ test-routed: image ## End-to-end tests on the lab's routed /32 network; then the
 test-routed-briefly: image
 	@scripts/test-routed $(ROUTED_BRIEFLY)
 
+.PHONY: test-vm
+test-vm: image lab ## End-to-end tests between virtual machines: other kernels, cgroup v2. They join the lab for it and go again.
+	GODWIT_E2E_VMS=only cargo test --release --locked -p godwit-e2e --test e2e
+
 .PHONY: demo
 demo: image lab ## Redis with 100,000 keys, moved there and back while a client writes. Leaves the lab up.
 	@cargo run --release --locked --quiet -p godwit-demo --bin godwit-demo

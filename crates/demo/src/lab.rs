@@ -30,6 +30,8 @@ pub struct Node {
     pub runtime: String,
     /// Its address.
     pub address: String,
+    /// Whose kernel it has, `trixie` or `sid`, if it is a virtual machine.
+    pub vm: Option<String>,
 }
 
 /// Two nodes between which pods are moved.
@@ -37,6 +39,8 @@ pub struct Node {
 pub struct Pair {
     /// Container runtime of both.
     pub runtime: String,
+    /// Whether both are virtual machines, with different kernels.
+    pub vm: bool,
     /// First node.
     pub a: String,
     /// Second node.
@@ -44,6 +48,12 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// A word for the pair: its runtime, and what its nodes are if they are no sets of namespaces.
+    #[must_use]
+    pub fn label(&self) -> String {
+        if self.vm { format!("vm-{}", self.runtime) } else { self.runtime.clone() }
+    }
+
     /// The node that is not `node`.
     #[must_use]
     pub fn other<'a>(&'a self, node: &str) -> &'a str {
@@ -99,10 +109,26 @@ impl Lab {
         &self.network
     }
 
-    /// Two nodes for every container runtime that has two.
+    /// Two nodes for every container runtime that has two, virtual machines left out.
     #[must_use]
     pub fn pairs(&self) -> Vec<Pair> {
-        pairs(&self.nodes)
+        let plain: Vec<Node> = self.nodes.iter().filter(|node| node.vm.is_none()).cloned().collect();
+        pairs(&plain, |_, _| true)
+    }
+
+    /// Two virtual machines with different kernels for every container runtime that has them.
+    #[must_use]
+    pub fn vm_pairs(&self) -> Vec<Pair> {
+        let machines: Vec<Node> = self.nodes.iter().filter(|node| node.vm.is_some()).cloned().collect();
+        pairs(&machines, |one, other| one.vm != other.vm)
+    }
+
+    /// The same lab as it is now: nodes may have come or gone.
+    ///
+    /// # Errors
+    /// When it is down.
+    pub fn again(&self) -> Result<Self> {
+        Self::open(self.program.clone())
     }
 
     /// Runs `godwit-lab` with other arguments.
@@ -159,6 +185,14 @@ impl Lab {
         shell::run("kubectl", &["apply", "-f", "-"], Some(&list.to_string()), LIMIT)?.success().map(drop)
     }
 
+    /// Runs `godwit-lab` with other arguments, however it ends.
+    ///
+    /// # Errors
+    /// When it hangs or cannot be started.
+    pub fn try_command(&self, arguments: &[&str], limit: Duration) -> Result<Output> {
+        shell::run(&self.program, arguments, None, limit)
+    }
+
     /// What a command inside a node prints.
     ///
     /// # Errors
@@ -185,16 +219,11 @@ impl Lab {
         self.on_node(node, &["sh", "-euc", script])
     }
 
-    /// The root directory of a node, as seen from this machine.
-    ///
-    /// # Errors
-    /// When the node does not run.
-    pub fn root_of(&self, node: &str) -> Result<PathBuf> {
+    /// The folder of a node's logs, as seen from this machine: its /var/log.
+    #[must_use]
+    pub fn logs_of(&self, node: &str) -> PathBuf {
         let state = std::env::var_os("GODWIT_LAB").map_or_else(|| PathBuf::from("/var/lib/godwit-lab"), PathBuf::from);
-        let path = state.join("machines").join(node).join("pid");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-        let pid: u32 = text.split_whitespace().next().unwrap_or_default().parse().with_context(|| format!("no process id in {}", path.display()))?;
-        Ok(PathBuf::from(format!("/proc/{pid}/root")))
+        state.join("machines").join(node).join("log")
     }
 }
 
@@ -217,15 +246,19 @@ fn read_nodes(paths: &str) -> Vec<Node> {
     let rows = paths.lines().filter_map(|line| line.strip_prefix("NODE="));
     rows.filter_map(|row| {
         let mut words = row.split_whitespace().map(str::to_owned);
-        Some(Node { name: words.next()?, runtime: words.next()?, address: words.next()? })
+        let (name, runtime, address) = (words.next()?, words.next()?, words.next()?);
+        let vm = words.next().and_then(|word| Some(word.strip_prefix("vm=")?.to_owned()));
+        Some(Node { name, runtime, address, vm })
     })
     .collect()
 }
 
-fn pairs(nodes: &[Node]) -> Vec<Pair> {
+/// The first two nodes of each runtime that fit.
+fn pairs(nodes: &[Node], fit: impl Fn(&Node, &Node) -> bool) -> Vec<Pair> {
     let of = |runtime: &str| {
-        let mut names = nodes.iter().filter(|node| node.runtime == runtime).map(|node| node.name.clone());
-        Some(Pair { runtime: runtime.to_owned(), a: names.next()?, b: names.next()? })
+        let nodes: Vec<&Node> = nodes.iter().filter(|node| node.runtime == runtime).collect();
+        let (a, b) = nodes.iter().enumerate().find_map(|(index, a)| Some((a, nodes.iter().skip(index + 1).find(|b| fit(a, b))?)))?;
+        Some(Pair { runtime: runtime.to_owned(), vm: a.vm.is_some(), a: a.name.clone(), b: b.name.clone() })
     };
     ["containerd", "crio"].into_iter().filter_map(of).collect()
 }
@@ -236,10 +269,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nodes_are_paired_by_runtime() {
-        let nodes = read_nodes("SERVER=x\nNODE=n1 containerd 10.0.0.1\nNODE=n2 crio 10.0.0.2\nNODE=n3 containerd 10.0.0.3\n");
-        assert_eq!(nodes.len(), 3);
-        assert_eq!(pairs(&nodes), [Pair { runtime: "containerd".into(), a: "n1".into(), b: "n3".into() }]);
-        assert_eq!(pairs(&nodes)[0].other("n1"), "n3");
+    fn nodes_are_paired_by_runtime_and_kind() {
+        let nodes = read_nodes(
+            "SERVER=x\nNODE=n1 containerd 10.0.0.1\nNODE=n2 crio 10.0.0.2\nNODE=n3 containerd 10.0.0.3\n\
+             NODE=v1 crio 10.0.0.4 vm=trixie\nNODE=v2 crio 10.0.0.5 vm=trixie\nNODE=v3 crio 10.0.0.6 vm=sid\n",
+        );
+        assert_eq!(nodes.len(), 6);
+        let lab = Lab { program: String::new(), network: String::new(), nodes };
+        assert_eq!(lab.pairs(), [Pair { runtime: "containerd".into(), vm: false, a: "n1".into(), b: "n3".into() }]);
+        assert_eq!(lab.pairs()[0].other("n1"), "n3");
+        assert_eq!(lab.vm_pairs(), [Pair { runtime: "crio".into(), vm: true, a: "v1".into(), b: "v3".into() }]);
+        assert_eq!(lab.vm_pairs()[0].label(), "vm-crio");
     }
 }

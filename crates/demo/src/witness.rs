@@ -59,14 +59,14 @@ impl Witness {
     /// Starts to listen, and to read the log files of pods in `namespace` on all nodes.
     ///
     /// # Errors
-    /// When there is no socket to be had or a node does not run.
+    /// When there is no socket to be had.
     pub fn start(lab: &Lab, namespace: &str) -> Result<Self> {
         let socket = UdpSocket::bind((CLIENT_ADDRESS, 0)).context("the witness cannot listen; is this the clients' network of the lab?")?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
         let address = socket.local_addr()?;
         let since_ns = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos())?;
-        let roots = lab.nodes().iter().map(|node| Ok((node.name.clone(), lab.root_of(&node.name)?))).collect::<Result<Vec<(String, PathBuf)>>>()?;
-        let shared = Arc::new(Shared { stop: AtomicBool::new(false), seen: Mutex::default(), logs: Mutex::new(Logs::new(namespace, roots)) });
+        let folders: Vec<(String, PathBuf)> = lab.nodes().iter().map(|node| (node.name.clone(), lab.logs_of(&node.name))).collect();
+        let shared = Arc::new(Shared { stop: AtomicBool::new(false), seen: Mutex::default(), logs: Mutex::new(Logs::new(namespace, folders)) });
         let (ears, eyes) = (Arc::clone(&shared), Arc::clone(&shared));
         thread::spawn(move || {
             let mut buffer = [0; 4096];
@@ -97,16 +97,6 @@ impl Witness {
     /// When none has come yet.
     pub fn latest(&self) -> Result<Tick> {
         lock(&self.shared.seen).latest.as_ref().map(|(tick, _)| tick.clone()).context("the witness has heard nothing yet")
-    }
-
-    /// A node was started anew: its log files are elsewhere now.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn look_again_at(&self, lab: &Lab, node: &str) -> Result<()> {
-        let root = lab.root_of(node)?;
-        lock(&self.shared.logs).replace(node, root);
-        Ok(())
     }
 
     /// Waits for so many ticks that come from now on.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use nix::unistd::{AccessFlags, access, geteuid};
 
 use crate::cgroups::{Cgroups, Hierarchy};
@@ -35,7 +35,12 @@ umount "$folder/root" 2>/dev/null
 rm -rf "$folder"
 "#;
 
-/// Checks this machine.
+/// What is missing.
+#[derive(Debug, thiserror::Error)]
+#[error("this machine cannot run the lab yet:\n  - {}", .0.join("\n  - "))]
+pub struct Missing(Vec<String>);
+
+/// Checks this machine; the error is a [`Missing`].
 pub fn check(settings: &Settings, topology: &Topology, must_build: bool) -> Result<()> {
     let mut missing = Vec::new();
     let owns_all = is_initial_user_namespace(&std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default());
@@ -81,7 +86,7 @@ pub fn check(settings: &Settings, topology: &Topology, must_build: bool) -> Resu
     if missing.is_empty() {
         return Ok(());
     }
-    bail!("this machine cannot run the lab yet:\n  - {}", missing.join("\n  - "))
+    Err(Missing(missing).into())
 }
 
 /// What is wrong with the cgroups.

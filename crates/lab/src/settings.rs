@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! $GODWIT_LAB   lab.json  lock  kubeconfig  pki/  machines/<name>/{spec.json,pid,init.log,upper,work,root,lib,log}  trash/
-//! $GODWIT_CACHE rootfs/{node,app}  kubernetes/  helm/  coredns/  compiled/  images/  build/  log/  target/  tools/
+//!                                                   a virtual machine has share, disk.img and console.log besides
+//! $GODWIT_CACHE rootfs/{node,app,vm-tools}  vm/  kubernetes/  helm/  coredns/  compiled/  images/  build/  log/  target/  tools/
 //! ```
 
 use std::path::{Path, PathBuf};

@@ -56,7 +56,7 @@ impl Case {
     /// # Errors
     /// When it cannot be made.
     pub fn open(lab: &Lab, pair: &Pair, scenario: &str, class: Option<&'static str>) -> Result<Self> {
-        let namespace = format!("{PREFIX}{scenario}-{}-{}", pair.runtime, class.unwrap_or("runc"));
+        let namespace = format!("{PREFIX}{scenario}-{}-{}", pair.label(), class.unwrap_or("runc"));
         lab.kubectl(&["delete", "namespace", &namespace, "--ignore-not-found", "--timeout=50s"])?;
         lab.kubectl(&["create", "namespace", &namespace])?;
         Ok(Self { lab: lab.clone(), pair: pair.clone(), class, namespace, notes: Mutex::default() })
@@ -129,7 +129,13 @@ impl Case {
     /// # Errors
     /// When it does not become ready.
     pub fn ready(&self, pod: &str) -> Result<Value> {
-        pods::wait_ready(&self.lab, &self.namespace, pod, MINUTE)
+        pods::wait_ready(&self.lab, &self.namespace, pod, self.patience())
+    }
+
+    /// How long a pod may take to become ready or to go on these nodes.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        if self.pair.vm { MINUTE * 4 } else { MINUTE }
     }
 
     /// A pod as it is now.
@@ -155,7 +161,7 @@ impl Case {
     pub fn move_over(&self, pod: &str) -> Result<String> {
         let name = self.move_kept(pod)?;
         if name != pod {
-            pods::wait_gone(&self.lab, &self.namespace, pod, MINUTE)?;
+            pods::wait_gone(&self.lab, &self.namespace, pod, self.patience())?;
         }
         Ok(name)
     }
@@ -208,7 +214,7 @@ impl Case {
     /// When it complained, or says nothing new.
     pub fn good(&self, pod: &str, container: &str, turn: u64) -> Result<Good> {
         let mut complaint = None;
-        let good = wait_until(&format!("{container} in {pod} beyond turn {turn}"), MINUTE, || {
+        let good = wait_until(&format!("{container} in {pod} beyond turn {turn}"), self.patience(), || {
             let logs = self.lab.kubectl(&["logs", "-n", &self.namespace, pod, "-c", container, "--tail=20"])?;
             if let Some(line) = logs.lines().find(|line| line.starts_with("bad") || line.starts_with("Traceback")) {
                 complaint = Some(line.to_owned());

@@ -6,7 +6,8 @@
 //!                                           ▼
 //!                                         case: own namespace, pods, moves ──▶ the scenario ──▶ cleanup, proof that nothing is left
 //! ```
-//! Whatever is cluster-wide (a controller that is killed, a node that goes) runs alone, after the others.
+//! Whatever is cluster-wide (a controller that is killed, a node that goes) runs alone, after the others. At the end virtual machines join the lab for those
+//! scenarios that are to run on other kernels and on cgroup v2 too.
 
 pub mod case;
 pub mod children;
@@ -14,6 +15,7 @@ pub mod faults;
 pub mod footprint;
 pub mod http;
 pub mod leftovers;
+pub mod machines;
 pub mod road;
 pub mod scenario;
 pub mod suite;
@@ -22,4 +24,4 @@ pub mod user;
 pub mod watch;
 
 pub use case::Case;
-pub use scenario::Scenario;
+pub use scenario::{OnMachines, Scenario};

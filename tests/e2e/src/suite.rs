@@ -1,7 +1,7 @@
 //! Runs scenarios: the pairs side by side, the scenarios of a pair one after the other, what is cluster-wide at the end and alone.
 //!
 //! Arguments are parts of names; without any, everything runs. `--list` names everything. Environment: `GODWIT_E2E_INSTALLED=1` takes Godwit as it is,
-//! `GODWIT_E2E_KEEP=1` keeps the namespace of what failed, `GODWIT_E2E_RUNTIME=containerd` (or `crio`) leaves the other runtime out.
+//! `GODWIT_E2E_KEEP=1` keeps the namespace of what failed, `GODWIT_E2E_RUNTIME=containerd` (or `crio`) leaves the other runtime out. For virtual machines see [`crate::machines`].
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +17,8 @@ use godwit_demo::{install, pods};
 
 use crate::case::Case;
 use crate::leftovers::{Things, prove_none};
-use crate::scenario::Scenario;
+use crate::machines::{Extent, Joined};
+use crate::scenario::{OnMachines, Scenario};
 
 /// Runtimes on which everything should run.
 const RUNTIMES: [(&str, &str); 2] = [("containerd", "containerd"), ("crio", "CRI-O (set GODWIT_CRIO)")];
@@ -34,7 +35,7 @@ pub fn main(scenarios: &[Scenario]) -> ExitCode {
     }
     let wanted = |scenario: &&Scenario| words.is_empty() || words.iter().any(|word| scenario.name.contains(word.as_str()));
     let chosen: Vec<Scenario> = scenarios.iter().filter(wanted).copied().collect();
-    match run(&chosen) {
+    match run(&chosen, words.is_empty()) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
@@ -51,8 +52,9 @@ struct Suite {
 }
 
 /// Returns how many failed.
-fn run(scenarios: &[Scenario]) -> Result<usize> {
+fn run(scenarios: &[Scenario], whole: bool) -> Result<usize> {
     let begin = Instant::now();
+    let extent = Extent::from_env(whole)?;
     let lab = Lab::enter()?;
     line(&format!("on the {} network", lab.network()));
     if std::env::var_os("GODWIT_E2E_INSTALLED").is_none() {
@@ -60,44 +62,89 @@ fn run(scenarios: &[Scenario]) -> Result<usize> {
     } else if !install::has_faults(&lab)? {
         bail!("Godwit is installed without fault points; unset GODWIT_E2E_INSTALLED");
     }
-    let mut before = BTreeMap::new();
-    for node in lab.nodes() {
-        before.insert(node.name.clone(), Things::on(&lab, &node.name)?);
-    }
     let only = std::env::var("GODWIT_E2E_RUNTIME").ok().filter(|name| !name.is_empty());
-    let pairs: Vec<Pair> = lab.pairs().into_iter().filter(|pair| only.as_ref().is_none_or(|only| *only == pair.runtime)).collect();
-    for (runtime, needs) in RUNTIMES {
-        if pairs.iter().all(|pair| pair.runtime != runtime) {
-            let why = if only.is_some() { "GODWIT_E2E_RUNTIME leaves it out".to_owned() } else { format!("the lab has no two nodes with {needs}") };
-            line(&format!("– skipped on {runtime}: {why}"));
+    let mut failed = Vec::new();
+    if extent != Extent::Only {
+        failed.extend(on_namespaces(&lab, scenarios, only.as_deref())?);
+    }
+    let on_machines = extent.chosen(scenarios);
+    for (runtime, nodes) in extent.runtimes().iter().filter(|(runtime, _)| only.as_ref().is_none_or(|only| only == runtime)) {
+        if on_machines.is_empty() {
+            break;
+        }
+        match on_virtual_machines(&lab, &on_machines, runtime, nodes) {
+            Ok(more) => failed.extend(more),
+            Err(error) => {
+                line(&format!("✘ virtual machines with {runtime}: {error:#}"));
+                failed.push(format!("virtual machines with {runtime}"));
+            }
         }
     }
-    let suite = Suite { lab, before, failed: Mutex::default() };
-    thread::scope(|scope| {
-        for (index, pair) in pairs.iter().enumerate() {
-            let suite = &suite;
-            scope.spawn(move || {
-                scenarios.iter().filter(|scenario| !scenario.alone && (index == 0 || !scenario.once)).for_each(|scenario| suite.classes(pair, scenario));
-            });
-        }
-    });
-    for scenario in scenarios.iter().filter(|scenario| scenario.alone) {
-        for pair in pairs.iter().take(if scenario.once { 1 } else { pairs.len() }) {
-            suite.classes(pair, scenario);
-        }
-    }
-    let failed = suite.failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     let seconds = begin.elapsed().as_secs();
     let verdict = if failed.is_empty() { "all passed".to_owned() } else { format!("{} failed: {}", failed.len(), failed.join(", ")) };
     line(&format!("e2e: {} scenarios in {} min {} s, {verdict}", scenarios.len(), seconds / 60, seconds % 60));
     Ok(failed.len())
 }
 
+/// Everything on the pairs that are sets of namespaces. Returns what failed.
+fn on_namespaces(lab: &Lab, scenarios: &[Scenario], only: Option<&str>) -> Result<Vec<String>> {
+    let pairs: Vec<Pair> = lab.pairs().into_iter().filter(|pair| only.is_none_or(|only| *only == pair.runtime)).collect();
+    for (runtime, needs) in RUNTIMES {
+        if pairs.iter().all(|pair| pair.runtime != runtime) {
+            let why = if only.is_some() { "GODWIT_E2E_RUNTIME leaves it out".to_owned() } else { format!("the lab has no two nodes with {needs}") };
+            line(&format!("– skipped on {runtime}: {why}"));
+        }
+    }
+    let suite = Suite::open(lab)?;
+    let here = |scenario: &&Scenario| scenario.machines != OnMachines::Only;
+    thread::scope(|scope| {
+        for (index, pair) in pairs.iter().enumerate() {
+            let suite = &suite;
+            scope.spawn(move || {
+                scenarios
+                    .iter()
+                    .filter(here)
+                    .filter(|scenario| !scenario.alone && (index == 0 || !scenario.once))
+                    .for_each(|scenario| suite.classes(pair, scenario));
+            });
+        }
+    });
+    for scenario in scenarios.iter().filter(here).filter(|scenario| scenario.alone) {
+        for pair in pairs.iter().take(if scenario.once { 1 } else { pairs.len() }) {
+            suite.classes(pair, scenario);
+        }
+    }
+    Ok(suite.failed())
+}
+
+/// These scenarios on two virtual machines of a runtime. Returns what failed.
+fn on_virtual_machines(lab: &Lab, scenarios: &[Scenario], runtime: &str, nodes: &str) -> Result<Vec<String>> {
+    let Some(joined) = Joined::with(lab, runtime, nodes)? else { return Ok(Vec::new()) };
+    let failed = Suite::open(&joined.lab).map(|suite| {
+        scenarios.iter().for_each(|scenario| suite.classes(&joined.pair, scenario));
+        suite.failed()
+    });
+    // What failed is worth a look, if a look is wanted.
+    if std::env::var_os("GODWIT_E2E_KEEP").is_some() && failed.as_ref().is_ok_and(|failed| !failed.is_empty()) {
+        return failed;
+    }
+    joined.leave().and(failed)
+}
+
 impl Suite {
+    fn open(lab: &Lab) -> Result<Self> {
+        let before = lab.nodes().iter().map(|node| Ok((node.name.clone(), Things::on(lab, &node.name)?))).collect::<Result<_>>()?;
+        Ok(Self { lab: lab.clone(), before, failed: Mutex::default() })
+    }
+
+    fn failed(self) -> Vec<String> {
+        self.failed.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn classes(&self, pair: &Pair, scenario: &Scenario) {
         for class in scenario.classes() {
             let begin = Instant::now();
-            let title = format!("{} · {} · {}", scenario.name, pair.runtime, class.unwrap_or("runc"));
+            let title = format!("{} · {} · {}", scenario.name, pair.label(), class.unwrap_or("runc"));
             let (notes, result) = self.one(pair, scenario, *class);
             let seconds = begin.elapsed().as_secs_f64();
             match result {

@@ -6,9 +6,10 @@ use anyhow::{Context, Result, ensure};
 use godwit_demo::migrate::{migrate_with, phase};
 use godwit_demo::pods;
 use godwit_e2e::case::{ALIVE, MINUTE};
-use godwit_e2e::{Case, Scenario};
+use godwit_e2e::{Case, OnMachines, Scenario};
 
-pub const SCENARIO: Scenario = Scenario::new("bare-pod", "A pod moves to another node and back, and goes on where it was.", run).each_class();
+pub const SCENARIO: Scenario =
+    Scenario::new("bare-pod", "A pod moves to another node and back, and goes on where it was.", run).each_class().machines(OnMachines::Always);
 
 /// A freeze of a small pod that is far beyond what it should be, even on a busy machine.
 const ABSURD: Duration = Duration::from_secs(10);

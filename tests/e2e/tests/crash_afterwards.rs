@@ -4,9 +4,10 @@ use anyhow::{Result, ensure};
 use godwit_demo::shell::wait_until;
 use godwit_demo::{pods, pulse};
 use godwit_e2e::case::{ALIVE, MINUTE};
-use godwit_e2e::{Case, Scenario};
+use godwit_e2e::{Case, OnMachines, Scenario};
 
-pub const SCENARIO: Scenario = Scenario::new("crash-afterwards", "What crashes after a move is restarted afresh, and moves again.", run).each_class();
+pub const SCENARIO: Scenario =
+    Scenario::new("crash-afterwards", "What crashes after a move is restarted afresh, and moves again.", run).each_class().machines(OnMachines::All);
 
 fn run(case: &Case) -> Result<()> {
     let (witness, pod) = case.start_pulse("fragile")?;

@@ -9,12 +9,13 @@ use godwit_demo::pods;
 use godwit_demo::shell::wait_until;
 use godwit_e2e::case::MINUTE;
 use godwit_e2e::watch::{Asker, Watch};
-use godwit_e2e::{Case, Scenario, http};
+use godwit_e2e::{Case, OnMachines, Scenario, http};
 use serde_json::Value;
 
 use crate::http_server::{PORT, read, server};
 
-pub const SCENARIO: Scenario = Scenario::new("deployment", "A replica moves; its Service and its ReplicaSet hardly notice.", run).each_class();
+pub const SCENARIO: Scenario =
+    Scenario::new("deployment", "A replica moves; its Service and its ReplicaSet hardly notice.", run).each_class().machines(OnMachines::All);
 
 const NAME: &str = "shop";
 /// Longest time without any answer from two replicas of which one stands still for a moment.

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use godwit_demo::objects::{Pod, python};
-use godwit_e2e::{Case, Scenario};
+use godwit_e2e::{Case, OnMachines, Scenario};
 
-pub const SCENARIO: Scenario = Scenario::new("heap", "600 MB of memory arrive as they were.", run);
+pub const SCENARIO: Scenario = Scenario::new("heap", "600 MB of memory arrive as they were.", run).machines(OnMachines::All);
 
 fn run(case: &Case) -> Result<()> {
     let pod = case.start(Pod::new("heap", [python("main", include_str!("programs/heap.py"), &["600"])]))?;

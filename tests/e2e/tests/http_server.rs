@@ -7,9 +7,10 @@ use godwit_demo::objects::{Pod, python, service};
 use godwit_demo::pods;
 use godwit_demo::shell::wait_until;
 use godwit_e2e::case::MINUTE;
-use godwit_e2e::{Case, Scenario, http};
+use godwit_e2e::{Case, OnMachines, Scenario, http};
 
-pub const SCENARIO: Scenario = Scenario::new("http-server", "A web server behind a Service answers from the other node.", run).each_class();
+pub const SCENARIO: Scenario =
+    Scenario::new("http-server", "A web server behind a Service answers from the other node.", run).each_class().machines(OnMachines::All);
 
 /// Answers with its identity and the number of the answer.
 pub const PROGRAM: &str = include_str!("programs/http_server.py");

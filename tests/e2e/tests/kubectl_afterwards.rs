@@ -8,11 +8,12 @@ use godwit_demo::objects::Pod;
 use godwit_demo::shell::wait_until;
 use godwit_e2e::case::MINUTE;
 use godwit_e2e::children::Background;
-use godwit_e2e::{Case, Scenario, http};
+use godwit_e2e::{Case, OnMachines, Scenario, http};
 
 use crate::http_server::{PORT, read, server};
 
-pub const SCENARIO: Scenario = Scenario::new("kubectl-afterwards", "logs, exec, attach and port-forward work after the move.", run).each_class();
+pub const SCENARIO: Scenario =
+    Scenario::new("kubectl-afterwards", "logs, exec, attach and port-forward work after the move.", run).each_class().machines(OnMachines::All);
 
 fn run(case: &Case) -> Result<()> {
     let pod = case.start(Pod::new("web", [server()]))?;

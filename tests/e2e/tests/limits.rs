@@ -4,10 +4,10 @@ use anyhow::{Context, Result, ensure};
 use godwit_demo::objects::{Pod, python};
 use godwit_demo::shell::wait_until;
 use godwit_e2e::case::MINUTE;
-use godwit_e2e::{Case, Scenario};
+use godwit_e2e::{Case, OnMachines, Scenario};
 use serde_json::json;
 
-pub const SCENARIO: Scenario = Scenario::new("limits", "CPU and memory limits hold after the move.", run).each_class();
+pub const SCENARIO: Scenario = Scenario::new("limits", "CPU and memory limits hold after the move.", run).each_class().machines(OnMachines::All);
 
 /// Three tenths of a CPU, and what measuring may add.
 const SHARE: f64 = 0.3;

@@ -3,9 +3,10 @@
 use anyhow::{Result, ensure};
 use godwit_demo::objects::{Pod, python};
 use godwit_e2e::case::Good;
-use godwit_e2e::{Case, Scenario};
+use godwit_e2e::{Case, OnMachines, Scenario};
 
-pub const SCENARIO: Scenario = Scenario::new("loopback", "Three containers go on talking over the connections they had.", run).each_class();
+pub const SCENARIO: Scenario =
+    Scenario::new("loopback", "Three containers go on talking over the connections they had.", run).each_class().machines(OnMachines::All);
 
 const CLIENTS: [&str; 2] = ["one", "two"];
 

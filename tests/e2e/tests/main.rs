@@ -24,6 +24,7 @@ mod pod_network;
 mod redis;
 mod refusals;
 mod rivals;
+mod strangers;
 mod there_and_back;
 mod unfit_targets;
 mod uninstall;
@@ -33,7 +34,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 31] = [
+const SCENARIOS: [Scenario; 32] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
@@ -53,6 +54,7 @@ const SCENARIOS: [Scenario; 31] = [
     crash_afterwards::SCENARIO,
     there_and_back::SCENARIO,
     refusals::SCENARIO,
+    strangers::SCENARIO,
     blockers::SCENARIO,
     cancel::SCENARIO,
     rivals::SCENARIO,

@@ -2,10 +2,12 @@
 
 use anyhow::Result;
 use godwit_demo::objects::{Pod, python};
-use godwit_e2e::{Case, Scenario};
+use godwit_e2e::{Case, OnMachines, Scenario};
 
 pub const SCENARIO: Scenario =
-    Scenario::new("menagerie", "Threads, children, pipes, sockets, locks, unlinked files, timers and signals go on as they were.", run).each_class();
+    Scenario::new("menagerie", "Threads, children, pipes, sockets, locks, unlinked files, timers and signals go on as they were.", run)
+        .each_class()
+        .machines(OnMachines::All);
 
 fn run(case: &Case) -> Result<()> {
     let mut pod = case.start(Pod::new("menagerie", [python("main", include_str!("programs/menagerie.py"), &[])]))?;

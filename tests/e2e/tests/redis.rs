@@ -5,9 +5,10 @@ use godwit_demo::load::Load;
 use godwit_demo::objects::{Pod, container, service};
 use godwit_demo::pods;
 use godwit_e2e::case::MINUTE;
-use godwit_e2e::{Case, Scenario};
+use godwit_e2e::{Case, OnMachines, Scenario};
 
-pub const SCENARIO: Scenario = Scenario::new("redis", "A Redis moves while a client writes; no acknowledged write is missing.", run).each_class();
+pub const SCENARIO: Scenario =
+    Scenario::new("redis", "A Redis moves while a client writes; no acknowledged write is missing.", run).each_class().machines(OnMachines::All);
 
 const KEYS: u32 = 20_000;
 const ROUNDS: u64 = 200;

@@ -3,9 +3,9 @@
 use anyhow::{Context, Result};
 use godwit_e2e::case::{ALIVE, MINUTE};
 use godwit_e2e::footprint::Footprint;
-use godwit_e2e::{Case, Scenario};
+use godwit_e2e::{Case, OnMachines, Scenario};
 
-pub const SCENARIO: Scenario = Scenario::new("there-and-back", "After ten trips there and back nothing has grown.", run);
+pub const SCENARIO: Scenario = Scenario::new("there-and-back", "After ten trips there and back nothing has grown.", run).machines(OnMachines::All);
 
 const TRIPS: usize = 10;
 

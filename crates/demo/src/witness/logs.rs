@@ -10,8 +10,8 @@ use anyhow::Result;
 
 use crate::pulse::{CONTAINER, Tick};
 
-/// Where nodes keep the logs of pods.
-const FOLDER: &str = "var/log/pods";
+/// Where in a node's logs those of pods are.
+const FOLDER: &str = "pods";
 
 /// One log file.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ struct Log {
 #[derive(Debug)]
 pub struct Logs {
     prefix: String,
-    roots: Vec<(String, PathBuf)>,
+    folders: Vec<(String, PathBuf)>,
     logs: HashMap<(u64, u64), Log>,
 }
 
@@ -44,22 +44,16 @@ pub struct Told {
 }
 
 impl Logs {
-    /// The logs of `namespace` on nodes with these roots.
-    pub fn new(namespace: &str, roots: Vec<(String, PathBuf)>) -> Self {
-        Self { prefix: format!("{namespace}_"), roots, logs: HashMap::new() }
-    }
-
-    /// Another root for a node.
-    pub fn replace(&mut self, node: &str, root: PathBuf) {
-        self.roots.retain(|(name, _)| name != node);
-        self.roots.push((node.to_owned(), root));
+    /// The logs of `namespace` on nodes whose logs are in these folders.
+    pub fn new(namespace: &str, folders: Vec<(String, PathBuf)>) -> Self {
+        Self { prefix: format!("{namespace}_"), folders, logs: HashMap::new() }
     }
 
     /// Opens what is new and reads what was written. Files that go away while they are looked at are no error.
     pub fn read(&mut self) {
         let mut found = Vec::new();
-        for (node, root) in &self.roots {
-            for pod in list(&root.join(FOLDER)) {
+        for (node, folder) in &self.folders {
+            for pod in list(&folder.join(FOLDER)) {
                 let name = file_name(&pod);
                 if let Some(rest) = name.strip_prefix(&self.prefix) {
                     for log in list(&pod.join(CONTAINER)) {
