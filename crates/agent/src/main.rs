@@ -63,8 +63,15 @@ struct Arguments {
     journal: PathBuf,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+/// Threads for the agent's tasks: on a node with a single CPU too, one that digests a stream must not keep the others from answering.
+const MIN_WORKERS: usize = 2;
+
+fn main() -> anyhow::Result<()> {
+    let workers = std::thread::available_parallelism().map_or(MIN_WORKERS, |cpus| cpus.get().max(MIN_WORKERS));
+    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().context("no threads for the agent")?.block_on(run())
+}
+
+async fn run() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("GODWIT_LOG").unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)

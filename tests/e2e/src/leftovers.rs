@@ -11,7 +11,7 @@ use godwit_demo::shell::wait_until;
 use crate::case::PREFIX;
 
 /// How long kubelet, runtime and agents may tidy up.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Prints a line for each thing that could be left.
 const LOOK: &str = r#"

@@ -205,6 +205,8 @@ async fn images(session: &Session, first: FileChunk, mut chunks: Streaming<FileC
     while let Some(chunk) = next {
         // A write to tmpfs is a copy in memory: not worth a thread of its own.
         images.take(&chunk).map_err(|error| broken(&error))?;
+        // A stream that always has more would keep its thread for seconds on a slow CPU: the peer's keep-alive would go unanswered.
+        tokio::task::yield_now().await;
         next = chunks.message().await.map_err(|status| broken(&status.message()))?;
     }
     images.finish().map_err(|error| broken(&error))

@@ -106,6 +106,7 @@ async fn pack(directory: &Directory, changes: &Changes, out: mpsc::Sender<FileCh
         if out.send(chunk).await.is_err() {
             break;
         }
+        tokio::task::yield_now().await;
     }
     tar.finish().await.map_err(|error| internal("tar failed", error))?;
     let end = FileChunk { path: "tar".into(), end: true, digest: hash.finalize().as_bytes().to_vec(), length, ..FileChunk::default() };

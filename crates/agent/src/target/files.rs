@@ -44,6 +44,8 @@ pub async fn apply(directory: &Directory, first: FileChunk, rest: impl Stream<It
         if chunk.end {
             break chunk;
         }
+        // Others have their turn after every piece, however fast the pieces come.
+        tokio::task::yield_now().await;
         chunk = next(&mut rest).await?.ok_or_else(|| failure("TransferFailed", "the stream of the pod's files was cut", "try again"))?;
     };
     drop(stdin);

@@ -31,6 +31,8 @@ if [ "${1:-}" = --inside ]; then
     mkdir "$N/sys/fs/cgroup/systemd"; mount -t cgroup -o name=systemd cgroup "$N/sys/fs/cgroup/systemd"
   else
     mount -t cgroup2 cgroup2 "$N/sys/fs/cgroup"
+    # With controllers in it, the top of the tree may hold no process: runc hands them down.
+    mkdir "$N/sys/fs/cgroup/init"; echo 0 > "$N/sys/fs/cgroup/init/cgroup.procs"
   fi
   cd "$N"; pivot_root . oldroot; umount -l /oldroot
   hostname godwit-node
