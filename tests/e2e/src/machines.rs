@@ -56,12 +56,12 @@ impl Extent {
     /// The scenarios.
     #[must_use]
     pub fn chosen(self, scenarios: &[Scenario]) -> Vec<Scenario> {
-        let fits = |scenario: &&Scenario| match self {
-            Self::Nothing => false,
-            Self::Some => matches!(scenario.machines, OnMachines::Always | OnMachines::Only),
-            Self::All | Self::Only => scenario.machines != OnMachines::Never,
+        let fits = |scenario: &Scenario| match (self, scenario.machines) {
+            (Self::Nothing, _) | (_, OnMachines::Never) | (Self::Some, OnMachines::All) => None,
+            (Self::Some, OnMachines::Once) => Some(Scenario { each_class: false, ..*scenario }),
+            _ => Some(*scenario),
         };
-        scenarios.iter().filter(fits).copied().collect()
+        scenarios.iter().filter_map(fits).collect()
     }
 
     /// The runtimes.

@@ -16,6 +16,8 @@ pub enum OnMachines {
     All,
     /// Whenever the whole suite runs.
     Always,
+    /// The same, and then with a source run by runc only.
+    Once,
     /// The same, and only there.
     Only,
 }

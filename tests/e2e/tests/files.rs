@@ -5,7 +5,7 @@ use godwit_demo::objects::{Pod, python};
 use godwit_e2e::{Case, OnMachines, Scenario};
 use serde_json::json;
 
-pub const SCENARIO: Scenario = Scenario::new("files", "Changed files, emptyDirs and shared memory move along.", run).each_class().machines(OnMachines::Always);
+pub const SCENARIO: Scenario = Scenario::new("files", "Changed files, emptyDirs and shared memory move along.", run).each_class().machines(OnMachines::Once);
 
 fn run(case: &Case) -> Result<()> {
     let pod = Pod::new("files", [python("main", include_str!("programs/files.py"), &[])])
