@@ -84,7 +84,7 @@ endif
 
 # What runs on the routed network too: parts of scenarios' names.
 ROUTED := pod-network bare-pod redis http-server loopback deployment kubectl-afterwards there-and-back
-ROUTED_BRIEFLY := pod-network bare-pod http-server deployment
+ROUTED_BRIEFLY := pod-network bare-pod http-server
 
 .PHONY: test-routed
 test-routed: image ## End-to-end tests on the lab's routed /32 network; then the lab has the bridge network again.

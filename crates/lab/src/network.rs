@@ -8,10 +8,13 @@
 //! ```
 //! Clients on the switch reach Services through one of the nodes.
 
+use std::fs;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::fabric::{Fabric, block};
 use crate::machine::Machine;
@@ -28,11 +31,21 @@ pub fn wire_switch(switch: &Machine) -> Result<()> {
              link set br0 up\n"
         ),
     )?;
-    let status = std::process::Command::new("ip").args(["netns", "attach", SWITCH, &switch.pid.to_string()]).status()?;
-    if !status.success() {
-        bail!("the network namespace {SWITCH} cannot be named");
-    }
-    Ok(())
+    name_switch(switch)
+}
+
+/// Where `ip netns` looks for named network namespaces.
+const NAMES: &str = "/run/netns";
+
+/// `ip netns attach` would do the same, but also mount its folder on itself, which nobody takes away again.
+fn name_switch(switch: &Machine) -> Result<()> {
+    unname_switch();
+    let name = Path::new(NAMES).join(SWITCH);
+    let namespace = format!("/proc/{}/ns/net", switch.pid);
+    fs::create_dir_all(NAMES)
+        .and_then(|()| fs::write(&name, ""))
+        .and_then(|()| Ok(mount(Some(namespace.as_str()), &name, None::<&str>, MsFlags::MS_BIND, None::<&str>)?))
+        .with_context(|| format!("the network namespace {SWITCH} cannot be named in {NAMES}"))
 }
 
 /// Connects a node to the switch.
@@ -84,12 +97,13 @@ pub fn route_services(switch: &Machine, node: &Node) -> Result<()> {
     batch(switch, &format!("route replace {SERVICE_NETWORK} via {}\n", node.address()))
 }
 
-/// Takes away the name given by [`wire_switch`].
+/// Takes away the name given by [`wire_switch`], if it is there, and the folder of names if nobody else has one.
 pub fn unname_switch() {
-    if std::path::Path::new("/run/netns").join(SWITCH).exists() {
-        // `down` looks afterwards whether anything is left.
-        let _ = std::process::Command::new("ip").args(["netns", "del", SWITCH]).stderr(Stdio::null()).status();
-    }
+    let name = Path::new(NAMES).join(SWITCH);
+    // Each of these fails when there is nothing to do.
+    let _ = umount2(&name, MntFlags::MNT_DETACH);
+    let _ = fs::remove_file(&name);
+    let _ = fs::remove_dir(NAMES);
 }
 
 fn batch(machine: &Machine, lines: &str) -> Result<()> {
