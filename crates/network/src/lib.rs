@@ -24,6 +24,7 @@ pub mod addresses;
 #[cfg(test)]
 mod anchor_tests;
 pub mod attachment;
+pub mod echo;
 mod error;
 pub mod gate;
 pub mod hold;
