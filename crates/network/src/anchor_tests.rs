@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::tests::{in_new_netns, ip, root, with_peer};
-use crate::{Attachment, Gate, Hold, Mirror, links};
+use crate::{Attachment, Gate, Hold, Mirror, echo, links};
 
 const OLD: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
@@ -35,6 +35,11 @@ fn the_old_address_lives_in_the_new_pod(old: &Path, new: &Path, peer: &Path, con
     links::up_as_pipe(old, "anc0", 1500).unwrap();
 
     assert_eq!(dial(peer).unwrap_err().kind(), ErrorKind::ConnectionRefused); // the peer knows the hardware address from now on
+    std::thread::scope(|scope| {
+        scope.spawn(|| echo::answer(old, "anc0", Duration::from_secs(1)).unwrap());
+        assert!(echo::reaches(new, &mirror.device, Duration::from_secs(1)).unwrap());
+    });
+    assert!(!echo::reaches(new, &mirror.device, Duration::from_millis(100)).unwrap(), "nobody answers any more");
     let gate = Gate::new(old, "anchor").unwrap();
     gate.shut().unwrap();
     let listener = inside(new, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, 7000)).unwrap());

@@ -18,8 +18,8 @@
 //! ```
 //!
 //! Dropped at ingress means before the TCP stack: nothing is acknowledged that would be lost (a frozen source's kernel would acknowledge it), no RST
-//! answers a connection that does not exist yet (a target in the making). Dropped at output means that no RST or FIN leaves when sockets end. Nothing is
-//! queued: TCP sends it again once the gate opens. The tables outlive the agent; [`leftovers`] finds them after a crash.
+//! answers a connection that does not exist yet (a target in the making). Dropped at output means that no RST or FIN leaves when sockets end. The gate
+//! queues nothing: TCP sends it again once the gate opens, unless a [`crate::Hold`] has kept it. The tables outlive the agent; [`leftovers`] finds them after a crash.
 //!
 //! Message types and attributes: linux/netfilter/nf_tables.h and nfnetlink.h.
 

@@ -11,11 +11,20 @@
 //!              lo  + old address        addresses       so that CRIU can bind what was bound to it
 //!              sockets of that address  sockets         ended at once before the gate opens
 //! ```
+//!
+//! Where connections live on, frames pass through the old pod's namespace to an interface of the new pod:
+//!
+//! ```text
+//!   peers ⇄ eth0 ⇄ anc0 ═══ links: tunnel or pair ═══ old0 ⇄ the same connections, in the new pod
+//!           Gate::connect                             mirror::Mirror: old address, old MAC, old routes
+//!           hold::Hold keeps what comes too early     attachment::Attachment: what there is to mirror
+//! ```
 
 pub mod addresses;
 #[cfg(test)]
 mod anchor_tests;
 pub mod attachment;
+pub mod echo;
 mod error;
 pub mod gate;
 pub mod hold;

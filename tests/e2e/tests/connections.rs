@@ -48,6 +48,12 @@ pub fn all_retired(case: &Case, pod: &str) -> Result<()> {
     })
 }
 
+/// A connection through the Service, as soon as the nodes know its endpoint.
+fn by_service_of(case: &Case) -> Result<Asker> {
+    let address = pods::service_address(&case.lab, &case.namespace, "talker")?;
+    wait_until("the Service answers", MINUTE, || Ok(Asker::new(address).ok()))
+}
+
 fn note_stalls(case: &Case, talk: &Talk) {
     for (what, stall) in talk.stalls() {
         case.note(format!("{what} {} ms", stall.as_millis()));
@@ -57,7 +63,7 @@ fn note_stalls(case: &Case, talk: &Talk) {
 fn all_kinds(case: &Case) -> Result<()> {
     let (mut pod, first) = start(case)?;
     let mut talk = Talk::start(first, CLIENT_ADDRESS)?;
-    let mut by_service = Asker::new(pods::service_address(&case.lab, &case.namespace, "talker")?)?;
+    let mut by_service = by_service_of(case)?;
     let mut second = None;
     for _ in 0..2 {
         talk.goes_on(TURNS)?;
@@ -70,7 +76,7 @@ fn all_kinds(case: &Case) -> Result<()> {
         asker.ask().context("a connection to the address in between")?;
         ensure!(asker.identity() == talk.identity(), "another process answers on {pod}");
     }
-    let mut new = Asker::new(pods::service_address(&case.lab, &case.namespace, "talker")?)?;
+    let mut new = by_service_of(case)?;
     new.ask()?;
     ensure!(new.identity() == talk.identity(), "the Service leads to another process");
     talk.finish()?;

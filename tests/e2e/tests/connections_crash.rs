@@ -12,7 +12,7 @@ use godwit_e2e::{Case, Scenario};
 use crate::connections::{all_retired, start};
 
 pub const SCENARIO: Scenario =
-    Scenario::new("connections-crash", "A connection lives on whatever is killed or fails meanwhile; when it is taken back, at the source.", run).alone();
+    Scenario::new("anchor-crash", "A connection lives on whatever is killed or fails meanwhile; when it is taken back, at the source.", run).alone();
 
 /// What happens where. What fails before the commit is taken back.
 const FAULTS: [(&str, Order); 12] = [

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use godwit_network::{Attachment, Gate, Hold, Mirror, addresses, links};
+use godwit_network::{Attachment, Gate, Hold, Mirror, addresses, echo, links};
 use godwit_node::host::Host;
 use godwit_rpc::v1::{AnchorName, Failure};
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,8 @@ use crate::{
 pub const ROLE: &str = "anchor";
 /// How long the other end may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// For how long the other end may ask whether frames get through.
+const ECHO: Duration = Duration::from_secs(5);
 /// Beginning of the interfaces' names.
 const PREFIX: &str = "anc";
 
@@ -180,6 +182,7 @@ impl Holder {
             return made;
         }
         links::up_as_pipe(&netns, &device, entry.anchor.attachment.mtu).map_err(|error| refused(&error))?;
+        std::thread::spawn(move || echo::answer(&netns, &device, ECHO));
         Ok(true)
     }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use godwit_network::{Attachment, Mirror, addresses, links};
+use godwit_network::{Attachment, Mirror, addresses, echo, links};
 use godwit_rpc::v1::{self, Anchored, Failure, LinkRequest};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,8 @@ pub const ROLE: &str = "mirror";
 const SWEEP: Duration = Duration::from_secs(5);
 /// Between two attempts to let frames pass.
 const RETRY: Duration = Duration::from_millis(200);
+/// How long an answer through a new tunnel is waited for.
+const ECHO: Duration = Duration::from_secs(2);
 /// How many VNIs are tried.
 const TRIES: u32 = 64;
 /// VNIs are 24 bits.
@@ -151,7 +153,19 @@ impl Node {
         };
         self.keep(&held)?;
         let mtu = if anchored.node == self.name { self.patch(&held).await? } else { self.tunnel(&held).await? };
-        blocking(move || held.mirror.raise(&inside, mtu).map_err(|error| refused(&error))).await
+        let (there, device, holder) = (inside.clone(), held.mirror.device.clone(), held.node.clone());
+        let reached = blocking(move || {
+            held.mirror.raise(&inside, mtu).map_err(|error| refused(&error))?;
+            echo::reaches(&there, &device, ECHO).map_err(|error| refused(&error))
+        });
+        if reached.await? {
+            return Ok(());
+        }
+        Err(failure(
+            "TunnelBlocked",
+            format!("no frame gets through the tunnel from node {} to node {holder}", self.name),
+            format!("allow UDP port {} between the nodes, or move the pod with its connections closed: --network close", links::PORT),
+        ))
     }
 
     /// A pair of interfaces to the old pod on this very node.

@@ -44,6 +44,11 @@ pub async fn look(context: &Context, record: &Record) -> Result<Option<Anchor>, 
         return Ok(None);
     }
     match call(context, record, Action::Look).await {
+        // Not knowing is not the same as none.
+        Ok(AnchorReply { held: true, failure: Some(why), .. }) => {
+            tracing::warn!(reason = why.reason, message = why.message, "the connections cannot be counted yet");
+            Err(Error::NotYet("the connections of the old address cannot be counted"))
+        }
         Ok(reply) => Ok(reply.held.then(|| anchor(record, &reply))),
         Err(AgentError::NoNode(_)) => Ok(None),
         Err(error) => Err(error.into()),

@@ -54,6 +54,10 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
         live(context, record, target).await?;
         context.point("controller.settling.live").await?;
     }
+    if let (Some(target), Some(_)) = (&target, &adoption) {
+        // Its Service leads to the source until then: connections may still be made.
+        is_ready(context, record, target).await?;
+    }
     if let (Some(target), Some(anchor)) = (&target, anchored::look(context, record).await?.filter(|anchor| anchor.connections > 0)) {
         return anchored::begin(context, record, target, adoption.as_ref(), anchor).await;
     }
