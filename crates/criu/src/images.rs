@@ -1,4 +1,4 @@
-//! CRIU's images, read only: is everything there, whole, and consistent, before CRIU sees it?
+//! CRIU's images: is everything there, whole, and consistent, before CRIU sees it? And what CRIU would restore wrongly is put right.
 //!
 //! ```text
 //!   source                                      target
@@ -6,16 +6,19 @@
 //!                                                 every file: magic, entries, payloads          frame.rs
 //!                                                 pstree ─ core-N, mm-N, pagemap-N per process   tree.rs
 //!                                                 pagemap-N ─ length of pages-M                  memory.rs
+//!                                               rearm: timers that CRIU would restore stopped   timers.rs
 //! ```
 //! A truncated `pages-*.img` makes CRIU read for ever and fill the disk with its log, so nothing is left to CRIU to find out.
 //!
 //! The format: two little-endian words of magic, then entries, each a length and a protobuf message, some followed by raw bytes. Only single fields are
-//! read, by their numbers (from CRIU's `images/*.proto`, which are its stable interface), so no schema is compiled in and nothing is ever written back.
+//! read, by their numbers (from CRIU's `images/*.proto`, which are its stable interface), so no schema is compiled in, and a change is made byte by byte, in
+//! place.
 
 mod frame;
 mod kind;
 mod manifest;
 mod memory;
+mod timers;
 mod tree;
 mod wire;
 
@@ -24,6 +27,7 @@ use std::fs;
 use std::path::Path;
 
 pub use manifest::{Manifest, seal};
+pub use timers::rearm;
 pub use tree::Process;
 
 use crate::{Problem, descriptors};

@@ -138,14 +138,14 @@ impl TargetPod {
         Ok(KeeperOrder::Restore { images: slot.images.clone(), criu: prepared.lines })
     }
 
-    /// Checks that the images are whole: CRIU spins for ever on a short pages file.
+    /// Checks that the images are whole (CRIU spins for ever on a short pages file), and puts right what CRIU would not.
     ///
     /// # Errors
     /// What is wrong with which image.
     pub async fn verify_images(&self) -> Result<(), Failure> {
         for slot in &self.slots {
             let directory = self.host.path(&slot.images);
-            tokio::task::spawn_blocking(move || images::verify(&directory))
+            tokio::task::spawn_blocking(move || images::verify(&directory).and_then(|_| images::rearm(&directory)))
                 .await
                 .map_err(|error| internal("the images could not be checked", error))?
                 .map_err(|problem| convert::criu_failure(&problem.failure(), &slot.name))?;

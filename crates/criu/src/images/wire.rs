@@ -32,6 +32,33 @@ pub fn fields(mut rest: &[u8]) -> Option<Vec<(u64, Value<'_>)>> {
     Some(fields)
 }
 
+/// Where the bytes of a field's last value are in a message, and these bytes: of a number its own encoding, of a string or message without its length.
+pub fn place(message: &[u8], field: u64) -> Option<(usize, &[u8])> {
+    let mut rest = message;
+    let mut found = None;
+    while !rest.is_empty() {
+        let key = varint(&mut rest)?;
+        let before = rest;
+        let value = match key & 7 {
+            0 => {
+                varint(&mut rest)?;
+                before.get(..before.len() - rest.len())?
+            }
+            1 => take(&mut rest, 8)?,
+            2 => {
+                let length = usize::try_from(varint(&mut rest)?).ok()?;
+                take(&mut rest, length)?
+            }
+            5 => take(&mut rest, 4)?,
+            _ => return None,
+        };
+        if key >> 3 == field {
+            found = Some((message.len() - rest.len() - value.len(), value));
+        }
+    }
+    found
+}
+
 /// The last value of a number field.
 pub fn number(message: &[u8], field: u64) -> Option<u64> {
     fields(message)?.into_iter().rev().find_map(|(number, value)| match value {
@@ -95,6 +122,16 @@ mod tests {
         assert_eq!(numbers(&message, 3), Some(vec![1, 2]));
         assert_eq!(numbers(&message, 4), Some(vec![3, 4]));
         assert_eq!(number(&message, 9), None);
+    }
+
+    #[test]
+    fn values_are_found_in_place() {
+        let message = [0x08, 0x96, 0x01, 0x12, 2, b'h', b'i', 0x18, 1, 0x18, 2];
+        assert_eq!(place(&message, 1), Some((1, [0x96, 0x01].as_slice())));
+        assert_eq!(place(&message, 2), Some((5, b"hi".as_slice())));
+        assert_eq!(place(&message, 3), Some((10, [2].as_slice())));
+        assert_eq!(place(&message, 4), None);
+        assert_eq!(place(&message[..2], 1), None);
     }
 
     #[test]
