@@ -78,7 +78,9 @@ impl Registry {
             }
         }
         let session = begin();
-        sources.insert(migration.source_pod_uid.clone(), session.clone());
+        if let Some(ended) = sources.insert(migration.source_pod_uid.clone(), session.clone()) {
+            ended.end();
+        }
         Ok(session)
     }
 
@@ -110,7 +112,9 @@ impl Registry {
                 _ => {}
             }
             let session = prepare();
-            targets.insert(migration.source_pod_uid.clone(), session.clone());
+            if let Some(ended) = targets.insert(migration.source_pod_uid.clone(), session.clone()) {
+                ended.end();
+            }
             session
         };
         self.arrived.notify_waiters();
@@ -143,13 +147,15 @@ impl Registry {
         if source.as_ref().is_some_and(|session| !session.machine().finished()) || target.as_ref().is_some_and(|session| !session.machine().finished()) {
             return Ok(false);
         }
-        if source.is_some() {
+        if let Some(session) = source {
             self.node.journal.remove(source::session::ROLE, key)?;
             self.sources.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+            session.end();
         }
-        if target.is_some() {
+        if let Some(session) = target {
             self.node.journal.remove(target::session::ROLE, key)?;
             self.targets.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+            session.end();
         }
         Ok(true)
     }

@@ -10,7 +10,7 @@
 
 use std::thread;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 
 use crate::cache::{digest, remove};
 use crate::cgroups::{self, Cgroups};
@@ -76,6 +76,10 @@ fn plan(settings: &Settings, wanted: Option<Topology>, fabric: Option<Fabric>) -
     });
     let running = known.as_ref().map(|record| record.topology.fabric);
     topology.fabric = Fabric::choose(fabric, std::env::var(fabric::VARIABLE).ok().as_deref(), running)?;
+    let machine = topology.nodes.iter().find(|node| node.vm.is_some());
+    if let (Fabric::Routed, Some(node)) = (topology.fabric, machine) {
+        bail!("{} is a virtual machine, and these are on the bridge network only: leave it out, or take --network bridge", node.name);
+    }
     Ok(Plan { ingredients: Ingredients::of(&settings, &topology)?, settings, known, topology })
 }
 

@@ -68,6 +68,8 @@ enum Command {
     Empty(oneshot::Sender<Result<(), Failure>>),
     Prepared(Box<SourcePod>, HandoffClient<Channel>),
     Step(v1::Step),
+    /// Forgotten: what this migration holds is let go.
+    End,
 }
 
 /// A handle to one migration.
@@ -139,6 +141,11 @@ impl Session {
     /// Ends the source for good; only after the target runs.
     pub fn retire(&self) {
         self.feed(Event::Retire);
+    }
+
+    /// Lets go of everything. Only for a migration that has ended and is forgotten: its own worker would hold it, and its connections, for ever.
+    pub fn end(&self) {
+        let _ = self.commands.send(Command::End);
     }
 
     /// Answers the target's question.
@@ -225,6 +232,7 @@ impl Worker {
                     self.feed(Event::Begin).await;
                 }
                 Command::Step(step) => self.step(step),
+                Command::End => return,
             }
         }
     }

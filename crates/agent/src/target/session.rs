@@ -61,6 +61,8 @@ pub struct Entry {
 
 enum Command {
     Event(Event),
+    /// Forgotten: what this migration holds is let go.
+    End,
     /// An answer of the API server, with the number of the call.
     Api(u64, Event),
     Create {
@@ -207,6 +209,11 @@ impl Session {
         self.ask(|reply| Command::Ask { abandon, reply }).await
     }
 
+    /// Lets go of everything. Only for a migration that has ended and is forgotten: its own worker would hold it, and its connections, for ever.
+    pub fn end(&self) {
+        let _ = self.commands.send(Command::End);
+    }
+
     /// Takes the preparation back, if it is not too late.
     pub fn undo(&self, why: &str) {
         self.feed(Event::Undo(convert::to_migration(failure("Undone", why, "see the migration's own reason"))));
@@ -267,6 +274,12 @@ impl Worker {
             command = self.inbox.recv() => command,
             _ = retry.tick(), if !self.session.machine().finished() => Some(Command::Event(Event::Retry)),
         } {
+            if matches!(command, Command::End) {
+                for (_, id) in &self.entry.keepers {
+                    self.desk.clear(id);
+                }
+                return;
+            }
             self.take(command).await;
         }
     }
@@ -280,6 +293,7 @@ impl Worker {
                 }
                 self.feed(Event::Retry).await;
             }
+            Command::End => {}
             Command::Event(event) => self.feed(event).await,
             Command::Api(call, event) if call == self.api_call => self.feed(event).await,
             Command::Api(..) => {}
