@@ -90,6 +90,21 @@ impl Cluster {
         }
     }
 
+    /// The migration of that name, else the newest of a pod of that name.
+    ///
+    /// # Errors
+    /// [`Error::NoMigration`] when there is neither.
+    pub async fn find(&self, name: &str) -> Result<PodMigration, Error> {
+        let pod = name.strip_prefix("pod/").unwrap_or(name);
+        match self.get(name).await {
+            Err(Error::NoMigration(..)) => {}
+            other => return other,
+        }
+        let now = |one: &PodMigration| one.status.as_ref().and_then(|status| status.target_pod.clone());
+        let found = self.list(false).await?.into_iter().rev().find(|one| one.spec.pod_name == pod || now(one).as_deref() == Some(pod));
+        found.ok_or_else(|| Error::NoMigration(name.to_owned(), self.namespace.clone()))
+    }
+
     /// All migrations of the namespace, or of all; the oldest first.
     ///
     /// # Errors

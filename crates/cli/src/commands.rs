@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::options::{Command, Options, Output, Place, Pod};
 use crate::screen::Screen;
-use crate::{text, view};
+use crate::{text, timeline, view};
 
 /// Does what the command line says.
 ///
@@ -28,6 +28,7 @@ pub async fn run(options: Options) -> Result<u8, Error> {
         (Some(Command::Status { name, watch, place }), _) => status(&name, watch, &place).await,
         (Some(Command::List { all_namespaces, place }), _) => list(all_namespaces, &place).await,
         (Some(Command::Cancel { name, no_wait, place }), _) => cancel(&name, no_wait, &place).await,
+        (Some(Command::Timeline { name, place }), _) => timeline(&name, &place).await,
         (None, None) => Ok(3),
     }
 }
@@ -65,6 +66,15 @@ async fn status(name: &str, watch: bool, place: &Place) -> Result<u8, Error> {
         }
     }
     Ok(view::end(&object).map_or(0, view::End::code))
+}
+
+async fn timeline(name: &str, place: &Place) -> Result<u8, Error> {
+    let object = Cluster::connect(place).await?.find(name).await?;
+    match place.output {
+        Output::Json => print(&serde_json::to_string_pretty(&timeline::value(&object)).unwrap_or_default())?,
+        Output::Text => print(&timeline::text(&object).join("\n"))?,
+    }
+    Ok(0)
 }
 
 async fn cancel(name: &str, no_wait: bool, place: &Place) -> Result<u8, Error> {

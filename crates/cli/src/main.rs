@@ -12,6 +12,7 @@ mod error;
 mod options;
 mod screen;
 mod text;
+mod timeline;
 mod view;
 
 use std::process::ExitCode;

@@ -72,6 +72,13 @@ pub enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Show every step of a migration with its time, and what the freeze was spent on
+    Timeline {
+        /// Name of the migration, or of a pod that was moved
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Print a completion script
     Completion {
         /// The shell

@@ -113,6 +113,11 @@ impl Agent for Control {
         Ok(Response::new(v1::RetireReply {}))
     }
 
+    async fn clock(&self, request: Request<v1::ClockRequest>) -> Result<Response<v1::ClockReply>, Status> {
+        admit(&request)?;
+        Ok(Response::new(v1::ClockReply { now_us: crate::clock::now_us() }))
+    }
+
     async fn forget(&self, request: Request<v1::ForgetRequest>) -> Result<Response<v1::ForgetReply>, Status> {
         admit(&request)?;
         let migration = named(request.into_inner().migration)?;

@@ -12,9 +12,12 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use godwit_migration::handover::{
-    PeerState, Sealed,
-    source::{Effect, Event, Machine, Outcome},
+use godwit_migration::{
+    handover::{
+        PeerState, Sealed,
+        source::{Effect, Event, Machine, Outcome},
+    },
+    timeline,
 };
 use godwit_rpc::v1::{self, Copied, FreezeReport, Migration, SwitchEvent, handoff_client::HandoffClient, switch_event};
 use serde::{Deserialize, Serialize};
@@ -31,7 +34,7 @@ use super::{
 };
 use crate::{
     arbiter::Arbiter,
-    clock::Timer,
+    clock::{Relay, Timer},
     convert,
     events::Events,
     failure::{failure, internal},
@@ -117,6 +120,7 @@ impl Session {
             frozen_at: None,
             stood_still: None,
             steps: Vec::new(),
+            relay: Relay::new(ROLE),
             shapes: Vec::new(),
         };
         (session, worker)
@@ -170,6 +174,7 @@ struct Worker {
     frozen_at: Option<Instant>,
     stood_still: Option<Duration>,
     steps: Vec<v1::Step>,
+    relay: Relay,
     shapes: Vec<(String, Vec<u8>)>,
 }
 
@@ -196,8 +201,10 @@ impl Worker {
                 Command::Api(..) => {}
                 Command::AskSealed(reply) => {
                     self.sealed_reply = Some(reply);
+                    let timer = Timer::start(ROLE, "sealed");
                     let facts = self.look().await;
                     self.feed(Event::AskSealed(facts)).await;
+                    self.step(timer.stop());
                 }
                 Command::Prepared(pod, handoff) => {
                     self.grip = Some(pod.grip.clone());
@@ -248,13 +255,23 @@ impl Worker {
     async fn execute(&mut self, effect: Effect) {
         tracing::debug!(migration = self.migration.name, ?effect, "source does");
         match effect {
-            Effect::Journal => self.journal().await,
-            Effect::CreateHandover => self.api(|arbiter, migration| async move { Event::HandoverCreated(arbiter.create(&migration).await) }),
+            Effect::Journal => {
+                self.next_step("journal");
+                self.journal().await;
+                self.end_step();
+            }
+            Effect::CreateHandover => {
+                self.next_step("claim");
+                self.api(|arbiter, migration| async move { Event::HandoverCreated(arbiter.create(&migration).await) });
+            }
             Effect::ReadHandover => self.api(|arbiter, _| async move { Event::Handover(arbiter.read().await) }),
             Effect::WriteAborted { version } => {
                 self.api(move |arbiter, _| async move { Event::AbortWritten(arbiter.swap(&version, godwit_api::HandoverState::Aborted).await) })
             }
-            Effect::Fence => self.with_grip(|grip, node| grip.fence(&node.host)).await.unwrap_or_default(),
+            Effect::Fence => {
+                self.next_step("fence");
+                self.with_grip(|grip, node| grip.fence(&node.host)).await.unwrap_or_default();
+            }
             Effect::Unfence => self.must("take the fence away", |grip, node| grip.unfence(&node.host)).await,
             Effect::ShutTraffic => self.shut_traffic().await,
             Effect::OpenTraffic => self.must("open the traffic gate", open_traffic).await,
@@ -323,17 +340,17 @@ impl Worker {
     }
 
     async fn shut_traffic(&mut self) {
+        self.next_step("gate");
         self.point("shut-traffic").await;
-        let timer = Timer::start(ROLE, "gate");
-        match self.with_grip(shut_traffic).await {
-            Some(Err(why)) => tracing::warn!(reason = why.reason, message = why.message, "the traffic gate does not shut"),
-            _ => self.step(timer.stop()),
+        if let Some(Err(why)) = self.with_grip(shut_traffic).await {
+            tracing::warn!(reason = why.reason, message = why.message, "the traffic gate does not shut");
         }
+        self.end_step();
     }
 
     async fn freeze(&mut self) {
         self.point("freeze").await;
-        let timer = Timer::start(ROLE, "freeze");
+        self.next_step("freeze");
         self.frozen_at = Some(Instant::now());
         let frozen = self
             .with_grip(|grip, _| grip.freeze().and_then(|()| grip.shapes()))
@@ -342,12 +359,12 @@ impl Worker {
         let event = match frozen {
             Ok(shapes) => {
                 self.shapes = shapes;
-                self.step(timer.stop());
                 Event::Frozen
             }
             Err(why) => Event::FreezeFailed(convert::to_migration(why)),
         };
         self.point("frozen").await;
+        self.end_step();
         self.session.feed(event);
     }
 
@@ -366,6 +383,9 @@ impl Worker {
             let dumping = async { pod.dump(&handoff, &migration).await.map(|()| timer.stop()) };
             // Both are awaited to their ends: CRIU is never killed while it has a hand in the processes.
             let (dumped, copied) = tokio::join!(dumping, delta);
+            for step in pod.notes.take() {
+                let _ = session.commands.send(Command::Step(step));
+            }
             let event = match (dumped, copied) {
                 (Ok(dump), Ok(delta)) => {
                     let _ = session.commands.send(Command::Step(dump));
@@ -381,12 +401,12 @@ impl Worker {
     }
 
     async fn seal_pod(&mut self) {
+        self.next_step("seal");
         self.point("dumped").await;
-        let timer = Timer::start(ROLE, "seal");
         self.must("seal the pod", |grip, _| grip.seal()).await;
         let facts = self.look().await;
-        self.step(timer.stop());
         self.point("sealed").await;
+        self.end_step();
         self.session.feed(Event::PodSealed(facts));
     }
 
@@ -394,7 +414,9 @@ impl Worker {
         if let Some(dump) = self.dump.take() {
             let _ = dump.await;
         }
+        self.next_step("thaw");
         self.must("thaw the pod", |grip, _| grip.thaw()).await;
+        self.end_step();
         self.ran_again();
         let images = self.node.host.path(images_of(&self.migration.source_pod_uid));
         let _ = std::fs::remove_dir_all(images);
@@ -425,7 +447,22 @@ impl Worker {
         Ok(self.handoff.insert(client).clone())
     }
 
+    /// The step that is under way ends, this one begins.
+    fn next_step(&mut self, name: &'static str) {
+        if let Some(step) = self.relay.next(name) {
+            self.step(step);
+        }
+    }
+
+    /// The step that is under way ends.
+    fn end_step(&mut self) {
+        if let Some(step) = self.relay.stop() {
+            self.step(step);
+        }
+    }
+
     fn offer(&mut self) {
+        self.next_step("offer");
         let containers = self.shapes.iter().cloned().map(|(name, shape)| v1::ContainerShape { name, shape }).collect();
         let Ok(mut client) = self.client() else {
             self.session.feed(Event::TargetSilent);
@@ -469,7 +506,13 @@ impl Worker {
 
     fn step(&mut self, step: v1::Step) {
         if step.who != ROLE && step.step == "open" {
+            self.end_step();
             self.ran_again();
+        }
+        if step.who == ROLE && step.step == "dump" {
+            let since = crate::clock::now_us().saturating_sub(step.start_us.saturating_add(step.duration_us));
+            let since = Duration::from_micros(u64::try_from(since).unwrap_or_default());
+            self.relay.follow(Instant::now().checked_sub(since).unwrap_or_else(Instant::now));
         }
         self.steps.push(step.clone());
         self.session.events.push(SwitchEvent { event: Some(switch_event::Event::Step(step)) });
@@ -480,6 +523,7 @@ impl Worker {
             self.ran_again();
             self.tidy();
         }
+        self.end_step();
         let freeze = freeze_report(self.stood_still, &self.steps);
         let result = match outcome {
             Outcome::Running => v1::outcome::Result::Running(v1::Running::default()),
@@ -536,17 +580,19 @@ fn open_traffic(grip: &Grip, node: &Node) -> Result<(), Failure> {
 }
 
 fn freeze_report(stood_still: Option<Duration>, steps: &[v1::Step]) -> FreezeReport {
-    let ms = |name: &str| {
-        let us: i64 = steps.iter().filter(|step| step.step == name).map(|step| step.duration_us).sum();
-        u32::try_from(us / 1000).unwrap_or(0)
-    };
+    let steps: Vec<timeline::Step> = steps
+        .iter()
+        .map(|step| timeline::Step { name: step.step.clone(), who: step.who.clone(), start_us: step.start_us, duration_us: step.duration_us })
+        .collect();
+    let total_us = stood_still.map_or(0, |time| i64::try_from(time.as_micros()).unwrap_or(i64::MAX));
+    let freeze = timeline::freeze(total_us, &steps);
     FreezeReport {
-        total_ms: stood_still.map_or(0, |time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX)),
-        dump_ms: ms("dump"),
-        delta_ms: ms("seal"),
-        restore_ms: ms("restore"),
-        verify_ms: ms("verify"),
-        commit_ms: ms("commit") + ms("confirm"),
+        total_ms: freeze.total_ms,
+        dump_ms: freeze.dump_ms,
+        delta_ms: freeze.delta_ms,
+        restore_ms: freeze.restore_ms,
+        verify_ms: freeze.verify_ms,
+        commit_ms: freeze.commit_ms,
     }
 }
 

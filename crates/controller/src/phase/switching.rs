@@ -46,6 +46,7 @@ enum Ended {
 /// [`Error`]: tried again.
 pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> {
     let mut wish = Wish::default();
+    measure_clocks(context, record).await?;
     let mut away_since = None::<Instant>;
     let ended = loop {
         match attach(context, record, &mut wish).await {
@@ -90,6 +91,18 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
     }
     context.point("controller.switching.written").await?;
     Ok(Next::Again)
+}
+
+/// Measures both nodes' clocks against ours, once: their steps are to be compared. An agent that is away is left out.
+async fn measure_clocks(context: &Context, record: &mut Record) -> Result<(), Error> {
+    let status = record.status();
+    if !status.clocks.is_empty() {
+        return Ok(());
+    }
+    let nodes: Vec<String> = [status.source_node, status.target_node].into_iter().flatten().collect();
+    let measured = futures::future::join_all(nodes.iter().map(|node| context.agents.clock(node)));
+    let clocks: Vec<_> = record.step("clocks", measured).await.into_iter().flatten().collect();
+    record.write(|status| status.clocks.clone_from(&clocks)).await
 }
 
 /// Whether the switch is wanted no more, and whether the agent knows.
@@ -213,8 +226,9 @@ fn ended(outcome: v1::Outcome) -> Option<Ended> {
 }
 
 /// An agent's step. Attaching again may bring steps that were heard already.
-fn note(record: &mut Record, step: v1::Step) {
-    let step = Step { phase: Phase::Switching, step: step.step, who: step.who, start_us: step.start_us, duration_us: step.duration_us };
+fn note(record: &Record, step: v1::Step) {
+    let step =
+        Step { phase: Phase::Switching, step: step.step, who: step.who, start_us: step.start_us, duration_us: step.duration_us, detail: step.detail };
     if !record.status().timeline.contains(&step) {
         record.note(step);
     }
