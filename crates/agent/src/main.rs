@@ -7,6 +7,7 @@
 //! ```
 
 mod arbiter;
+mod check;
 mod clock;
 mod convert;
 mod events;

@@ -247,4 +247,7 @@ pub struct Failure {
     pub message: String,
     /// What to do.
     pub remedy: String,
+    /// The lines of CRIU's or the runtime's log that say so, if one was read; at most some KiB.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub log: String,
 }

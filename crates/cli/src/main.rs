@@ -8,8 +8,12 @@
 
 mod cluster;
 mod commands;
+mod doctor;
 mod error;
+mod explain;
+mod matrix;
 mod options;
+mod report;
 mod screen;
 mod text;
 mod timeline;

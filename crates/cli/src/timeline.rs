@@ -72,11 +72,8 @@ impl Timeline {
         let mut rows: Vec<Row> = status.timeline.iter().map(|step| row(status, step)).collect();
         rows.sort_by_key(|row| (row.start_us, row.level, std::cmp::Reverse(row.duration_us)));
         let freeze = freeze(&rows);
-        let spans: Vec<Span> = rows
-            .iter()
-            .enumerate()
-            .map(|(step, row)| Span { step, level: row.level, start_us: row.start_us, end_us: row.end_us() })
-            .collect();
+        let spans: Vec<Span> =
+            rows.iter().enumerate().map(|(step, row)| Span { step, level: row.level, start_us: row.start_us, end_us: row.end_us() }).collect();
         let path = freeze.map(|(from, to)| critical(&spans, from, to)).unwrap_or_default();
         for stretch in &path {
             if let Some(row) = stretch.step.and_then(|step| rows.get_mut(step)) {
@@ -234,11 +231,8 @@ fn summary(timeline: &Timeline) -> Vec<String> {
         format!("{name} {}", precise(stretch.length_us()).trim_end_matches(" ms"))
     });
     let (longest, all) = timeline.unexplained();
-    let mut lines = vec![
-        String::new(),
-        format!("  ● critical path of the freeze: {}", precise(to - from)),
-        format!("    {} (ms)", told.collect::<Vec<_>>().join(" → ")),
-    ];
+    let mut lines =
+        vec![String::new(), format!("  ● critical path of the freeze: {}", precise(to - from)), format!("    {} (ms)", told.collect::<Vec<_>>().join(" → "))];
     lines.push(match longest {
         0 => "    all of it is explained".to_owned(),
         _ => format!("    on the way between the agents, or unexplained: {} in all, at most {} at a time", precise(all), precise(longest)),
@@ -285,7 +279,8 @@ mod tests {
     use super::*;
 
     fn migration() -> PodMigration {
-        let step = |phase: &str, step: &str, who: &str, start: i64, took: i64| json!({"phase": phase, "step": step, "who": who, "startUs": start, "durationUs": took});
+        let step =
+            |phase: &str, step: &str, who: &str, start: i64, took: i64| json!({"phase": phase, "step": step, "who": who, "startUs": start, "durationUs": took});
         serde_json::from_value(json!({
             "apiVersion": "godwit.dev/v1alpha1", "kind": "PodMigration", "metadata": {"name": "web-0-x"},
             "spec": {"podName": "web-0", "targetNode": "node-b"},

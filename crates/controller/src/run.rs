@@ -11,13 +11,13 @@ use kube::runtime::{Controller, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::signal::unix::{SignalKind, signal};
 
-use godwit_api::{PodMigration, names};
+use godwit_api::{NodeCheck, PodMigration, names};
 
 use crate::agents::Agents;
 use crate::context::Context;
 use crate::lease::Election;
 use crate::reconcile::{reconcile, retry};
-use crate::{authority, signer};
+use crate::{authority, checks, signer};
 
 /// Command line.
 #[derive(Debug, clap::Args)]
@@ -76,6 +76,10 @@ async fn lead(client: Client, options: &Options) -> anyhow::Result<()> {
         ticket_key: roots.ticket_key,
         client: client.clone(),
     });
+    let checks = Controller::new(Api::<NodeCheck>::all(client.clone()), watcher::Config::default())
+        .run(checks::reconcile, checks::retry, Arc::clone(&context))
+        .for_each(|_| std::future::ready(()));
+    tokio::spawn(checks);
     // Target pods carry the name of their migration: a change of one is a reason to look.
     let targets = watcher::Config::default().labels(names::LABEL_MIGRATION);
     controller

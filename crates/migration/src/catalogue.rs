@@ -43,33 +43,81 @@ const LATER: &str = "Try again; nothing was touched.";
 
 /// All of them, by when they are met and then by name.
 pub const ENTRIES: &[Entry] = &[
-    plan("AgentRefused", "A node's agent refused a call without saying why in Godwit's words.", "Look at its log; controller and agents must be of one version."),
-    plan("AgentUnreachable", "A node's agent does not answer: its pod does not run, or the controller cannot reach TCP port 7410 of the node.", "Look at the agent's pod on that node and at firewalls between the nodes; `kubectl migrate doctor` tells which."),
+    plan(
+        "AgentRefused",
+        "A node's agent refused a call without saying why in Godwit's words.",
+        "Look at its log; controller and agents must be of one version.",
+    ),
+    plan(
+        "AgentUnreachable",
+        "A node's agent does not answer: its pod does not run, or the controller cannot reach TCP port 7410 of the node.",
+        "Look at the agent's pod on that node and at firewalls between the nodes; `kubectl migrate doctor` tells which.",
+    ),
     plan("AgentVersionDiffers", "The agents of the two nodes are of different versions.", "Wait until the roll-out of the agents has ended."),
     plan("AlreadyMigrating", "Another migration of the same pod is under way.", "Wait for it, or cancel it."),
-    plan("ArchitectureDiffers", "The nodes have processors of different kinds; machine code of one does not run on the other.", "Choose a node of the same architecture."),
+    plan(
+        "ArchitectureDiffers",
+        "The nodes have processors of different kinds; machine code of one does not run on the other.",
+        "Choose a node of the same architecture.",
+    ),
     plan("BlockVolume", "A container uses a volume as a raw block device, which only one node can have.", "Use a file system on a shared volume."),
-    plan("BoundToPodAddress", "A program listens on the pod's own address; the target pod has another one, and the socket could not be bound there.", "Let it listen on 0.0.0.0 or [::]."),
+    plan(
+        "BoundToPodAddress",
+        "A program listens on the pod's own address; the target pod has another one, and the socket could not be bound there.",
+        "Let it listen on 0.0.0.0 or [::].",
+    ),
     plan("CgroupUnknown", "The cgroup of a container cannot be told; it may just have ended.", LATER),
     plan("CgroupUnusable", "A cgroup's files cannot be read or written.", "See that the agent may write to the node's cgroup mount."),
-    plan("CgroupVersionDiffers", "One node uses cgroup v1, the other v2; a container's view of /sys/fs/cgroup cannot change under it.", "Choose a node with the same cgroup version."),
+    plan(
+        "CgroupVersionDiffers",
+        "One node uses cgroup v1, the other v2; a container's view of /sys/fs/cgroup cannot change under it.",
+        "Choose a node with the same cgroup version.",
+    ),
     plan("ContainerRuntimeFailed", "containerd or CRI-O did not answer a question about the pod.", "Look into its log on that node."),
-    plan("ContainerRuntimeUnknown", "This version of the container runtime describes its containers in an unknown way.", "Report it with the runtime's version."),
-    plan("CpuFeaturesMissing", "The target's processor lacks instructions that the pod may use: it has chosen its code when it started, and would end with SIGILL.", "Choose a node with the same or a newer processor. A pod started with GLIBC_TUNABLES that masks the features is portable."),
+    plan(
+        "ContainerRuntimeUnknown",
+        "This version of the container runtime describes its containers in an unknown way.",
+        "Report it with the runtime's version.",
+    ),
+    plan(
+        "CpuFeaturesMissing",
+        "The target's processor lacks instructions that the pod may use: it has chosen its code when it started, and would end with SIGILL.",
+        "Choose a node with the same or a newer processor. A pod started with GLIBC_TUNABLES that masks the features is portable.",
+    ),
     plan("CriuMissing", "A node has no CRIU.", "Install CRIU 4.1 or newer on it."),
     plan("CriuTooOld", "A node's CRIU is older than 4.1.", "Install CRIU 4.1 or newer on it."),
-    plan("DeviceInUse", "A container uses a device (GPU, FPGA, SR-IOV, …), whose state cannot be taken out.", "Move the work, not the pod: start a new one and drain this one."),
+    plan(
+        "DeviceInUse",
+        "A container uses a device (GPU, FPGA, SR-IOV, …), whose state cannot be taken out.",
+        "Move the work, not the pod: start a new one and drain this one.",
+    ),
     plan("EtcHostsMount", "A volume is mounted over /etc/hosts, which belongs to the kubelet.", "Use hostAliases in the pod's spec."),
-    plan("FileWatch", "A process watches files with inotify or fanotify; the watches name files by handles that the target does not have.", "Switch file watching off in the program."),
-    plan("ForeignFile", "A process holds a file open that lies on none of the container's mounts.", "Close it before the move (it often comes from kubectl debug or nsenter)."),
+    plan(
+        "FileWatch",
+        "A process watches files with inotify or fanotify; the watches name files by handles that the target does not have.",
+        "Switch file watching off in the program.",
+    ),
+    plan(
+        "ForeignFile",
+        "A process holds a file open that lies on none of the container's mounts.",
+        "Close it before the move (it often comes from kubectl debug or nsenter).",
+    ),
     plan("HostIpc", "The pod uses its node's IPC namespace.", "Run it without hostIPC."),
     plan("HostNetwork", "The pod uses its node's network.", "Run it without hostNetwork; what is bound to a node cannot move."),
     plan("HostPath", "A volume is a directory of the node.", "Use a shared volume (ReadWriteMany)."),
     plan("HostPid", "The pod sees its node's processes.", "Run it without hostPID."),
-    plan("IoUring", "A process uses io_uring, which CRIU cannot save.", "Start the pod with the seccomp profile RuntimeDefault (it blocks io_uring from the start and programs fall back), or switch it off in the program."),
+    plan(
+        "IoUring",
+        "A process uses io_uring, which CRIU cannot save.",
+        "Start the pod with the seccomp profile RuntimeDefault (it blocks io_uring from the start and programs fall back), or switch it off in the program.",
+    ),
     plan("MessageQueue", "The pod has a POSIX message queue, which CRIU cannot save.", "Use pipes or sockets instead, or remove the queue if nobody needs it."),
     plan("Mptcp", "A process has a Multipath TCP socket, which CRIU cannot save.", "Switch MPTCP off in the program (GODEBUG=multipathtcp=0 for Go)."),
-    plan("NestedNamespace", "A process made namespaces of its own inside the container: a browser's sandbox, or a container in the container.", "Switch that off in the program."),
+    plan(
+        "NestedNamespace",
+        "A process made namespaces of its own inside the container: a browser's sandbox, or a container in the container.",
+        "Switch that off in the program.",
+    ),
     plan("NoAgent", "The node has no ready agent.", "Look at the DaemonSet godwit-agent; `kubectl migrate doctor` tells what is wrong."),
     plan("NoContainerRuntime", "Neither containerd nor CRI-O answers on the node.", "See that one of them runs and that its socket is at the usual place."),
     plan("NoRoomForImages", "The pod's memory does not fit into the target's /run.", "Choose a node with more memory, or enlarge the tmpfs at /run."),
@@ -80,8 +128,16 @@ pub const ENTRIES: &[Entry] = &[
     plan("NodeUnreadable", "The agent cannot read the node's files.", "See that the agent is privileged and shares the node's pid namespace."),
     plan("NodeUnschedulable", "The node is cordoned.", "Choose another node, or uncordon it."),
     plan("NotEnoughMemory", "Images and restored pod do not fit into the target's memory.", "Choose a node with more memory."),
-    plan("OpenProjectedFile", "A process has a file open in a ConfigMap, Secret or token volume; the target's is another file.", "Let the program close such files after reading them."),
-    plan("OwnerNotSupported", "The pod belongs to a StatefulSet, Job, DaemonSet or another owner that would replace it.", "Only pods without owner and pods of ReplicaSets and Deployments can be moved yet."),
+    plan(
+        "OpenProjectedFile",
+        "A process has a file open in a ConfigMap, Secret or token volume; the target's is another file.",
+        "Let the program close such files after reading them.",
+    ),
+    plan(
+        "OwnerNotSupported",
+        "The pod belongs to a StatefulSet, Job, DaemonSet or another owner that would replace it.",
+        "Only pods without owner and pods of ReplicaSets and Deployments can be moved yet.",
+    ),
     plan("PacketPipe", "A pipe is in packet mode (O_DIRECT), which CRIU cannot save.", "Let the program use plain pipes."),
     plan("PodDeleted", "The pod was deleted while it was to move.", "Nothing: the deletion takes its course."),
     plan("PodNotFound", "There is no such pod.", "Check name and namespace."),
@@ -108,10 +164,22 @@ pub const ENTRIES: &[Entry] = &[
     plan("VolumeNotShared", "A volume can be on one node only.", "Use a claim with access mode ReadWriteMany."),
     plan("VolumeUnreadable", "A volume's files cannot be read on the node.", "See that the pod still runs and that the agent is privileged."),
     prepare("Cancelled", "Somebody cancelled the migration or deleted its object.", "Nothing: the pod stays where it was."),
-    prepare("DeadlineExceeded", "The time for everything up to the commit passed.", "Give it more (--deadline), or see with `kubectl migrate timeline` what took so long."),
-    prepare("ImageDiffers", "The target node has another image under the name of the container's; its files would not be the ones that the processes have open.", "Use images by digest, or load the same one there."),
+    prepare(
+        "DeadlineExceeded",
+        "The time for everything up to the commit passed.",
+        "Give it more (--deadline), or see with `kubectl migrate timeline` what took so long.",
+    ),
+    prepare(
+        "ImageDiffers",
+        "The target node has another image under the name of the container's; its files would not be the ones that the processes have open.",
+        "Use images by digest, or load the same one there.",
+    ),
     prepare("NodeFull", "The scheduler finds no room for the target pod.", "Choose another node, or make room."),
-    prepare("TargetCannotStart", "The kubelet cannot start the target pod: image, volume or runtime handler is missing there.", "See the target pod's events; `kubectl migrate doctor --node` checks the handler."),
+    prepare(
+        "TargetCannotStart",
+        "The kubelet cannot start the target pod: image, volume or runtime handler is missing there.",
+        "See the target pod's events; `kubectl migrate doctor --node` checks the handler.",
+    ),
     prepare("TargetGone", "The target pod disappeared.", "Try again; look at its events if it happens again."),
     prepare("TargetNotReady", "The target does not wait for this migration (any more): its agent or keepers restarted.", "Try again."),
     prepare("TargetPodGone", "The target pod's containers are gone from its runtime.", "Look at the events of the target pod; try again."),
@@ -121,28 +189,60 @@ pub const ENTRIES: &[Entry] = &[
     switch("AgentRestarted", "The source's agent restarted before the pod was offered to the target.", "Try again."),
     switch("ContainerEnded", "A container ended by itself before it was frozen.", "Wait until the pod runs again."),
     switch("ContainerMissing", "The source has no running container of that name.", "Migrate when all containers of the pod run."),
-    switch("CopyFailed", "The pod's files could not be written at the target.", "See that the target's disk is not full and takes the same extended attributes."),
+    switch(
+        "CopyFailed",
+        "The pod's files could not be written at the target.",
+        "See that the target's disk is not full and takes the same extended attributes.",
+    ),
     switch("DumpTimedOut", "CRIU did not finish the dump.", "Look for processes in state D or T in the container."),
     switch("FreezeTimedOut", "A process did not stop: it waits for a disk or a network file system, or the node is overloaded.", "Try again when it is calm."),
-    switch("HandoverRefused", "The API server does not let the source's agent create the Handover.", "Check the agent's permissions and the admission policies for handovers.godwit.dev."),
-    switch("HandoverRemoved", "The Handover object was removed while the pod moved.", "Use `kubectl migrate cancel`; never delete Handovers or their finalizers."),
+    switch(
+        "HandoverRefused",
+        "The API server does not let the source's agent create the Handover.",
+        "Check the agent's permissions and the admission policies for handovers.godwit.dev.",
+    ),
+    switch(
+        "HandoverRemoved",
+        "The Handover object was removed while the pod moved.",
+        "Use `kubectl migrate cancel`; never delete Handovers or their finalizers.",
+    ),
     switch("KeeperStuck", "A keeper did not start its restore in time.", "Look at the runtime's log on the target node."),
     switch("NetlinkFailed", "The kernel did not answer a question about addresses or sockets.", "Try again; report it if it stays."),
     switch("NetworkChangeRefused", "The kernel refused a change of the pod's network.", "The agent needs CAP_NET_ADMIN; the kernel needs nf_tables."),
     switch("NetworkNamespaceUnreachable", "The pod's network namespace cannot be joined.", "Its sandbox may just have gone; try again."),
     switch("NoNetworkNamespace", "The target pod has no network namespace of its own.", "Pods with hostNetwork cannot be moved."),
     switch("NodeRebooted", "A node was rebooted during the switch.", "Try again when the pod runs."),
-    switch("ProcessesRemain", "A process does not end although it was killed: it waits for a disk or a network file system.", "Bring that back; the migration goes on by itself."),
-    switch("RestoreIncomplete", "After the restore something is missing that the source has.", "This is a fault of CRIU or Godwit: keep the logs and report it."),
+    switch(
+        "ProcessesRemain",
+        "A process does not end although it was killed: it waits for a disk or a network file system.",
+        "Bring that back; the migration goes on by itself.",
+    ),
+    switch(
+        "RestoreIncomplete",
+        "After the restore something is missing that the source has.",
+        "This is a fault of CRIU or Godwit: keep the logs and report it.",
+    ),
     switch("RestoreTimedOut", "CRIU did not finish the restore.", "Look at restore.log on the target node."),
-    switch("SealBroken", "Something ran in the source pod's cgroup while it was sealed.", "Look at the source kubelet's log for who restarted or thawed the pod."),
+    switch(
+        "SealBroken",
+        "Something ran in the source pod's cgroup while it was sealed.",
+        "Look at the source kubelet's log for who restarted or thawed the pod.",
+    ),
     switch("SourceNotSealed", "The source could not confirm that it is sealed.", "Look at the source kubelet's log; try again."),
-    switch("SwapRefused", "The API server does not let the target's agent take the Handover.", "Check the agent's permissions and the admission policies for handovers.godwit.dev."),
+    switch(
+        "SwapRefused",
+        "The API server does not let the target's agent take the Handover.",
+        "Check the agent's permissions and the admission policies for handovers.godwit.dev.",
+    ),
     switch("TakenBack", "The migration was taken back before the target owned the pod.", "Try again."),
     switch("TargetUnreachable", "The target's agent did not answer.", "Look at that agent and at the network between the nodes (TCP port 7410)."),
     switch("TaskInVfork", "A process starts another one by vfork and that one has not come as far as exec.", "Try again."),
     switch("TransferDamaged", "Other bytes arrived than were sent.", "Try again; look for a fault in the network between the nodes."),
-    switch("TransferFailed", "The images or files did not arrive whole: the connection broke, or /run of the target is full.", "Try again; look at the network between the nodes and at /run of the target."),
+    switch(
+        "TransferFailed",
+        "The images or files did not arrive whole: the connection broke, or /run of the target is full.",
+        "Try again; look at the network between the nodes and at /run of the target.",
+    ),
     switch("Undone", "The controller undid the migration.", "See its reason."),
     switch("VolumeMissing", "The target pod lacks a volume that the source has.", "Do not change the target pod's spec on the way (admission webhooks)."),
     switch("VolumeUnsafe", "A directory at the target does not look as it did at the source.", "Try again with a new target pod."),
@@ -201,13 +301,15 @@ mod tests {
                         folders.push(path);
                     } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") && !path.ends_with("catalogue.rs") {
                         let text = std::fs::read_to_string(&path).unwrap();
-                        missing.extend(reasons(&text).into_iter().filter(|reason| of(reason).is_none()).map(|reason| format!("{reason} in {}", path.display())));
+                        missing
+                            .extend(reasons(&text).into_iter().filter(|reason| of(reason).is_none()).map(|reason| format!("{reason} in {}", path.display())));
                     }
                 }
             }
         }
         // What CRIU's messages lead to is told by godwit_criu.
-        let criu = std::fs::read_to_string(crates.join("criu/src/explain/table.rs")).unwrap() + &std::fs::read_to_string(crates.join("criu/src/explain.rs")).unwrap();
+        let criu =
+            std::fs::read_to_string(crates.join("criu/src/explain/table.rs")).unwrap() + &std::fs::read_to_string(crates.join("criu/src/explain.rs")).unwrap();
         missing.retain(|line| !criu.contains(&format!("\"{}\"", line.split(' ').next().unwrap_or_default())));
         assert!(missing.is_empty(), "add them to ENTRIES:\n{}", missing.join("\n"));
     }

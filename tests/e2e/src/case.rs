@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use godwit_demo::lab::{Lab, Pair};
 use godwit_demo::migrate::{self, Move};
 use godwit_demo::objects::Pod;
-use godwit_demo::shell::wait_until;
+use godwit_demo::shell::{self, Output, wait_until};
 use godwit_demo::witness::Witness;
 use godwit_demo::{pods, pulse};
 use serde_json::Value;
@@ -146,6 +146,17 @@ impl Case {
     /// When the command hangs.
     pub fn migrate(&self, pod: &str, node: &str) -> Result<Move> {
         migrate::migrate(&self.lab, &self.namespace, pod, node)
+    }
+
+    /// `kubectl migrate` with these arguments in this namespace, for what makes no migration.
+    ///
+    /// # Errors
+    /// When the command hangs.
+    pub fn kubectl_migrate(&self, arguments: &[&str]) -> Result<Output> {
+        let mut all = vec!["migrate"];
+        all.extend(arguments);
+        all.extend(["-n", &self.namespace]);
+        shell::run("kubectl", &all, None, MINUTE)
     }
 
     /// Moves a pod to the other node: it must run and be ready there, and the source must be gone. Returns its new name.

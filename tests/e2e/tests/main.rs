@@ -8,6 +8,8 @@ mod cancel;
 mod controller_crash;
 mod crash_afterwards;
 mod deployment;
+mod doctor;
+mod explain;
 mod files;
 mod heap;
 mod http_server;
@@ -19,9 +21,11 @@ mod menagerie;
 mod node_dies;
 mod pod_deleted;
 mod redis;
+mod report;
 mod refusals;
 mod rivals;
 mod there_and_back;
+mod timeline;
 mod unfit_targets;
 
 use std::process::ExitCode;
@@ -29,7 +33,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 24] = [
+const SCENARIOS: [Scenario; 28] = [
     instruments::SCENARIO,
     bare_pod::SCENARIO,
     redis::SCENARIO,
@@ -48,6 +52,10 @@ const SCENARIOS: [Scenario; 24] = [
     cancel::SCENARIO,
     rivals::SCENARIO,
     pod_deleted::SCENARIO,
+    timeline::SCENARIO,
+    explain::SCENARIO,
+    report::SCENARIO,
+    doctor::SCENARIO,
     bad_streams::SCENARIO,
     agents_crash::FAIL,
     agents_crash::CRASH,

@@ -77,7 +77,16 @@ impl SourcePod {
                 let mapped = volumes::mapped(&directory, &pids);
                 Travelling::new(directory, mapped)
             });
-            Ok(Self { travelling: Mutex::new(travelling.collect()), sent: Arc::default(), host: host.clone(), pod, dumps, grip, total, notes: Notes::default() })
+            Ok(Self {
+                travelling: Mutex::new(travelling.collect()),
+                sent: Arc::default(),
+                host: host.clone(),
+                pod,
+                dumps,
+                grip,
+                total,
+                notes: Notes::default(),
+            })
         })
         .await
         .map_err(|error| internal("preparing ended early", error))?

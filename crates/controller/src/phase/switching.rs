@@ -227,8 +227,7 @@ fn ended(outcome: v1::Outcome) -> Option<Ended> {
 
 /// An agent's step. Attaching again may bring steps that were heard already.
 fn note(record: &Record, step: v1::Step) {
-    let step =
-        Step { phase: Phase::Switching, step: step.step, who: step.who, start_us: step.start_us, duration_us: step.duration_us, detail: step.detail };
+    let step = Step { phase: Phase::Switching, step: step.step, who: step.who, start_us: step.start_us, duration_us: step.duration_us, detail: step.detail };
     if !record.status().timeline.contains(&step) {
         record.note(step);
     }
