@@ -48,12 +48,14 @@ impl Timer {
     }
 
     fn end(self, now: Instant) -> Step {
+        let took = now.saturating_duration_since(self.start);
+        crate::METRICS.step(self.who, self.name, took);
         Step {
             phase: "Switching".into(),
             step: self.name.into(),
             who: self.who.into(),
             start_us: self.wall_us,
-            duration_us: i64::try_from(now.saturating_duration_since(self.start).as_micros()).unwrap_or(i64::MAX),
+            duration_us: i64::try_from(took.as_micros()).unwrap_or(i64::MAX),
             detail: self.detail,
         }
     }

@@ -17,6 +17,11 @@ use crate::text::{precise, since};
 /// What may stay unexplained, in microseconds.
 pub const UNEXPLAINED: i64 = 5000;
 
+/// Stretches of the critical path that are shorter, in microseconds, are not told in words.
+const SHORT: i64 = 300;
+/// Width of the critical path in words.
+const PATH_WIDTH: usize = 110;
+
 /// A step on the controller's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -226,13 +231,21 @@ fn line(row: &Row, begin: i64) -> String {
 
 fn summary(timeline: &Timeline) -> Vec<String> {
     let Some((from, to)) = timeline.freeze else { return Vec::new() };
-    let told = timeline.path.iter().map(|stretch| {
-        let name = stretch.step.and_then(|step| timeline.rows.get(step)).map_or_else(|| "?".to_owned(), |row| row.step.clone());
+    let long = timeline.path.iter().filter(|stretch| stretch.length_us() >= SHORT);
+    let mut told = long.map(|stretch| {
+        let name = stretch.step.and_then(|step| timeline.rows.get(step)).map_or("?", |row| if row.step == "offer" { "on the way" } else { &row.step });
         format!("{name} {}", precise(stretch.length_us()).trim_end_matches(" ms"))
     });
     let (longest, all) = timeline.unexplained();
-    let mut lines =
-        vec![String::new(), format!("  ● critical path of the freeze: {}", precise(to - from)), format!("    {} (ms)", told.collect::<Vec<_>>().join(" → "))];
+    let mut lines = vec![String::new(), format!("  ● critical path of the freeze: {} (below in ms)", precise(to - from))];
+    let mut line = format!("    {}", told.next().unwrap_or_default());
+    for part in told {
+        if line.chars().count() + part.chars().count() > PATH_WIDTH {
+            lines.push(std::mem::replace(&mut line, "   ".to_owned()));
+        }
+        line.push_str(&format!(" → {part}"));
+    }
+    lines.push(line);
     lines.push(match longest {
         0 => "    all of it is explained".to_owned(),
         _ => format!("    on the way between the agents, or unexplained: {} in all, at most {} at a time", precise(all), precise(longest)),

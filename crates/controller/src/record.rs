@@ -21,6 +21,9 @@ use crate::error::Error;
 /// Seconds for everything before the commit, if the user names none.
 pub const DEADLINE: u32 = 120;
 
+/// A write that took longer is a step of its own, in microseconds.
+const SLOW: i64 = 2000;
+
 /// See the module.
 pub struct Record {
     api: Api<PodMigration>,
@@ -107,8 +110,10 @@ impl Record {
                     self.object = written;
                     self.late.clear();
                     self.steps.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
-                    if self.phase() != before {
-                        self.late.push(watch.stop());
+                    let written = watch.stop();
+                    // While the pod travels its progress is written again and again: of that only what took long is worth a line.
+                    if self.phase() != before || before != Phase::Switching || written.duration_us > SLOW {
+                        self.late.push(written);
                     }
                     return Ok(());
                 }

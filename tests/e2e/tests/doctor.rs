@@ -11,8 +11,24 @@ pub const SCENARIO: Scenario = Scenario::new("doctor", "What a node lacks is nam
 
 /// What must be looked at on every node.
 const LOOKED_AT: [&str; 18] = [
-    "Ready", "version", "checkpoint/restore", "userfaultfd WP async", "soft-dirty", "time namespaces", "criu check", "CAP_SYS_RESOURCE", "runc", "crun", "nftables", "VXLAN",
-    "WireGuard", "CNI", "/run", "runtime handler", "certificate", "clock",
+    "Ready",
+    "version",
+    "checkpoint/restore",
+    "userfaultfd WP async",
+    "soft-dirty",
+    "time namespaces",
+    "criu check",
+    "CAP_SYS_RESOURCE",
+    "runc",
+    "crun",
+    "nftables",
+    "VXLAN",
+    "WireGuard",
+    "CNI",
+    "/run",
+    "runtime handler",
+    "certificate",
+    "clock",
 ];
 const WRAPPER: &str = "/opt/godwit/bin/godwit-runtime";
 
@@ -72,7 +88,12 @@ fn of_pods(case: &Case) -> Result<()> {
     let rooted = Pod::new("rooted", [container("main", &["sleep", "3600"])]).with("volumes", json!([{"name": "v", "hostPath": {"path": "/tmp"}}]));
     case.start(rooted)?;
     let refused = case.kubectl_migrate(&["doctor", "rooted"])?;
-    ensure!(refused.code == 1 && refused.stdout.contains("✘ rooted cannot be moved") && refused.stdout.contains("HostPath"), "{}{}", refused.stdout, refused.stderr);
+    ensure!(
+        refused.code == 1 && refused.stdout.contains("✘ rooted cannot be moved") && refused.stdout.contains("HostPath"),
+        "{}{}",
+        refused.stdout,
+        refused.stderr
+    );
     ensure!(case.lab.get(&["podmigrations", "-n", &case.namespace])?["items"].as_array().is_some_and(Vec::is_empty), "a dry run left its record");
     Ok(())
 }

@@ -18,11 +18,12 @@ mod kubectl_afterwards;
 mod limits;
 mod loopback;
 mod menagerie;
+mod metrics;
 mod node_dies;
 mod pod_deleted;
 mod redis;
-mod report;
 mod refusals;
+mod report;
 mod rivals;
 mod there_and_back;
 mod timeline;
@@ -33,7 +34,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 28] = [
+const SCENARIOS: [Scenario; 29] = [
     instruments::SCENARIO,
     bare_pod::SCENARIO,
     redis::SCENARIO,
@@ -56,6 +57,7 @@ const SCENARIOS: [Scenario; 28] = [
     explain::SCENARIO,
     report::SCENARIO,
     doctor::SCENARIO,
+    metrics::SCENARIO,
     bad_streams::SCENARIO,
     agents_crash::FAIL,
     agents_crash::CRASH,

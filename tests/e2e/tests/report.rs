@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use godwit_demo::pods;
 use godwit_demo::shell;
-use godwit_e2e::faults::Order;
 use godwit_e2e::road::Road;
 use godwit_e2e::{Case, Scenario};
 use serde_json::Value;
@@ -20,7 +19,7 @@ fn run(case: &Case) -> Result<()> {
     let mut road = Road::start(case)?;
     let moved = case.migrate(&road.pod, &road.target())?.moved()?;
     road.arrive(&moved)?;
-    let failed = road.cross("agent.target.verify", Order::Fail)?.taken_back()?;
+    let failed = case.taken_back("sleeper")?;
     let folder = std::env::temp_dir().join(format!("{}-report", case.namespace));
     std::fs::create_dir_all(&folder)?;
     let outcome = pages(case, &folder, &[(moved.record.context("no record")?, false), (failed.record.context("no record")?, true)]);
@@ -54,7 +53,9 @@ fn pages(case: &Case, folder: &Path, records: &[(Value, bool)]) -> Result<()> {
 
 /// A browser draws it in both themes, wide and narrow: the picture is not empty, and nothing is wider than a narrow screen.
 fn look(case: &Case, page: &Path) -> Result<()> {
-    let Some(browser) = ["chromium", "chromium-browser"].into_iter().find(|name| shell::run(name, &["--version"], None, LIMIT).is_ok_and(|output| output.code == 0)) else {
+    let Some(browser) =
+        ["chromium", "chromium-browser"].into_iter().find(|name| shell::run(name, &["--version"], None, LIMIT).is_ok_and(|output| output.code == 0))
+    else {
         case.note("not looked at: this machine has no chromium");
         return Ok(());
     };

@@ -3,7 +3,6 @@
 use anyhow::{Context, Result, ensure};
 use godwit_demo::pods;
 use godwit_e2e::case::{ALIVE, MINUTE};
-use godwit_e2e::faults::Order;
 use godwit_e2e::road::Road;
 use godwit_e2e::{Case, Scenario};
 use serde_json::Value;
@@ -40,17 +39,16 @@ fn run(case: &Case) -> Result<()> {
     for words in ["the pod stands still", "the pod runs", "critical path of the freeze", "CRIU of the source", "API server"] {
         ensure!(text.contains(words), "{words:?} is not in:\n{text}");
     }
-    taken_back(&mut road)?;
+    taken_back(case)?;
     road.witness.wait_for_ticks(ALIVE, MINUTE)?;
     // A record of before still tells.
     whole(&case.lab.get(&["podmigration", "-n", &case.namespace, &first])?, &timeline(case, &first)?)
 }
 
 /// The freeze of a migration that is taken back ends when the pod runs on.
-fn taken_back(road: &mut Road<'_>) -> Result<()> {
-    let moved = road.cross("agent.target.verify", Order::Fail)?.taken_back()?;
-    let record = moved.record.context("no record")?;
-    let told = timeline(road.case, pods::name(&record))?;
+fn taken_back(case: &Case) -> Result<()> {
+    let record = case.taken_back("sleeper")?.record.context("no record")?;
+    let told = timeline(case, pods::name(&record))?;
     let path = told["freeze"]["criticalPath"].as_array().context("no critical path")?;
     ensure!(path.last().is_some_and(|stretch| stretch["step"] == "thaw"), "the freeze does not end with a thaw: {}", told["freeze"]);
     Ok(())

@@ -524,6 +524,8 @@ impl Worker {
             self.tidy();
         }
         self.end_step();
+        crate::METRICS.switched(ROLE, matches!(outcome, Outcome::Running));
+        crate::METRICS.sent(self.pod.as_ref().map_or(0, |pod| pod.sent.load(Ordering::Relaxed)));
         let freeze = freeze_report(self.stood_still, &self.steps);
         let result = match outcome {
             Outcome::Running => v1::outcome::Result::Running(v1::Running::default()),

@@ -506,6 +506,9 @@ impl Worker {
             }
             Effect::Report(state) => {
                 self.stop_timer();
+                if matches!(state, PeerState::Running | PeerState::Never(_)) {
+                    crate::METRICS.switched(ROLE, matches!(state, PeerState::Running));
+                }
                 if matches!(state, PeerState::Running) {
                     super::pod::tidy(&self.node.host, &self.session.migration.source_pod_uid);
                 }

@@ -66,13 +66,13 @@ impl Explanation {
         }
         for (label, text) in [("seen", &self.seen), ("cause", &self.cause), ("what to do", &self.remedy), ("read more", &self.link)] {
             if !text.is_empty() {
-                lines.push(format!("  {label:<11} {text}"));
+                lines.push(format!("  {label:<11} {}", text.replace('\t', " ")));
             }
         }
         lines.extend(self.facts.iter().map(|fact| format!("  · {fact}")));
         if !self.log.is_empty() {
             lines.push("  the lines that say so".to_owned());
-            lines.extend(self.log.iter().map(|line| format!("    {line}")));
+            lines.extend(self.log.iter().map(|line| format!("    {}", line.replace('\t', " "))));
         }
         if !self.collect.is_empty() {
             lines.push("  this error is not known here. A report needs".to_owned());

@@ -71,7 +71,12 @@ pub fn page(object: &PodMigration, said: &Explanation) -> String {
     html.push_str(&parts::kept(&status));
     html.push_str(&parts::facts(said));
     html.push_str(&parts::folded(object, said, &timeline));
-    let _ = write!(html, "<footer>kubectl migrate {} · namespace {}</footer>\n</main>\n</body>\n</html>\n", env!("CARGO_PKG_VERSION"), escape(&object.namespace().unwrap_or_default()));
+    let _ = write!(
+        html,
+        "<footer>kubectl migrate {} · namespace {}</footer>\n</main>\n</body>\n</html>\n",
+        env!("CARGO_PKG_VERSION"),
+        escape(&object.namespace().unwrap_or_default())
+    );
     html
 }
 
@@ -113,7 +118,8 @@ fn summary(status: &PodMigrationStatus, timeline: &Timeline) -> String {
         cards.push(("containers, processes".into(), format!("{}, {}", plan.containers, plan.processes)));
         cards.push(("descriptors, connections".into(), format!("{}, {}", plan.fds, plan.connections)));
     }
-    let cards: String = cards.iter().map(|(label, value)| format!("<div class=\"card\"><b>{}</b><span>{}</span></div>\n", escape(value), escape(label))).collect();
+    let cards: String =
+        cards.iter().map(|(label, value)| format!("<div class=\"card\"><b>{}</b><span>{}</span></div>\n", escape(value), escape(label))).collect();
     format!("<section class=\"cards\">\n{cards}</section>\n")
 }
 
@@ -143,7 +149,17 @@ mod tests {
     fn it_holds_everything_and_fetches_nothing() {
         let object = migration();
         let page = page(&object, &crate::explain::of_migration(&object, &[]));
-        for words in ["web-0", "node-a → node-b", "RolledBack", "80 ms", "<svg", "prefers-color-scheme", "failures.html#inotify", "3 connection(s) &lt;close&gt;", "1 Error &lt;b&gt;"] {
+        for words in [
+            "web-0",
+            "node-a → node-b",
+            "RolledBack",
+            "80 ms",
+            "<svg",
+            "prefers-color-scheme",
+            "failures.html#inotify",
+            "3 connection(s) &lt;close&gt;",
+            "1 Error &lt;b&gt;",
+        ] {
             assert!(page.contains(words), "{words}");
         }
         for never in ["<script", "src=", "url(", "@import", "<link"] {

@@ -49,7 +49,8 @@ pub fn bar(timeline: &Timeline, total: i64) -> String {
             None => parts.push((name, who.to_owned(), stretch.length_us())),
         }
     }
-    let mut html = String::from("<p>What the time was really spent on, in order. What ran beside it and was ready sooner is not in it.</p>\n<div class=\"stack\">\n");
+    let mut html =
+        String::from("<p>What the time was really spent on, in order. What ran beside it and was ready sooner is not in it.</p>\n<div class=\"stack\">\n");
     for (name, who, us) in &parts {
         let _ = writeln!(html, "<span class=\"{who}\" style=\"flex-grow:{}\" title=\"{} {}\"></span>", (*us).max(1), escape(name), precise(*us));
     }

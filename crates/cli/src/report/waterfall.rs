@@ -25,12 +25,22 @@ pub fn svg(timeline: &Timeline, from: i64, to: i64, title: &str) -> String {
         escape(title)
     );
     if let Some((begin, end)) = timeline.freeze {
-        let _ = writeln!(out, "<rect class=\"frozen\" x=\"{:.1}\" y=\"{HEAD}\" width=\"{:.1}\" height=\"{:.0}\"/>", x(begin), (x(end) - x(begin)).max(1.0), height - HEAD);
+        let _ = writeln!(
+            out,
+            "<rect class=\"frozen\" x=\"{:.1}\" y=\"{HEAD}\" width=\"{:.1}\" height=\"{:.0}\"/>",
+            x(begin),
+            (x(end) - x(begin)).max(1.0),
+            height - HEAD
+        );
     }
     let zero = timeline.freeze.map_or(from, |freeze| if freeze.0 > from && to - from < 4 * (freeze.1 - freeze.0) { freeze.0 } else { from });
     for tick in ticks(from - zero, to - zero) {
         let at = x(tick + zero);
-        let _ = writeln!(out, "<line class=\"grid\" x1=\"{at:.1}\" y1=\"{HEAD}\" x2=\"{at:.1}\" y2=\"{height:.0}\"/><text class=\"tick\" x=\"{at:.1}\" y=\"16\">{}</text>", label(tick));
+        let _ = writeln!(
+            out,
+            "<line class=\"grid\" x1=\"{at:.1}\" y1=\"{HEAD}\" x2=\"{at:.1}\" y2=\"{height:.0}\"/><text class=\"tick\" x=\"{at:.1}\" y=\"16\">{}</text>",
+            label(tick)
+        );
     }
     for (index, row) in rows.iter().enumerate() {
         out.push_str(&bar(row, HEAD + ROW * float(i64::try_from(index).unwrap_or_default()), x(row.start_us), x(row.end_us())));

@@ -175,7 +175,7 @@ pub(super) async fn delete(context: &Context, record: &Record, name: &str, uid: 
 
 /// The source's processes end, without running again.
 async fn retire(context: &Context, record: &mut Record) -> Result<(), Error> {
-    let migration = context.migration(record).await?;
+    let migration = record.step("addresses", context.migration(record)).await?;
     let node = migration.source_node.clone();
     let call = context.agents.call(&node, PATIENCE, |mut agent| {
         let request = RetireRequest { migration: Some(migration.clone()) };

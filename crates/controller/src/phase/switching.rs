@@ -122,7 +122,7 @@ impl Wish {
 
 /// Listens once. `None`: the stream ended without an outcome.
 async fn attach(context: &Context, record: &mut Record, wish: &mut Wish) -> Result<Option<Ended>, Error> {
-    let migration = context.migration(record).await?;
+    let migration = record.step("addresses", context.migration(record)).await?;
     let node = migration.source_node.clone();
     wish.look(context, record);
     wish.told = false;
@@ -136,7 +136,8 @@ async fn attach(context: &Context, record: &mut Record, wish: &mut Wish) -> Resu
     };
     let request = SwitchRequest { migration: Some(migration.clone()), deadline_unix_ms };
     let call = |source| AgentError::Call { node: node.clone(), source: Box::new(source) };
-    let mut stream = context.agents.of(&node).await?.switch(request).await.map_err(call)?.into_inner();
+    let attached = async { context.agents.of(&node).await?.switch(request).await.map_err(call) };
+    let mut stream = record.step("attach", attached).await?.into_inner();
     context.point("controller.switching.attached").await?;
 
     let mut tick = tokio::time::interval(WRITE);

@@ -34,6 +34,8 @@ pub const KNOWN: &[Known] = &[
     known("await-keepers", "sandbox, network and containers are made", "kubelet and runtime of the target"),
     known("same-images", "the images of both pods are compared", "kubelet of the target"),
     known("keepers", "all containers have a keeper", "kubelet and runtime of the target"),
+    known("addresses", "the nodes' addresses are looked up", "API server"),
+    known("attach", "the source's agent is told to begin", "source's agent"),
     known("clocks", "the clocks of both nodes are compared", "both agents"),
     known("copy", "the pod's files travel while it runs", "disk and network"),
     known("prime", "the target starts its restores, which wait for images", "runc and keepers of the target"),
