@@ -10,6 +10,8 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .NOTPARALLEL:
 
 export GODWIT_CACHE ?= /var/cache/godwit
+# The pods' network that the lab is to have: bridge or routed.
+export GODWIT_LAB_NETWORK ?= bridge
 ifeq ($(CI),true)
 export CARGO_TARGET_DIR ?= $(GODWIT_CACHE)/target
 endif
@@ -60,10 +62,11 @@ image: build ## Builds the container image localhost/godwit:dev and loads it int
 lint: bootstrap ## Formatting, clippy, licences and sources of dependencies.
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	$(if $(E2E),cargo clippy --release --locked -p godwit-e2e --test e2e -- -D warnings)
 	@scripts/deny
 
 .PHONY: test
-test: lint cache test-unit image test-e2e ## Everything: lint, unit tests, end-to-end tests on the lab.
+test: lint cache test-unit image test-e2e test-routed-briefly ## Everything: lint, unit tests, end-to-end tests on the lab.
 	@echo "make test: all passed"
 
 .PHONY: test-unit
@@ -79,6 +82,18 @@ else
 	@echo "make test-e2e: there are no end-to-end tests in tests/e2e yet"
 endif
 
+# What runs on the routed network too: parts of scenarios' names.
+ROUTED := pod-network bare-pod redis http-server loopback deployment kubectl-afterwards there-and-back
+ROUTED_BRIEFLY := pod-network bare-pod http-server deployment
+
+.PHONY: test-routed
+test-routed: image ## End-to-end tests on the lab's routed /32 network; then the lab has the bridge network again.
+	@scripts/test-routed $(ROUTED)
+
+.PHONY: test-routed-briefly
+test-routed-briefly: image
+	@scripts/test-routed $(ROUTED_BRIEFLY)
+
 .PHONY: demo
 demo: image lab ## Redis with 100,000 keys, moved there and back while a client writes. Leaves the lab up.
 	@cargo run --release --locked --quiet -p godwit-demo --bin godwit-demo
@@ -86,6 +101,10 @@ demo: image lab ## Redis with 100,000 keys, moved there and back while a client 
 .PHONY: bench
 bench: image lab ## Measures; writes benches/results/latest.json and prints it as a table.
 	@cargo run --release --locked --quiet -p godwit-demo --bin bench
+
+.PHONY: bench-quick
+bench-quick: image lab ## The same with fewer samples, in some minutes.
+	@cargo run --release --locked --quiet -p godwit-demo --bin bench -- --quick
 
 .PHONY: clean
 clean: ## Takes the lab away and removes what was built here. The cache stays; its folder may be removed by hand.

@@ -18,6 +18,9 @@ use crate::{
     failure::{failure, internal},
 };
 
+/// So many of the other ends of connections are named.
+const PEERS: usize = 16;
+
 /// A pod as its runtime knows it.
 #[derive(Clone, Debug)]
 pub struct Pod {
@@ -104,9 +107,7 @@ fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Fai
     if let Some(first) = pod.containers.first() {
         let connections = process::connections(first.pid).map_err(|error| internal("cannot list connections", error))?;
         reply.connections = u32::try_from(connections.outside.len()).unwrap_or(u32::MAX);
-        if reply.connections > 0 {
-            reply.warnings.push(format!("{} connection(s) to outside the pod will be closed; clients reconnect", reply.connections));
-        }
+        reply.peers = connections.outside.iter().map(|connection| connection.remote.to_string()).take(PEERS).collect();
     }
     for directory in
         volumes::directories(host, Side::Source, &pod.sandbox.uid, &pod.sandbox, &pod.containers).map_err(|error| convert::finding(error.finding()))?

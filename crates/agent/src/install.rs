@@ -24,6 +24,8 @@ use godwit_node::{
 
 /// The wrapper in the agent's image.
 const IN_IMAGE: &str = "/usr/local/bin/godwit-runtime";
+/// What is ours on the node.
+pub const FOLDER: &str = "/opt/godwit";
 /// The wrapper on the node.
 pub const ON_NODE: &str = "/opt/godwit/bin/godwit-runtime";
 /// Which runtime is below the wrapper, for the wrapper.
@@ -32,13 +34,17 @@ const SETTINGS: &str = "/opt/godwit/etc/runtime.json";
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// What is written for a runtime.
-struct DropIn {
-    path: &'static str,
+pub struct DropIn {
+    /// Its file on the node.
+    pub path: &'static str,
     content: String,
-    process: &'static str,
+    /// The process that reads it when it starts.
+    pub process: &'static str,
 }
 
-fn drop_in(kind: Kind) -> DropIn {
+/// The handler as a runtime wants it described.
+#[must_use]
+pub fn drop_in(kind: Kind) -> DropIn {
     match kind {
         Kind::Containerd => DropIn {
             path: "/etc/containerd/conf.d/godwit.toml",
@@ -163,7 +169,10 @@ async fn wait_for_handler(host: &Host, patience: Duration) -> Option<cri::Client
 }
 
 /// Restarts a service of the node: through systemd where it runs, else by ending the process for its supervisor to start it again.
-async fn restart(host: &Host, process: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When there is no such process, or systemd refuses.
+pub async fn restart(host: &Host, process: &str) -> anyhow::Result<()> {
     if host.path("/run/systemd/system").exists() {
         let status = host.command("systemctl", ["restart", process])?.status().await?;
         if !status.success() {

@@ -6,6 +6,7 @@
 //!   keepers ──unix────▶ socket, desk ──────┘           └───▶ target::session   (the pod comes)
 //! ```
 
+mod anchor;
 mod arbiter;
 mod check;
 mod clock;
@@ -21,6 +22,7 @@ mod service;
 mod socket;
 mod source;
 mod target;
+mod uninstall;
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
@@ -71,7 +73,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("GODWIT_LOG").unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
         .init();
     let arguments = Arguments::parse();
@@ -80,9 +82,19 @@ async fn main() -> anyhow::Result<()> {
     let kube = kube::Client::try_default().await.context("no API server")?;
     let cri = install::install(&host).await.context("cannot install the runtime handler")?;
     let credentials = certificates::obtain(kube.clone(), &arguments.namespace, Identity::Agent(arguments.node_name.clone())).await;
+    let journal = journal::Journal::open(host.path(&arguments.journal)).context("cannot open the journal")?;
+    let no_anchor = anchor::probe::why_not();
+    if !no_anchor.is_empty() {
+        tracing::warn!(why = no_anchor, "this node can have no anchor: connections of pods that leave it or come to it end");
+    }
     let node = Arc::new(node::Node {
-        name: arguments.node_name,
-        journal: journal::Journal::open(host.path(&arguments.journal)).context("cannot open the journal")?,
+        name: arguments.node_name.clone(),
+        ip: arguments.node_ip,
+        address: std::net::SocketAddr::new(arguments.node_ip, arguments.port).to_string(),
+        no_anchor,
+        anchors: anchor::holder::Holder::load(journal.clone(), host.clone(), arguments.node_ip).context("cannot read the journal")?,
+        mirrors: anchor::mirrors::Mirrors::load(&journal).context("cannot read the journal")?,
+        journal,
         host,
         cri,
         kube,
@@ -108,13 +120,17 @@ async fn main() -> anyhow::Result<()> {
     let socket_path = node.host.path(SOCKET);
     let socket = socket::serve(&socket_path, registry.desk.clone());
     tokio::spawn(target::consumed::keep_swept(node.host.clone()));
+    tokio::spawn(node.clone().sweep_mirrors());
     announce(&node).await.context("cannot label the node")?;
     tracing::info!(node = node.name, runtime = node.cri.runtime_name(), "serving");
     tokio::select! {
         outcome = serve => outcome.context("the server ended"),
         outcome = socket => outcome.context("the node's socket ended"),
         _ = tokio::signal::ctrl_c() => Ok(()),
-        () = terminated() => Ok(()),
+        () = terminated() => match uninstall::is_wanted(&node, &arguments.namespace).await {
+            true => uninstall::uninstall(&node, &registry).await,
+            false => Ok(()),
+        },
     }
 }
 

@@ -6,7 +6,11 @@ use godwit_node::{cri, host::Host};
 use godwit_rpc::{Credentials, Identity, tls, v1::handoff_client::HandoffClient};
 use tonic::transport::Channel;
 
-use crate::{failure::failure, journal::Journal};
+use crate::{
+    anchor::{holder::Holder, mirrors::Mirrors},
+    failure::failure,
+    journal::Journal,
+};
 
 /// Largest message of the contract, in bytes.
 const MESSAGE: usize = 8 << 20;
@@ -15,6 +19,16 @@ const MESSAGE: usize = 8 << 20;
 pub struct Node {
     /// Its name in the cluster.
     pub name: String,
+    /// Its address.
+    pub ip: std::net::IpAddr,
+    /// host:port of this agent.
+    pub address: String,
+    /// Why it cannot have an anchor; empty when it can.
+    pub no_anchor: String,
+    /// Old pods whose addresses live on elsewhere.
+    pub anchors: Holder,
+    /// Addresses of old pods that live on here.
+    pub mirrors: Mirrors,
     /// Its root and namespaces.
     pub host: Host,
     /// Its container runtime.

@@ -43,6 +43,7 @@ impl Registry {
             tracing::info!(pod = key, "taken up again as source");
             sources.insert(key, session);
         }
+        node.anchors.keep_only(|pod| sources.contains_key(pod));
         let mut targets = HashMap::new();
         for entry in node.journal.load(target::session::ROLE)? {
             let session = target::session::Session::resume(node.clone(), desk.clone(), entry)?;
@@ -121,6 +122,14 @@ impl Registry {
     pub fn target(&self, migration: &Migration) -> Option<target::session::Session> {
         let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         targets.get(&migration.source_pod_uid).filter(|session| session.migration.uid == migration.uid).cloned()
+    }
+
+    /// Whether a hand-over has not ended on this node.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.values().any(|session| !session.machine().finished()) || targets.values().any(|session| !session.machine().finished())
     }
 
     /// Drops what has ended. Whatever has not stays.

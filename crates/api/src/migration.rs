@@ -25,6 +25,7 @@ const DNS_NAME: &str = r"self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9
     printcolumn = r#"{"name":"To","type":"string","jsonPath":".status.targetNode"}"#,
     printcolumn = r#"{"name":"Now","type":"string","jsonPath":".status.targetPod"}"#,
     printcolumn = r#"{"name":"Freeze-ms","type":"integer","jsonPath":".status.freeze.totalMs"}"#,
+    printcolumn = r#"{"name":"Anchored","type":"integer","jsonPath":".status.anchor.connections"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.failure.reason"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
@@ -34,6 +35,9 @@ const DNS_NAME: &str = r"self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9
     validation = Rule::new("has(self.deadlineSeconds) == has(oldSelf.deadlineSeconds) && (!has(self.deadlineSeconds) || self.deadlineSeconds == oldSelf.deadlineSeconds)").message("deadlineSeconds cannot be changed"),
     validation = Rule::new("(has(self.dryRun) && self.dryRun) == (has(oldSelf.dryRun) && oldSelf.dryRun)").message("dryRun cannot be changed; make another PodMigration"),
     validation = Rule::new("!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)").message("a cancel cannot be withdrawn; make another PodMigration"),
+    validation = Rule::new("(has(self.network) ? self.network : 'Auto') == (has(oldSelf.network) ? oldSelf.network : 'Auto')").message("network cannot be changed; make another PodMigration"),
+    validation = Rule::new("has(self.anchorTtlSeconds) == has(oldSelf.anchorTtlSeconds) && (!has(self.anchorTtlSeconds) || self.anchorTtlSeconds == oldSelf.anchorTtlSeconds)").message("anchorTtlSeconds cannot be changed"),
+    validation = Rule::new("!(has(oldSelf.releaseAnchor) && oldSelf.releaseAnchor) || (has(self.releaseAnchor) && self.releaseAnchor)").message("the release of an anchor cannot be withdrawn"),
     validation = Rule::new("has(self.ttlSeconds) == has(oldSelf.ttlSeconds) && (!has(self.ttlSeconds) || self.ttlSeconds == oldSelf.ttlSeconds)").message("ttlSeconds cannot be changed")
 )]
 #[serde(rename_all = "camelCase")]
@@ -51,6 +55,16 @@ pub struct PodMigrationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub deadline_seconds: Option<u32>,
+    /// What becomes of the pod's connections.
+    #[serde(default, skip_serializing_if = "Network::is_auto")]
+    pub network: Network,
+    /// Seconds after which an anchor is retired although connections still use it. Default: one day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub anchor_ttl_seconds: Option<u32>,
+    /// Retire the anchor now: connections that still use it are reset, and the old pod goes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub release_anchor: bool,
     /// Only plan: list what would be done and what is in the way, touch nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
@@ -60,6 +74,28 @@ pub struct PodMigrationSpec {
     /// Seconds for which the record stays once the migration has ended. Default: one day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u32>,
+}
+
+/// What becomes of a pod's connections when its address changes.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
+pub enum Network {
+    /// The best of the others that both nodes can do.
+    #[default]
+    Auto,
+    /// The target gets the source's address.
+    KeepAddress,
+    /// The old address lives on in the new pod, through the old pod's sandbox and a tunnel.
+    Anchor,
+    /// They end, peers reconnect.
+    Close,
+}
+
+impl Network {
+    /// Whether it is left to Godwit.
+    #[must_use]
+    pub fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
 }
 
 /// The words used everywhere: here, in spans, metrics, the CLI and the docs (architecture 3).
@@ -134,6 +170,9 @@ pub struct PodMigrationStatus {
     /// For how long the pod stood still.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeze: Option<Freeze>,
+    /// The old pod's address, while connections live on through it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<Anchor>,
     /// Why it did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
@@ -156,7 +195,7 @@ pub struct PlanSummary {
     pub engine: String,
     /// `StopAndCopy`.
     pub memory: String,
-    /// `Close`: connections end, clients reconnect.
+    /// `KeepAddress`, `Anchor` or `Close`.
     pub network: String,
     /// Containers that move.
     pub containers: u32,
@@ -174,6 +213,30 @@ pub struct PlanSummary {
     /// What is in the way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blockers: Vec<Failure>,
+}
+
+/// An anchor: the sealed source pod, through whose address connections live on in the new pod.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Anchor {
+    /// Connections live on; later: all have ended and the old pod is gone.
+    pub active: bool,
+    /// The old addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// Node that holds them.
+    pub holder: String,
+    /// Node on which the connections live.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node: String,
+    /// How many they are, when last looked.
+    pub connections: u32,
+    /// When the pod was switched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// Why it was retired, or what is in the way of looking at it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }
 
 /// Bytes on the way.

@@ -12,12 +12,12 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::json;
 
-use godwit_api::migration::PodMigrationSpec;
+use godwit_api::migration::{Network, PodMigrationSpec};
 use godwit_api::{PodMigration, names};
 
 use crate::error::{Error, innermost};
 use crate::explain::Happened;
-use crate::options::{Pod, Where};
+use crate::options::{self, Pod, Where};
 
 /// For how long the cluster may be away while a migration is watched.
 const AWAY: Duration = Duration::from_secs(60);
@@ -74,6 +74,12 @@ impl Cluster {
                 pod_name: name.to_owned(),
                 target_node: pod.to.clone(),
                 deadline_seconds: pod.deadline.map(|time| u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX)),
+                network: match pod.network {
+                    options::Network::Auto => Network::Auto,
+                    options::Network::KeepAddress => Network::KeepAddress,
+                    options::Network::Anchor => Network::Anchor,
+                    options::Network::Close => Network::Close,
+                },
                 dry_run: pod.dry_run,
                 ttl_seconds: pod.dry_run.then_some(300),
                 ..PodMigrationSpec::default()
@@ -134,7 +140,8 @@ impl Cluster {
     /// # Errors
     /// When the API server does not take it.
     pub async fn dry_run(&self, pod: &str, node: &str) -> Result<PodMigration, Error> {
-        self.order(&Pod { name: pod.to_owned(), to: Some(node.to_owned()), dry_run: true, deadline: None, no_wait: true }).await
+        self.order(&Pod { name: pod.to_owned(), to: Some(node.to_owned()), dry_run: true, deadline: None, network: options::Network::Auto, no_wait: true })
+            .await
     }
 
     /// Takes the record of a dry run away; its time to live does so too.
@@ -191,6 +198,15 @@ impl Cluster {
     pub async fn cancel(&self, name: &str) -> Result<PodMigration, Error> {
         self.get(name).await?;
         Ok(self.migrations().patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": {"cancel": true}}))).await?)
+    }
+
+    /// Asks for an anchor to be retired.
+    ///
+    /// # Errors
+    /// When the API server does not take it.
+    pub async fn release(&self, name: &str) -> Result<PodMigration, Error> {
+        self.get(name).await?;
+        Ok(self.migrations().patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": {"releaseAnchor": true}}))).await?)
     }
 
     /// Shows each version of a migration to `see` until that answers. `None` for one that is gone.

@@ -33,6 +33,7 @@ pub async fn run(options: Options) -> Result<u8, Error> {
         (Some(Command::Explain { what, all, place }), _) => explain(what.as_deref(), all, &place).await,
         (Some(Command::Timeline { name, place }), _) => timeline(&name, &place).await,
         (Some(Command::Report { name, output, file, at }), _) => report(&name, output, file.as_deref(), &at).await,
+        (Some(Command::Release { name, place }), _) => release(&name, &place).await,
         (None, None) => Ok(3),
     }
 }
@@ -155,6 +156,22 @@ async fn cancel(name: &str, no_wait: bool, place: &Place) -> Result<u8, Error> {
     }
 }
 
+/// Asks for the end of an anchor and waits for it.
+async fn release(name: &str, place: &Place) -> Result<u8, Error> {
+    let cluster = Cluster::connect(&place.at).await?;
+    cluster.release(name).await?;
+    let watched = cluster.watch(name, |object| {
+        let Some(object) = object else { return Err(Error::NoMigration(name.to_owned(), cluster.namespace.clone())) };
+        let ended = object.status.as_ref().is_some_and(|status| status.phase.is_final() && status.anchor.as_ref().is_none_or(|anchor| !anchor.active));
+        Ok(ended.then_some(()))
+    });
+    tokio::select! {
+        ended = watched => ended?,
+        _ = tokio::signal::ctrl_c() => return Err(Error::Interrupted(name.to_owned(), cluster.namespace.clone())),
+    }
+    status(name, false, place).await
+}
+
 /// Shows a migration until it ends.
 async fn follow(cluster: &Cluster, name: &str, place: &Place) -> Result<u8, Error> {
     let mut screen = Screen::new(place.output == Output::Json);
@@ -193,7 +210,7 @@ async fn list(everywhere: bool, place: &Place) -> Result<u8, Error> {
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    let head = ["NAME", "POD", "PHASE", "FROM", "TO", "NOW", "FREEZE", "WHY"];
+    let head = ["NAME", "POD", "PHASE", "FROM", "TO", "NOW", "FREEZE", "ANCHORED", "WHY"];
     table.set_header(everywhere.then_some("NAMESPACE").into_iter().chain(head));
     for object in &found {
         let status = object.status.clone().unwrap_or_default();
@@ -205,6 +222,7 @@ async fn list(everywhere: bool, place: &Place) -> Result<u8, Error> {
             status.target_node.or_else(|| object.spec.target_node.clone()).unwrap_or_default(),
             status.target_pod.unwrap_or_default(),
             status.freeze.map(|freeze| text::time(i64::from(freeze.total_ms) * 1000)).unwrap_or_default(),
+            status.anchor.filter(|anchor| anchor.active).map(|anchor| anchor.connections.to_string()).unwrap_or_default(),
             status.failure.map(|failure| failure.reason).unwrap_or_default(),
         ];
         table.add_row(everywhere.then(|| object.namespace().unwrap_or_default()).into_iter().chain(row));

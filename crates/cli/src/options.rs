@@ -105,6 +105,13 @@ pub enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Retire the anchor of a migration: connections that still use the old address are reset, the old pod goes
+    Release {
+        /// Name of the migration
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Write everything about a migration as one page
     Report {
         /// Name of the migration, or of a pod that was moved
@@ -139,9 +146,26 @@ pub struct Pod {
     /// Time for everything up to the commit, e.g. 90s or 2m; when it passes, the pod is taken back
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub deadline: Option<Duration>,
+    /// What becomes of its connections
+    #[arg(long, value_enum, default_value_t = Network::Auto)]
+    pub network: Network,
     /// Only order the migration
     #[arg(long)]
     pub no_wait: bool,
+}
+
+/// What becomes of the pod's connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Network {
+    /// The best that both nodes can do
+    #[default]
+    Auto,
+    /// The target gets the same address
+    KeepAddress,
+    /// The old address lives on in the new pod, through the old pod's sandbox
+    Anchor,
+    /// They end; peers reconnect
+    Close,
 }
 
 /// Which cluster and namespace, and how to print.

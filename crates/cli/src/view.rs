@@ -10,7 +10,7 @@
 //! ```
 
 use godwit_api::PodMigration;
-use godwit_api::migration::{Failure, Phase, PlanSummary, PodMigrationStatus};
+use godwit_api::migration::{Anchor, Failure, Phase, PlanSummary, PodMigrationStatus};
 
 use crate::text::{bytes, count, time};
 
@@ -71,8 +71,15 @@ pub fn lines(object: &PodMigration) -> Vec<Line> {
     }
     if reached(Phase::Settling) && status.failure.is_none() {
         let done = status.phase == Phase::Succeeded;
-        let text = if done { "endpoints moved, source retired".to_owned() } else { settling(&status) };
+        let text = match &status.anchor {
+            _ if !done => settling(&status),
+            Some(anchor) if anchor.active => "endpoints moved, source sealed".to_owned(),
+            _ => "endpoints moved, source retired".to_owned(),
+        };
         lines.push(line("settle", timed(&text, done.then(|| spent(&status, Phase::Settling)).flatten()), done));
+    }
+    if let Some(anchor) = &status.anchor {
+        lines.push(line("anchor", self::anchor(anchor), true));
     }
     lines
 }
@@ -96,6 +103,8 @@ pub fn plan(plan: &PlanSummary) -> String {
         "Live" => "live".to_owned(),
         "StopAndCopy" => "stop-and-copy".to_owned(),
         "Close" => "connections close".to_owned(),
+        "Anchor" => "connections kept (anchor)".to_owned(),
+        "KeepAddress" => "connections kept (same address)".to_owned(),
         other => other.to_lowercase(),
     };
     format!(
@@ -109,6 +118,16 @@ pub fn plan(plan: &PlanSummary) -> String {
         count(plan.fds, "fd", "fds"),
         plan.connections
     )
+}
+
+fn anchor(anchor: &Anchor) -> String {
+    let addresses = anchor.addresses.join(", ");
+    let text = if anchor.active {
+        format!("{} through {} ({addresses})", count(anchor.connections, "connection lives on", "connections live on"), anchor.holder)
+    } else {
+        format!("{addresses} on {} retired", anchor.holder)
+    };
+    if anchor.message.is_empty() { text } else { format!("{text}: {}", anchor.message) }
 }
 
 fn waiting(status: &PodMigrationStatus) -> String {
@@ -209,11 +228,15 @@ pub fn last(object: &PodMigration) -> Option<String> {
 }
 
 fn lost(status: &PodMigrationStatus, name: &str) -> String {
-    let connections = status.plan.as_ref().map_or(0, |plan| plan.connections);
+    let closed = status.plan.as_ref().filter(|plan| plan.network == "Close").map_or(0, |plan| plan.connections);
+    let kept = status.anchor.as_ref().filter(|anchor| anchor.active).map_or(0, |anchor| anchor.connections);
     let not_ready = status.conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "False");
     let mut text = format!("Its name is {name} now.");
-    if connections > 0 {
-        text.push_str(&format!(" {} closed; clients reconnect.", count(connections, "connection was", "connections were")));
+    if closed > 0 {
+        text.push_str(&format!(" {} closed; clients reconnect.", count(closed, "connection was", "connections were")));
+    }
+    if kept > 0 {
+        text.push_str(&format!(" {} kept.", count(kept, "connection was", "connections were")));
     }
     if let Some(condition) = not_ready {
         text.push_str(&format!(" But: {}.", condition.message));
@@ -261,6 +284,24 @@ mod tests {
           switch    frozen 87 ms  (dump 31 · delta 4 · restore 38 · verify 3 · commit 11)
           settle    endpoints moved, source retired                        900 ms
         ✔ web-0 runs on node-b. It stood still for 87 ms. Its name is web-0-m1 now. 3 connections were closed; clients reconnect.
+        ");
+    }
+
+    #[test]
+    fn one_whose_connections_live_on() {
+        let mut plan = plan();
+        plan["network"] = "Anchor".into();
+        let object = migration(json!({"phase": "Succeeded", "sourceNode": "node-a", "targetNode": "node-b", "targetPod": "web-0-m1", "plan": plan,
+            "freeze": {"totalMs": 87, "dumpMs": 31, "deltaMs": 4, "restoreMs": 38, "verifyMs": 3, "commitMs": 11},
+            "anchor": {"active": true, "addresses": ["10.0.0.7"], "holder": "node-a", "node": "node-b", "connections": 3}}));
+        insta::assert_snapshot!(text(&object), @r"
+          plan      live · stop-and-copy · connections kept (anchor) · 1.2 GiB, 1 container, 4 processes, 14 fds, 3 tcp
+          prepare   pod web-0-m1 on node-b
+          copy      keepers wait at the target
+          switch    frozen 87 ms  (dump 31 · delta 4 · restore 38 · verify 3 · commit 11)
+          settle    endpoints moved, source sealed
+          anchor    3 connections live on through node-a (10.0.0.7)
+        ✔ web-0 runs on node-b. It stood still for 87 ms. Its name is web-0-m1 now. 3 connections were kept.
         ");
     }
 

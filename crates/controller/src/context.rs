@@ -138,6 +138,7 @@ impl Context {
             target_pod: status.target_pod.unwrap_or_default(),
             target_pod_uid: status.target_pod_uid.unwrap_or_default(),
             target_node: status.target_node.unwrap_or_default(),
+            network: status.plan.map(|plan| plan.network).unwrap_or_default(),
         })
     }
 

@@ -25,6 +25,7 @@ mod pods;
 mod points;
 mod reconcile;
 mod record;
+mod removal;
 mod run;
 mod signer;
 mod target;
@@ -45,16 +46,21 @@ struct Options {
 enum Command {
     /// Print the names of all fault points, one a line.
     FaultPoints,
+    /// Before Godwit is uninstalled: end the agents, each of which takes the runtime handler off its node, and wait until they have gone.
+    RemoveAgents(removal::Options),
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    if let Some(Command::FaultPoints) = options.command {
-        points::ALL.iter().for_each(|name| println!("{name}"));
-        return Ok(());
-    }
     let filter = tracing_subscriber::EnvFilter::try_from_env("GODWIT_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init();
-    run::run(options.run).await
+    match options.command {
+        Some(Command::FaultPoints) => {
+            points::ALL.iter().for_each(|name| println!("{name}"));
+            Ok(())
+        }
+        Some(Command::RemoveAgents(options)) => removal::remove_agents(&options).await,
+        None => run::run(options.run).await,
+    }
 }

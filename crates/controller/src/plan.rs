@@ -5,7 +5,8 @@ mod spec;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{Api, ResourceExt};
 
-use godwit_api::migration::{Failure, PlanSummary};
+use godwit_api::migration::{Failure, Network, PlanSummary};
+use godwit_migration::plan::network::{self, Driver, Situation, Wish};
 use godwit_rpc::v1::InspectReply;
 
 use crate::candidates::Candidate;
@@ -15,7 +16,7 @@ use crate::phase::api_failure;
 use crate::record::Record;
 use crate::{failure, nodes};
 
-pub use spec::{Claim, Facts};
+pub use spec::{Claim, Facts, is_never_restarted};
 
 /// Looks at the node that the user named, before anybody is asked. The inner result says what is in the way.
 ///
@@ -44,7 +45,7 @@ pub async fn facts(context: &Context, pod: &Pod) -> Result<Facts, Error> {
 
 /// The plan for one of `candidates` (several: the scheduler will choose, each of them has no blockers).
 #[must_use]
-pub fn decide(facts: &Facts, inspected: &InspectReply, candidates: &[Candidate]) -> PlanSummary {
+pub fn decide(facts: &Facts, wish: Network, inspected: &InspectReply, candidates: &[Candidate]) -> PlanSummary {
     let mut blockers = facts.blockers.clone();
     blockers.extend(inspected.blockers.iter().cloned().map(api_failure));
     let mut warnings = facts.warnings.clone();
@@ -53,13 +54,27 @@ pub fn decide(facts: &Facts, inspected: &InspectReply, candidates: &[Candidate])
         blockers.extend(only.reply.blockers.iter().cloned().map(api_failure));
         warnings.extend(only.reply.warnings.iter().cloned());
     }
-    if inspected.connections > 0 {
-        warnings.push(format!("{} TCP connections to outside the pod end at the switch; clients must reconnect", inspected.connections));
-    }
+    let situation = Situation {
+        connections: inspected.connections,
+        peers: inspected.peers.clone(),
+        no_same_address: "no network plugin is known to give a pod an address that another pod still has".into(),
+        no_anchor: no_anchor(inspected, candidates),
+        never_restarted: facts.never_restarted,
+    };
+    let network = match network::choose(wish_of(wish), &situation) {
+        Ok(choice) => {
+            warnings.extend(choice.warnings);
+            choice.driver.to_string()
+        }
+        Err(why) => {
+            blockers.push(Failure { reason: why.reason, message: why.message, remedy: why.remedy, log: why.log });
+            String::new()
+        }
+    };
     PlanSummary {
         engine: "Live".into(),
         memory: "StopAndCopy".into(),
-        network: "Close".into(),
+        network,
         containers: u32::try_from(inspected.containers.len()).unwrap_or(u32::MAX),
         processes: inspected.processes,
         fds: inspected.fds,
@@ -68,4 +83,21 @@ pub fn decide(facts: &Facts, inspected: &InspectReply, candidates: &[Candidate])
         warnings,
         blockers,
     }
+}
+
+fn wish_of(wish: Network) -> Wish {
+    match wish {
+        Network::Auto => Wish::Auto,
+        Network::KeepAddress => Wish::Only(Driver::KeepAddress),
+        Network::Anchor => Wish::Only(Driver::Anchor),
+        Network::Close => Wish::Only(Driver::Close),
+    }
+}
+
+fn no_anchor(inspected: &InspectReply, candidates: &[Candidate]) -> String {
+    if !inspected.no_anchor.is_empty() {
+        return format!("the pod's node cannot hold an anchor: {}", inspected.no_anchor);
+    }
+    let unable = candidates.iter().find(|candidate| !candidate.reply.no_anchor.is_empty());
+    unable.map(|candidate| format!("node {} cannot have an anchor: {}", candidate.node, candidate.reply.no_anchor)).unwrap_or_default()
 }

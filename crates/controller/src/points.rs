@@ -1,7 +1,7 @@
 //! Every named fault point of the controller, in the order of the road.
 
 /// The names; `godwit-controller fault-points` prints them.
-pub const ALL: [&str; 26] = [
+pub const ALL: [&str; 30] = [
     "controller.pending.held",
     "controller.pending.taken-up",
     "controller.planning.inspected",
@@ -20,10 +20,14 @@ pub const ALL: [&str; 26] = [
     "controller.settling.live",
     "controller.settling.cost",
     "controller.settling.adopted",
+    "controller.settling.anchored",
+    "controller.settling.emptied",
     "controller.settling.source-deleted",
     "controller.settling.retired",
     "controller.settling.gone",
     "controller.settling.written",
+    "controller.anchored.ended",
+    "controller.anchored.gone",
     "controller.undo.written",
     "controller.undo.told",
     "controller.undo.pod-deleted",

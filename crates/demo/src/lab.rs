@@ -56,6 +56,7 @@ impl Pair {
 pub struct Lab {
     program: String,
     nodes: Vec<Node>,
+    network: String,
 }
 
 impl Lab {
@@ -82,13 +83,20 @@ impl Lab {
         let paths = shell::run(&program, &["paths"], None, LIMIT)?.success()?;
         let nodes = read_nodes(&paths);
         ensure!(!nodes.is_empty(), "the lab has no nodes; start it with: godwit-lab up");
-        Ok(Self { program, nodes })
+        let network = paths.lines().find_map(|line| line.strip_prefix("NETWORK=")).unwrap_or("bridge").to_owned();
+        Ok(Self { program, nodes, network })
     }
 
     /// All nodes.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// The pods' network: `bridge` or `routed`.
+    #[must_use]
+    pub fn network(&self) -> &str {
+        &self.network
     }
 
     /// Two nodes for every container runtime that has two.

@@ -61,6 +61,13 @@ impl Pod {
         self
     }
 
+    /// An annotation.
+    #[must_use]
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.0["metadata"]["annotations"][name] = json!(value);
+        self
+    }
+
     /// A field of the first container.
     #[must_use]
     pub fn first(mut self, field: &str, value: Value) -> Self {

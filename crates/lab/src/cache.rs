@@ -97,14 +97,14 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Runs a command with its output in a log; on failure says the log's last lines and path.
+/// Runs a command with its output in a log; on failure says the log's last lines and path. When this process dies, however, nothing of the command is left.
 pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
     if let Some(folder) = log.parent() {
         fs::create_dir_all(folder)?;
     }
     let file = File::create(log).with_context(|| format!("{} cannot be made", log.display()))?;
     let program = command.get_program().to_string_lossy().into_owned();
-    let status = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).status().with_context(|| format!("{program} cannot be run"))?;
+    let status = bound(command).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).status().with_context(|| format!("{program} cannot be run"))?;
     if !status.success() {
         let text = fs::read_to_string(log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -112,6 +112,23 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
         bail!("{program} failed ({status}), log {}:\n  {tail}", log.display());
     }
     Ok(())
+}
+
+/// The same command in namespaces of its own: all its processes and mounts (debootstrap makes some) end with this process, even if that is killed.
+fn bound(command: &Command) -> Command {
+    let mut all = Command::new("setpriv");
+    all.args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"]);
+    all.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => all.env(name, value),
+            None => all.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        all.current_dir(folder);
+    }
+    all
 }
 
 #[cfg(test)]
@@ -135,6 +152,17 @@ mod tests {
             assert_eq!(fs::read_to_string(entry.path()).unwrap(), part);
         }
         remove(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_bound_command_is_still_the_same() {
+        let mut command = Command::new("go");
+        command.args(["build", "x y"]).env("A", "1").current_dir("/tmp");
+        let bound = bound(&command);
+        let words: Vec<_> = bound.get_args().filter_map(|word| word.to_str()).collect();
+        assert_eq!(words[words.len() - 3..], ["go", "build", "x y"]);
+        assert_eq!(bound.get_current_dir(), Some(Path::new("/tmp")));
+        assert!(bound.get_envs().any(|(name, value)| name == "A" && value == Some("1".as_ref())));
     }
 
     #[test]

@@ -80,6 +80,19 @@ impl Cgroups {
         self.hierarchies.iter().any(|h| matches!(&h.option, Some(o) if !o.starts_with("name=")))
     }
 
+    /// The controllers that nodes can be given.
+    pub fn controllers(&self) -> Vec<String> {
+        let of = |hierarchy: &Hierarchy| match &hierarchy.option {
+            Some(option) => option.split(',').map(str::to_owned).collect::<Vec<_>>(),
+            None if self.is_v1() => Vec::new(),
+            None => {
+                let text = fs::read_to_string(hierarchy.mount.join("cgroup.controllers")).unwrap_or_default();
+                text.split_whitespace().map(str::to_owned).collect()
+            }
+        };
+        self.hierarchies.iter().flat_map(of).collect()
+    }
+
     /// Makes the cgroups of a machine.
     pub fn create(&self, machine: &str) -> Result<()> {
         for hierarchy in &self.hierarchies {
@@ -184,18 +197,18 @@ pub fn delegate_all(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The v1 hierarchy `hugetlb`, which runc asks for under CRI-O, can only be mounted in the initial cgroup namespace.
-/// Returns whether it was mounted now.
-pub fn mount_hugetlb(cgroups: &Cgroups) -> Result<bool> {
+/// Whether the v1 hierarchy `hugetlb`, which runc asks for under CRI-O, is to be had and not mounted.
+pub fn lacks_hugetlb(cgroups: &Cgroups) -> bool {
     let has = |h: &Hierarchy| matches!(&h.option, Some(o) if o.split(',').any(|c| c == "hugetlb"));
     let enabled = fs::read_to_string("/proc/cgroups").unwrap_or_default().lines().any(|line| line.starts_with("hugetlb\t") && line.ends_with("\t1"));
-    if !cgroups.is_v1() || !enabled || cgroups.hierarchies.iter().any(has) {
-        return Ok(false);
-    }
+    cgroups.is_v1() && enabled && !cgroups.hierarchies.iter().any(has)
+}
+
+/// Mounts it: that can only be done in the initial cgroup namespace.
+pub fn mount_hugetlb() -> Result<()> {
     let folder = Path::new("/sys/fs/cgroup/hugetlb");
     fs::create_dir_all(folder).context("/sys/fs/cgroup/hugetlb cannot be made")?;
-    mount(Some("cgroup"), folder, Some("cgroup"), MsFlags::empty(), Some("hugetlb")).context("the cgroup hierarchy hugetlb cannot be mounted")?;
-    Ok(true)
+    mount(Some("cgroup"), folder, Some("cgroup"), MsFlags::empty(), Some("hugetlb")).context("the cgroup hierarchy hugetlb cannot be mounted")
 }
 
 /// Undoes [`mount_hugetlb`].

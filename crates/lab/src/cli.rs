@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::control::Request;
+use crate::fabric::Fabric;
 use crate::ingredients::Ingredients;
 use crate::machine::Machine;
 use crate::progress::Progress;
@@ -34,6 +35,10 @@ enum Action {
         /// are, a and b on containerd, and with GODWIT_CRIO also c and d on CRI-O.
         #[arg(long)]
         nodes: Option<Topology>,
+        /// The pods' network. Another one than the running lab has makes everything anew. Default: GODWIT_LAB_NETWORK, else
+        /// what the running lab has, else bridge.
+        #[arg(long)]
+        network: Option<Fabric>,
     },
     /// Makes what clusters are made of, in the cache; starts nothing.
     Prepare,
@@ -125,11 +130,13 @@ enum NodeAction {
 pub fn run() -> Result<ExitCode> {
     let settings = Settings::from_env();
     match Cli::parse().command {
-        Action::Up { nodes } => {
+        Action::Up { nodes, network } => {
+            cluster::check(&settings, nodes.clone(), network)?;
             let _lock = lock(&settings)?;
-            cluster::up(&settings, nodes, &Progress::new())?;
+            cluster::up(&settings, nodes, network, &Progress::new())?;
         }
         Action::Prepare => {
+            cluster::check(&settings, Some(Topology::standard(false)), None)?;
             let _lock = lock(&settings)?;
             cluster::prepare(&settings, &Progress::new())?;
         }
@@ -243,7 +250,11 @@ fn paths(settings: &Settings) {
     println!("KUBECONFIG={}", settings.kubeconfig().display());
     println!("SERVER={}", crate::switch::server());
     println!("NETNS={SWITCH}");
-    for node in Record::read(settings).into_iter().flat_map(|record| record.topology.nodes) {
+    let Some(record) = Record::read(settings) else {
+        return;
+    };
+    println!("NETWORK={}", record.topology.fabric.name());
+    for node in record.topology.nodes {
         println!("NODE={} {} {}", node.name, node.runtime.name(), node.address());
     }
 }

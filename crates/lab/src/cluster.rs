@@ -6,16 +6,16 @@
 //!                                                  kubelets ◀───────┴── API server ready ─▶ objects ─▶ nodes Ready
 //! ```
 //! A node that runs is not disturbed: a service of it is restarted only when its files or its program have changed.
-//! Only when the nodes' root or the switch must be made anew is everything swept away first.
+//! Only when the nodes' root, the pods' network or the switch must be made anew is everything swept away first.
 
-use std::thread::{self, sleep};
-use std::time::{Duration, Instant};
+use std::thread;
 
 use anyhow::{Result, anyhow};
 
 use crate::cache::{digest, remove};
 use crate::cgroups::{self, Cgroups};
 use crate::client::{apply, kubectl, wait_until};
+use crate::fabric::{self, Fabric};
 use crate::images::{self, Image};
 use crate::ingredients::Ingredients;
 use crate::machine::{self, Machine};
@@ -24,18 +24,18 @@ use crate::progress::Progress;
 use crate::record::Record;
 use crate::settings::Settings;
 use crate::topology::{Node, SWITCH, Topology};
-use crate::{kubelet, loading, network, owner, prerequisites, runtimes, switch};
+use crate::{bird, kubelet, loading, network, owner, prerequisites, runtimes, switch, trash};
 
 /// Raised when machines change in a way that running ones cannot follow.
 const REVISION: &str = "1";
 
 /// Objects of every lab.
-const OBJECTS: [&str; 2] = [include_str!("../../../lab/runtimeclasses.yaml"), include_str!("../../../lab/coredns/coredns.yaml")];
+const OBJECTS: [&str; 3] =
+    [include_str!("../../../lab/runtimeclasses.yaml"), include_str!("../../../lab/coredns/coredns.yaml"), include_str!("../../../lab/cni/cni.yaml")];
 
 /// Fills the cache.
 pub fn prepare(settings: &Settings, progress: &Progress) -> Result<()> {
     let ingredients = Ingredients::of(settings)?;
-    prerequisites::check(settings, &Topology::standard(false), !ingredients.are_fresh())?;
     // The nodes of a running cluster stand on this root.
     if !ingredients.is_node_fresh() && Record::read(settings).is_some() {
         progress.step("lab down: its nodes' root is made anew", || down(settings))?;
@@ -46,28 +46,55 @@ pub fn prepare(settings: &Settings, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// Brings the cluster up: the wanted nodes, or else those that it has and the standard ones.
-pub fn up(settings: &Settings, wanted: Option<Topology>, progress: &Progress) -> Result<()> {
-    let ingredients = Ingredients::of(settings)?;
+/// What is to be brought up.
+struct Plan {
+    settings: Settings,
+    ingredients: Ingredients,
+    /// The lab as it was brought up last, if it was not taken down.
+    known: Option<Record>,
+    topology: Topology,
+}
+
+fn plan(settings: &Settings, wanted: Option<Topology>, fabric: Option<Fabric>) -> Result<Plan> {
     let known = Record::read(settings);
     let mut settings = settings.clone();
     settings.crio = settings.crio.or_else(|| known.as_ref().and_then(|record| record.crio.clone()));
-    let settings = &settings;
-    let topology = wanted.unwrap_or_else(|| {
+    let mut topology = wanted.unwrap_or_else(|| {
         let standard = Topology::standard(settings.crio.is_some());
         match &known {
             Some(record) => record.topology.clone().joined(&standard),
             None => standard,
         }
     });
-    prerequisites::check(settings, &topology, !ingredients.are_fresh())?;
+    let running = known.as_ref().map(|record| record.topology.fabric);
+    topology.fabric = Fabric::choose(fabric, std::env::var(fabric::VARIABLE).ok().as_deref(), running)?;
+    Ok(Plan { ingredients: Ingredients::of(&settings)?, settings, known, topology })
+}
 
+/// Whether this machine can run that; changes nothing.
+pub fn check(settings: &Settings, wanted: Option<Topology>, fabric: Option<Fabric>) -> Result<()> {
+    let plan = plan(settings, wanted, fabric)?;
+    prerequisites::check(&plan.settings, &plan.topology, !plan.ingredients.are_fresh())
+}
+
+/// Brings the cluster up: the wanted nodes, or else those that it has and the standard ones; the wanted network of pods, see [`Fabric::choose`].
+pub fn up(settings: &Settings, wanted: Option<Topology>, fabric: Option<Fabric>, progress: &Progress) -> Result<()> {
+    let Plan { settings, ingredients, known, topology } = plan(settings, wanted, fabric)?;
+    let (settings, fabric) = (&settings, topology.fabric);
     owner::check(settings)?;
-    let base = digest(&[REVISION, ingredients.node_key()]);
+    trash::go_on(settings)?;
+    let base = match fabric {
+        Fabric::Bridge => digest(&[REVISION, ingredients.node_key()]),
+        Fabric::Routed => digest(&[REVISION, ingredients.node_key(), fabric.name()]),
+    };
     let kept =
         known.filter(|record| record.base == base && ingredients.is_node_fresh() && Machine::find(settings, SWITCH).is_some_and(|switch| switch.is_complete()));
     if kept.is_none() && (Record::read(settings).is_some() || Cgroups::detect()?.any()) {
-        progress.step("sweep what an earlier lab left", || sweep(settings))?;
+        let why = match Record::read(settings).map(|record| record.topology.fabric) {
+            Some(old) if old != fabric => format!("sweep the lab: its network was {}, {} is wanted", old.name(), fabric.name()),
+            _ => "sweep what an earlier lab left".to_owned(),
+        };
+        progress.step(&why, || sweep(settings))?;
     }
     ingredients.ensure(progress)?;
     let images = images::ensure(settings, &ingredients)?;
@@ -81,12 +108,21 @@ pub fn up(settings: &Settings, wanted: Option<Topology>, progress: &Progress) ->
         mounted_hugetlb: kept.as_ref().is_some_and(|record| record.mounted_hugetlb),
         objects: kept.map_or_else(String::new, |record| record.objects),
     };
+    // Written down before it is done: whoever is killed in between leaves a note of it.
+    let lacks_hugetlb = cgroups::lacks_hugetlb(&Cgroups::detect()?);
+    record.mounted_hugetlb |= lacks_hugetlb;
     record.write(settings)?;
     owner::claim(settings)?;
-    record.mounted_hugetlb |= cgroups::mount_hugetlb(&Cgroups::detect()?)?;
-    record.write(settings)?;
+    if lacks_hugetlb {
+        cgroups::mount_hugetlb()?;
+    }
     reconcile(settings, &mut record, &images, progress)?;
-    progress.line(&format!("✔ {} nodes are Ready after {:.1} s; try: godwit-lab kubectl get nodes", topology.nodes.len(), progress.elapsed().as_secs_f64()));
+    progress.line(&format!(
+        "✔ {} nodes are Ready on the {} network after {:.1} s; try: godwit-lab kubectl get nodes",
+        topology.nodes.len(),
+        fabric.name(),
+        progress.elapsed().as_secs_f64()
+    ));
     Ok(())
 }
 
@@ -95,7 +131,7 @@ fn reconcile(settings: &Settings, record: &mut Record, images: &[Image], progres
     let authority = Authority::open(&settings.pki())?;
     let admin = authority.client("godwit-lab-admin", Some("system:masters"))?;
     write_private(&settings.kubeconfig(), &kubeconfig(&switch::server(), &authority.ca.cert, &admin))?;
-    let control = switch_machine(settings, &authority)?;
+    let control = switch_machine(settings, topology.fabric, &authority)?;
     switch::start_api(&control)?;
     let nodes = thread::scope(|scope| {
         let ready = scope.spawn(|| {
@@ -116,6 +152,10 @@ fn reconcile(settings: &Settings, record: &mut Record, images: &[Image], progres
     }
     if let Some(node) = topology.nodes.first() {
         network::route_services(&control, node)?;
+    }
+    if topology.fabric == Fabric::Routed {
+        bird::start(&control)?;
+        wait_until(60, "the clients have no route to some node's pods; see bird.log of that node", || network::is_routed(&control, topology))?;
     }
     let objects = digest(&OBJECTS);
     if record.objects != objects {
@@ -152,8 +192,8 @@ fn is_served(settings: &Settings) -> bool {
     kubectl(settings, &arguments).is_ok_and(|ready| !matches!(ready.as_str(), "" | "0")) && kubectl(settings, &["get", "serviceaccount", "default"]).is_ok()
 }
 
-fn switch_machine(settings: &Settings, authority: &Authority) -> Result<Machine> {
-    let spec = switch::prepare(settings, authority)?;
+fn switch_machine(settings: &Settings, fabric: Fabric, authority: &Authority) -> Result<Machine> {
+    let spec = switch::prepare(settings, fabric, authority)?;
     if let Some(machine) = spec.running() {
         return Ok(machine);
     }
@@ -174,6 +214,9 @@ fn start_node(
 ) -> Result<Machine> {
     let spec = kubelet::prepare(settings, topology, node, authority)?;
     let runtime = |machine: &Machine| {
+        if topology.fabric == Fabric::Routed {
+            bird::start(machine)?;
+        }
         runtimes::start(node, machine)?;
         let socket = machine.path(node.runtime.socket());
         wait_until(30, &format!("{} does not answer", node.runtime.name()), || std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
@@ -186,7 +229,7 @@ fn start_node(
     let title = format!("{} with {}", node.name, node.runtime.name());
     progress.step(&title, || {
         let machine = spec.start()?;
-        network::wire_node(control, node, &machine)?;
+        network::wire_node(control, topology.fabric, node, &machine)?;
         runtime(&machine)?;
         machine.completed()?;
         Ok(machine)
@@ -207,7 +250,7 @@ fn remove_others(settings: &Settings, record: &Record, wanted: &Topology, progre
             // An API server that does not answer is started by what follows; the object is then only stale.
             let _ = kubectl(settings, &["delete", "node", &node.name, "--ignore-not-found"]);
             machine::power_off(&settings.machine(&node.name), &node.name)?;
-            remove_mounted(&settings.machine(&node.name))
+            trash::throw(settings, &settings.machine(&node.name))
         })?;
     }
     Ok(())
@@ -242,7 +285,7 @@ pub fn boot_node(settings: &Settings, node: &Node, progress: &Progress) -> Resul
 /// Takes the lab away; the cache stays.
 pub fn down(settings: &Settings) -> Result<()> {
     sweep(settings)?;
-    remove(&settings.state.join("machines"))?;
+    trash::empty(settings)?;
     remove(&settings.pki())?;
     remove(&settings.kubeconfig())?;
     remove(&settings.state.join("lab.json"))
@@ -257,20 +300,8 @@ fn sweep(settings: &Settings) -> Result<()> {
     if record.is_some_and(|record| record.mounted_hugetlb) {
         cgroups::unmount_hugetlb();
     }
-    remove_mounted(&settings.state.join("machines"))?;
+    trash::throw(settings, &settings.state.join("machines"))?;
     owner::release()
-}
-
-/// Removes a folder of machines that are off. Their mounts go a moment after their last process.
-fn remove_mounted(folder: &std::path::Path) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while let Err(error) = remove(folder) {
-        if Instant::now() > deadline {
-            return Err(error);
-        }
-        sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }
 
 /// Whether as many nodes are Ready as there should be.

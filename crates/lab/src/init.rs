@@ -28,8 +28,8 @@ use rustix::system::sethostname;
 use crate::cgroups::{Cgroups, delegate_all};
 use crate::control::{FOLDER, Reply, Request, SOCKET};
 use crate::machine::MachineSpec;
-use crate::namespaces;
 use crate::supervisor::Supervisor;
+use crate::{descriptors, namespaces};
 
 fn read_spec(path: &Path) -> Result<MachineSpec> {
     let text = fs::read(path).with_context(|| format!("{} is unreadable", path.display()))?;
@@ -38,6 +38,7 @@ fn read_spec(path: &Path) -> Result<MachineSpec> {
 
 /// Makes the namespaces, starts PID 1 in them and prints its process id.
 pub fn machine_start(path: &Path) -> Result<()> {
+    descriptors::keep_from_children();
     let spec = read_spec(path)?;
     let cgroups = Cgroups::detect()?;
     cgroups.create(&spec.name)?;

@@ -5,6 +5,7 @@ use std::fs;
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use crate::fabric::Fabric;
 use crate::ingredients::prlimit_library;
 use crate::loading::storage;
 use crate::machine::{Machine, MachineSpec, Program};
@@ -12,7 +13,8 @@ use crate::pki::{Authority, kubeconfig};
 use crate::runtimes;
 use crate::settings::Settings;
 use crate::switch::server;
-use crate::topology::{CLUSTER_NETWORK, DNS_SERVICE, Node, Topology};
+use crate::topology::{DNS_SERVICE, Node, Topology};
+use crate::{bird, cni, plugin};
 
 /// Writes certificates and configuration of a node.
 pub fn prepare(settings: &Settings, topology: &Topology, node: &Node, authority: &Authority) -> Result<MachineSpec> {
@@ -22,6 +24,7 @@ pub fn prepare(settings: &Settings, topology: &Topology, node: &Node, authority:
 
     let user = authority.client(&format!("system:node:{}", node.name), Some("system:nodes"))?;
     let proxy = authority.client("system:kube-proxy", None)?;
+    let cni = authority.client(plugin::USER, None)?;
     let serving = authority.server(&node.name, &[&node.address(), &node.name])?;
     let ca = &authority.ca.cert;
     for (name, content) in [
@@ -31,11 +34,12 @@ pub fn prepare(settings: &Settings, topology: &Topology, node: &Node, authority:
         ("kubelet.conf", kubeconfig(&server(), ca, &user)),
         ("kube-proxy.conf", kubeconfig(&server(), ca, &proxy)),
         ("kubelet.json", kubelet_config(node).to_string()),
-        ("kube-proxy.json", proxy_config(node).to_string()),
+        ("kube-proxy.json", proxy_config(topology.fabric, node).to_string()),
+        ("cni.conf", kubeconfig(&server(), ca, &cni)),
     ] {
         spec.write(&format!("/etc/kubernetes/{name}"), 0o600, content)?;
     }
-    spec.write("/etc/cni/net.d/10-lab.conflist", 0o644, cni_config(node).to_string())?;
+    prepare_network(topology.fabric, node, &spec)?;
     let hosts = topology.nodes.iter().fold(String::from("127.0.0.1 localhost\n"), |hosts, node| format!("{hosts}{} {}\n", node.address(), node.name));
     spec.write("/etc/hosts", 0o644, hosts)?;
     spec.write("/etc/hostname", 0o644, format!("{}\n", node.name))?;
@@ -47,6 +51,20 @@ pub fn prepare(settings: &Settings, topology: &Topology, node: &Node, authority:
         spec.write("/etc/ld.so.preload", 0o644, "/usr/lib/godwit-lab/prlimit.so\n")?;
     }
     Ok(spec)
+}
+
+/// The pods' network: its configuration, and the plugin of the lab's own that it names.
+fn prepare_network(fabric: Fabric, node: &Node, spec: &MachineSpec) -> Result<()> {
+    spec.write(cni::CONFIG, 0o644, cni::config(fabric, node).to_string())?;
+    let name = match fabric {
+        Fabric::Bridge => plugin::IPAM,
+        Fabric::Routed => {
+            spec.write(bird::CONFIG, 0o644, bird::node_config(node))?;
+            plugin::ROUTED
+        }
+    };
+    let own = std::env::current_exe().and_then(fs::read).context("this program's file is unreadable")?;
+    spec.write(&format!("{}/{name}", plugin::FOLDER), 0o755, own)
 }
 
 /// Starts kubelet and kube-proxy; the runtime has been started.
@@ -125,45 +143,17 @@ fn kubelet_config(node: &Node) -> serde_json::Value {
     })
 }
 
-fn proxy_config(node: &Node) -> serde_json::Value {
+fn proxy_config(fabric: Fabric, node: &Node) -> serde_json::Value {
     json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "clientConnection": {"kubeconfig": "/etc/kubernetes/kube-proxy.conf"},
         "hostnameOverride": node.name,
         "mode": "nftables",
-        "clusterCIDR": CLUSTER_NETWORK,
-        // On a flat network an answer would bypass the node that translated the request.
-        "nftables": {"masqueradeAll": true},
+        "clusterCIDR": fabric.pods(),
+        // On a flat network an answer would bypass the node that translated the request. On the routed one only clients' requests are masqueraded.
+        "nftables": {"masqueradeAll": fabric == Fabric::Bridge},
         "oomScoreAdj": 0,
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
-    })
-}
-
-fn cni_config(node: &Node) -> serde_json::Value {
-    let network = |last: u8| format!("10.88.{}.{last}", node.number);
-    json!({
-        "cniVersion": "1.0.0",
-        "name": "lab",
-        "plugins": [
-            {
-                "type": "bridge",
-                "bridge": "cni0",
-                "isGateway": false,
-                "ipMasq": false,
-                "hairpinMode": true,
-                "ipam": {
-                    "type": "host-local",
-                    "ranges": [[{
-                        "subnet": CLUSTER_NETWORK,
-                        "rangeStart": network(10),
-                        "rangeEnd": network(200),
-                        "gateway": node.address(),
-                    }]],
-                    "routes": [{"dst": "0.0.0.0/0"}],
-                },
-            },
-            {"type": "portmap", "capabilities": {"portMappings": true}},
-        ],
     })
 }

@@ -2,15 +2,19 @@
 //!
 //! Nodes are sets of namespaces with an own root file system, cgroup and network; everything in them is the real
 //! program: kubelet, containerd or CRI-O, runc, crun, CRIU. See [`cluster`] for the order of things, [`topology`] for
-//! the addresses, [`machine`] for what a node is made of.
+//! the addresses, [`fabric`] for the pods' networks, [`machine`] for what a node is made of.
 
+mod bird;
 mod cache;
 mod cgroups;
 mod cli;
 mod client;
 mod cluster;
+mod cni;
 mod control;
+mod descriptors;
 mod elf;
+mod fabric;
 mod images;
 mod ingredients;
 mod init;
@@ -22,6 +26,7 @@ mod network;
 mod oci;
 mod owner;
 mod pki;
+mod plugin;
 mod prerequisites;
 mod progress;
 mod record;
@@ -31,10 +36,14 @@ mod status;
 mod supervisor;
 mod switch;
 mod topology;
+mod trash;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(code) = plugin::run() {
+        return code;
+    }
     match cli::run() {
         Ok(code) => code,
         Err(error) => {

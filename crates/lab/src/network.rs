@@ -1,8 +1,10 @@
-//! The wires between the machines: one flat network.
+//! The wires between the machines.
 //!
 //! ```text
-//!   switch: br0 10.88.0.1/16 ──┬── sw1 ═══ up0 ── cni0 10.88.1.1/16 ── pods 10.88.1.10-200   node 1
-//!                              └── sw2 ═══ up0 ── cni0 10.88.2.1/16 ── pods 10.88.2.10-200   node 2
+//!   bridge   switch: br0 10.88.0.1/16 ──┬── sw1 ═══ up0 ── cni0 10.88.1.1/16 ── pods 10.88.1.10-200   node 1
+//!                                       └── sw2 ═══ up0 ── cni0 10.88.2.1/16 ── pods 10.88.2.10-200   node 2
+//!   routed   switch: br0 10.88.0.1/16 ──┬── sw1 ═══ up0 10.88.1.1/16   cali… ── pod 10.90.1.7/32      node 1
+//!                                       └── sw2 ═══ up0 10.88.2.1/16   cali… ── pod 10.90.2.7/32      node 2
 //! ```
 //! Clients on the switch reach Services through one of the nodes.
 
@@ -11,8 +13,9 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
+use crate::fabric::{Fabric, block};
 use crate::machine::Machine;
-use crate::topology::{Node, SERVICE_NETWORK, SWITCH, SWITCH_ADDRESS};
+use crate::topology::{Node, SERVICE_NETWORK, SWITCH, SWITCH_ADDRESS, Topology};
 
 /// Sets up the switch and gives its network namespace a name for `ip netns`.
 pub fn wire_switch(switch: &Machine) -> Result<()> {
@@ -33,7 +36,7 @@ pub fn wire_switch(switch: &Machine) -> Result<()> {
 }
 
 /// Connects a node to the switch.
-pub fn wire_node(switch: &Machine, node: &Node, machine: &Machine) -> Result<()> {
+pub fn wire_node(switch: &Machine, fabric: Fabric, node: &Node, machine: &Machine) -> Result<()> {
     let number = node.number;
     // The wire of an earlier boot may still be there for a moment, or for ever if something holds that namespace.
     let _ = switch.network_command("ip")?.args(["link", "del", &format!("sw{number}")]).stderr(Stdio::null()).status();
@@ -45,18 +48,26 @@ pub fn wire_node(switch: &Machine, node: &Node, machine: &Machine) -> Result<()>
             machine.pid
         ),
     )?;
-    batch(
-        machine,
-        &format!(
-            "link set lo up\n\
-             link add cni0 address 02:88:00:00:{number:02x}:01 type bridge\n\
-             addr add {}/16 dev cni0\n\
-             link set up0 master cni0 up\n\
-             link set cni0 up\n\
-             route add default via {SWITCH_ADDRESS}\n",
-            node.address()
-        ),
-    )
+    batch(machine, &node_side(fabric, node))
+}
+
+/// Commands of `ip -batch` in the node. The hardware address outlives reboots: who knows it need not ask again.
+fn node_side(fabric: Fabric, node: &Node) -> String {
+    let (address, mac) = (node.address(), format!("02:88:00:00:{:02x}:01", node.number));
+    let device = match fabric {
+        Fabric::Bridge => {
+            format!("link add cni0 address {mac} type bridge\naddr add {address}/16 dev cni0\nlink set up0 master cni0 up\nlink set cni0 up\n")
+        }
+        Fabric::Routed => format!("link set up0 address {mac}\naddr add {address}/16 dev up0\nlink set up0 up\n"),
+    };
+    format!("link set lo up\n{device}route add default via {SWITCH_ADDRESS}\n")
+}
+
+/// Whether the clients know the way to every node's pods.
+pub fn is_routed(switch: &Machine, topology: &Topology) -> bool {
+    let routes = switch.network_command("ip").and_then(|mut ip| Ok(ip.args(["-4", "route", "show"]).output()?));
+    let routes = routes.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    topology.nodes.iter().all(|node| routes.lines().any(|line| line.starts_with(&format!("{} via {}", block(node), node.address()))))
 }
 
 /// Routes the clients' Service traffic through a node.
@@ -89,4 +100,21 @@ fn batch(machine: &Machine, lines: &str) -> Result<()> {
         bail!("the network of {} cannot be set up: {}", machine.name, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_node_has_its_address_on_the_bridge_or_on_the_wire() {
+        let topology: Topology = "a,b".parse().unwrap();
+        let commands = |fabric| node_side(fabric, &topology.nodes[1]);
+        assert!(commands(Fabric::Bridge).contains("addr add 10.88.2.1/16 dev cni0\nlink set up0 master cni0 up\n"));
+        assert!(commands(Fabric::Routed).contains("addr add 10.88.2.1/16 dev up0\n") && !commands(Fabric::Routed).contains("cni0"));
+        for fabric in [Fabric::Bridge, Fabric::Routed] {
+            assert!(commands(fabric).contains("02:88:00:00:02:01") && commands(fabric).ends_with("route add default via 10.88.0.1\n"));
+        }
+    }
 }

@@ -15,7 +15,7 @@ pub struct Record {
     /// Digest of what its machines stand on; another one means that the cluster must be made anew.
     #[serde(default)]
     pub base: String,
-    /// Its nodes.
+    /// Its nodes and its network.
     pub topology: Topology,
     /// Folder with CRI-O's programs.
     #[serde(default)]

@@ -1,7 +1,7 @@
 //! Where the lab keeps things: the state folder (dies with `down`) and the cache folder (stays).
 //!
 //! ```text
-//! $GODWIT_LAB   lab.json  lock  kubeconfig  pki/  machines/<name>/{spec.json,pid,init.log,upper,work,root,lib,log}
+//! $GODWIT_LAB   lab.json  lock  kubeconfig  pki/  machines/<name>/{spec.json,pid,init.log,upper,work,root,lib,log}  trash/
 //! $GODWIT_CACHE rootfs/{node,app}  kubernetes/  helm/  coredns/  compiled/  images/  build/  log/  target/  tools/
 //! ```
 

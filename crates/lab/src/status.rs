@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::client::kubectl;
 use crate::cluster::nodes_ready;
 use crate::control::{Request, ServiceState};
+use crate::fabric::Fabric;
 use crate::machine::Machine;
 use crate::record::Record;
 use crate::settings::Settings;
@@ -21,6 +22,9 @@ struct Report {
     up: bool,
     /// Whether every service runs and every node is Ready.
     healthy: bool,
+    /// The pods' network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<Fabric>,
     machines: Vec<MachineReport>,
 }
 
@@ -46,6 +50,7 @@ pub fn print(settings: &Settings, json: bool) -> Result<ExitCode> {
         println!("the lab is down");
     } else {
         println!("{}", table(&report));
+        println!("\nnetwork: {}", report.network.unwrap_or_default().name());
         match kubectl(settings, &["get", "nodes", "-o", "wide"]) {
             Ok(nodes) => print!("\n{nodes}"),
             Err(error) => println!("\n{error:#}"),
@@ -59,7 +64,7 @@ pub fn print(settings: &Settings, json: bool) -> Result<ExitCode> {
 
 fn look(settings: &Settings, record: Option<&Record>) -> Report {
     let Some(record) = record else {
-        return Report { up: false, healthy: false, machines: Vec::new() };
+        return Report { up: false, healthy: false, network: None, machines: Vec::new() };
     };
     let nodes = record.topology.nodes.iter().map(|node| (node.name.clone(), node.address(), Some(node.runtime)));
     let switch = (SWITCH.to_owned(), SWITCH_ADDRESS.to_owned(), None);
@@ -72,7 +77,8 @@ fn look(settings: &Settings, record: Option<&Record>) -> Report {
         })
         .collect();
     let runs = |machine: &MachineReport| !machine.services.is_empty() && machine.services.iter().all(|s| s.pid.is_some());
-    Report { up: true, healthy: machines.iter().all(runs) && nodes_ready(settings, &record.topology), machines }
+    let healthy = machines.iter().all(runs) && nodes_ready(settings, &record.topology);
+    Report { up: true, healthy, network: Some(record.topology.fabric), machines }
 }
 
 fn table(report: &Report) -> Table {

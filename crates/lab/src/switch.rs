@@ -2,6 +2,8 @@
 
 use anyhow::Result;
 
+use crate::bird;
+use crate::fabric::Fabric;
 use crate::machine::{Machine, MachineSpec, Program};
 use crate::pki::{Authority, kubeconfig};
 use crate::settings::Settings;
@@ -13,7 +15,7 @@ pub fn server() -> String {
 }
 
 /// Writes certificates and configuration of the control plane.
-pub fn prepare(settings: &Settings, authority: &Authority) -> Result<MachineSpec> {
+pub fn prepare(settings: &Settings, fabric: Fabric, authority: &Authority) -> Result<MachineSpec> {
     let spec = MachineSpec::new(settings, SWITCH, &["etcd"]);
     let put = |name: &str, content: &str| spec.write(&format!("/etc/kubernetes/{name}"), 0o600, content);
     put("ca.crt", &authority.ca.cert)?;
@@ -41,6 +43,9 @@ pub fn prepare(settings: &Settings, authority: &Authority) -> Result<MachineSpec
         put(file, &kubeconfig(&server(), &authority.ca.cert, &pair))?;
     }
     spec.write("/etc/hosts", 0o644, "127.0.0.1 localhost\n")?;
+    if fabric == Fabric::Routed {
+        spec.write(bird::CONFIG, 0o644, bird::switch_config())?;
+    }
     Ok(spec)
 }
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   10.88.0.1/16   switch: bridge br0, control plane, clients
-//!   10.88.N.1/16   node N: bridge cni0, joined to br0 by a veth pair
-//!   10.88.N.10-200 pods of node N
+//!   10.88.N.1/16   node N, joined to br0 by a veth pair
+//!   pods           see [`crate::fabric`]
 //!   10.99.0.0/16   Services; 10.99.0.1 the API server, 10.99.0.10 DNS
 //! ```
 
@@ -12,11 +12,13 @@ use std::str::FromStr;
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::fabric::Fabric;
+
 /// Address of the switch, where the API server listens.
 pub const SWITCH_ADDRESS: &str = "10.88.0.1";
 /// Name of the switch's machine and of its network namespace.
 pub const SWITCH: &str = "godwit-lab";
-/// Network of nodes and pods.
+/// Network of the nodes, and of the pods of [`Fabric::Bridge`].
 pub const CLUSTER_NETWORK: &str = "10.88.0.0/16";
 /// Network of Services.
 pub const SERVICE_NETWORK: &str = "10.99.0.0/16";
@@ -65,17 +67,20 @@ pub struct Node {
 }
 
 impl Node {
-    /// The node's own address, also its pods' gateway.
+    /// The node's own address.
     pub fn address(&self) -> String {
         format!("10.88.{}.1", self.number)
     }
 }
 
-/// All nodes of a lab.
+/// All nodes of a lab, and what joins their pods.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Topology {
     /// In the order of their numbers.
     pub nodes: Vec<Node>,
+    /// The pods' network.
+    #[serde(default)]
+    pub fabric: Fabric,
 }
 
 impl Topology {
@@ -115,7 +120,7 @@ impl Topology {
 
     fn of<'a>(nodes: impl Iterator<Item = (&'a str, Runtime)>) -> Self {
         let nodes = nodes.zip(1u8..).map(|((letter, runtime), number)| Node { name: format!("node-{letter}"), number, runtime }).collect();
-        Self { nodes }
+        Self { nodes, fabric: Fabric::default() }
     }
 }
 

@@ -118,6 +118,11 @@ pub const ENTRIES: &[Entry] = &[
         "A process made namespaces of its own inside the container: a browser's sandbox, or a container in the container.",
         "Switch that off in the program.",
     ),
+    plan(
+        "NetworkNotPossible",
+        "The connections cannot be kept in the way that was asked for: the plugin, the kernel or a node lacks what that way needs.",
+        "Choose another way, or none (--network auto or close); the message says what is missing, `kubectl migrate doctor` where.",
+    ),
     plan("NoAgent", "The node has no ready agent.", "Look at the DaemonSet godwit-agent; `kubectl migrate doctor` tells what is wrong."),
     plan("NoContainerRuntime", "Neither containerd nor CRI-O answers on the node.", "See that one of them runs and that its socket is at the usual place."),
     plan("NoRoomForImages", "The pod's memory does not fit into the target's /run.", "Choose a node with more memory, or enlarge the tmpfs at /run."),
@@ -187,6 +192,9 @@ pub const ENTRIES: &[Entry] = &[
     switch("Abandoned", "The source gave the migration up before the target owned the pod.", "See the source's reason; try again."),
     switch("Aborted", "The Handover says that the migration was taken back.", "Try again."),
     switch("AgentRestarted", "The source's agent restarted before the pod was offered to the target.", "Try again."),
+    switch("AnchorPeerUnreachable", "The node that mirrors an old address did not answer.", "Look at the agent on that node."),
+    switch("AnchorUnknown", "The node has no such anchor any more: the connections have ended.", "Nothing is to be done."),
+    switch("AnchorUnreachable", "The node that holds the old address did not answer.", "Look at the agent on that node and at the network between the nodes."),
     switch("ContainerEnded", "A container ended by itself before it was frozen.", "Wait until the pod runs again."),
     switch("ContainerMissing", "The source has no running container of that name.", "Migrate when all containers of the pod run."),
     switch(
@@ -210,8 +218,11 @@ pub const ENTRIES: &[Entry] = &[
     switch("NetlinkFailed", "The kernel did not answer a question about addresses or sockets.", "Try again; report it if it stays."),
     switch("NetworkChangeRefused", "The kernel refused a change of the pod's network.", "The agent needs CAP_NET_ADMIN; the kernel needs nf_tables."),
     switch("NetworkNamespaceUnreachable", "The pod's network namespace cannot be joined.", "Its sandbox may just have gone; try again."),
+    switch("NoFreeTunnel", "No VXLAN network identifier was free on both nodes.", "Retire anchors that are not needed any more: kubectl migrate release."),
+    switch("NoIpv4Address", "The pod has no IPv4 address, and only those can be kept by an anchor.", "Move it with its connections closed: --network close."),
     switch("NoNetworkNamespace", "The target pod has no network namespace of its own.", "Pods with hostNetwork cannot be moved."),
     switch("NodeRebooted", "A node was rebooted during the switch.", "Try again when the pod runs."),
+    switch("NotGone", "The target is not known to run yet, so the source is not emptied.", "Try again."),
     switch(
         "ProcessesRemain",
         "A process does not end although it was killed: it waits for a disk or a network file system.",

@@ -7,6 +7,7 @@
 //!                                                             nodes::compare
 //! ```
 
+pub mod network;
 pub mod nodes;
 
 use serde::{Deserialize, Serialize};

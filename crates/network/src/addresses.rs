@@ -4,19 +4,20 @@
 //! restore until the connections of that address have been ended:
 //!
 //! ```text
-//!   gate shut ▶ add_temporary(old IP) ▶ restore ▶ commit ▶ sockets::destroy(old IP) ▶ remove(old IP) ▶ gate open
+//!   add_temporary(old IP) ▶ restore, held ▶ remove(old IP) ▶ sockets::destroy(old IP) ▶ commit ▶ run
 //! ```
 //!
-//! It must stand only behind a shut gate: Linux answers ARP for addresses of `lo` on every interface. `IFA_F_NOPREFIXROUTE` keeps it out of the routing table but
-//! for the kernel's own `local` entry, which goes with the address; nothing is routed differently afterwards.
+//! Linux answers ARP for addresses of `lo` on every interface, and the source still lives by that address: the interfaces are told to answer for their own
+//! addresses only. `IFA_F_NOPREFIXROUTE` keeps it out of the routing table but for the kernel's own `local` entry, which goes with the address; nothing is routed
+//! differently afterwards.
 //!
 //! Message formats: linux/rtnetlink.h, if_addr.h, if_link.h.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use crate::Error;
 use crate::netlink::{self, ACK, CREATE, DUMP, EXCL, Message, Socket, attributes, u32_at};
+use crate::{Error, links};
 
 const NEWLINK: u16 = 16;
 const GETLINK: u16 = 18;
@@ -92,6 +93,9 @@ pub fn list(netns: &Path) -> Result<Vec<(String, IpAddr)>, Error> {
 /// # Errors
 /// The namespace cannot be entered or the kernel refused (IPv6 is switched off in the namespace, say).
 pub fn add_temporary(netns: &Path, ip: IpAddr) -> Result<(), Error> {
+    for device in devices(netns)?.iter().filter(|device| device.index != LOOPBACK) {
+        links::strict_arp(netns, &device.name)?;
+    }
     match change(netns, ip, NEWADDR, CREATE | EXCL, &format!("add {ip} to lo")) {
         Err(error) if error.errno() == Some(EEXIST) => Ok(()),
         other => other,

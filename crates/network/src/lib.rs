@@ -13,13 +13,23 @@
 //! ```
 
 pub mod addresses;
+#[cfg(test)]
+mod anchor_tests;
+pub mod attachment;
 mod error;
 pub mod gate;
+pub mod hold;
+pub mod links;
+pub mod mirror;
 mod netlink;
 mod netns;
+mod packet;
 pub mod sockets;
 #[cfg(test)]
 mod tests;
 
+pub use attachment::Attachment;
 pub use error::Error;
 pub use gate::Gate;
+pub use hold::Hold;
+pub use mirror::Mirror;

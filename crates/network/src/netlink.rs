@@ -83,6 +83,14 @@ impl Message {
         self
     }
 
+    /// Appends a piece that is no attribute: the fixed part of what is nested.
+    #[must_use]
+    pub fn raw(mut self, bytes: &[u8]) -> Self {
+        self.bytes.extend_from_slice(bytes);
+        self.pad();
+        self
+    }
+
     /// Appends a string attribute with its terminating zero.
     #[must_use]
     pub fn text(self, kind: u16, value: &str) -> Self {
@@ -154,7 +162,8 @@ impl Socket {
         netns::inside(netns, || Self::here(protocol))
     }
 
-    fn here(protocol: Option<Protocol>) -> Result<Self, Error> {
+    /// Opens a socket in the namespace of the calling thread: for the agent, its node's.
+    pub fn here(protocol: Option<Protocol>) -> Result<Self, Error> {
         let failed = |what| move |errno: rustix::io::Errno| Error::Socket { what, source: errno.into() };
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol).map_err(failed("open a socket"))?;
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(PATIENCE)).map_err(failed("set a time limit"))?;

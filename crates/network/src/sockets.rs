@@ -22,6 +22,7 @@ const INET6: u8 = 10;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ESTABLISHED: u8 = 1;
+const TIME_WAIT: u8 = 6;
 const LISTEN: u8 = 10;
 const CLOSE: u8 = 7;
 /// Length of `struct inet_diag_sockid`, which stands at offset 4 of the answer and 8 of the request.
@@ -66,6 +67,16 @@ pub fn established(netns: &Path, local: IpAddr) -> Result<u32, Error> {
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
+/// How many TCP connections of `local` to elsewhere there are, in whatever state but TIME_WAIT.
+///
+/// # Errors
+/// The namespace cannot be entered or the kernel cannot be asked.
+pub fn connections(netns: &Path, local: IpAddr) -> Result<u32, Error> {
+    let socket = Socket::inside(netns, netlink::SOCK_DIAG)?;
+    let count = matching(&socket, local)?.iter().filter(|entry| entry.protocol == TCP && entry.state != TIME_WAIT && entry.address(20) != Some(local)).count();
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
 /// One socket as the kernel describes it.
 struct Entry {
     family: u8,
@@ -88,7 +99,12 @@ impl Entry {
     }
 
     fn local(&self) -> Option<IpAddr> {
-        let source = self.id.get(4..20)?;
+        self.address(4)
+    }
+
+    /// The address at an offset of the id: 4 is ours, 20 the peer's.
+    fn address(&self, offset: usize) -> Option<IpAddr> {
+        let source = self.id.get(offset..offset + 16)?;
         Some(match self.family {
             INET => <[u8; 4]>::try_from(source.get(..4)?).ok()?.into(),
             _ => Ipv6Addr::from(<[u8; 16]>::try_from(source).ok()?).to_canonical(),

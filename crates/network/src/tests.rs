@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::{Gate, addresses, gate, sockets};
 
-fn root() -> bool {
+pub(crate) fn root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
         eprintln!("skipped: needs root to make network namespaces");
@@ -21,7 +21,7 @@ fn root() -> bool {
 }
 
 /// Runs `test` on a thread with a network namespace of its own, whose file it is given.
-fn in_new_netns<T: Send + 'static>(test: impl FnOnce(PathBuf) -> T + Send + 'static) -> T {
+pub(crate) fn in_new_netns<T: Send + 'static>(test: impl FnOnce(PathBuf) -> T + Send + 'static) -> T {
     thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         let netns = PathBuf::from(format!("/proc/{}/task/{}/ns/net", process::id(), nix::unistd::gettid()));
@@ -32,13 +32,13 @@ fn in_new_netns<T: Send + 'static>(test: impl FnOnce(PathBuf) -> T + Send + 'sta
     .unwrap()
 }
 
-fn ip(arguments: &str) {
+pub(crate) fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A pod's namespace with eth0 = 10.99.0.2 / fd99::2, and a peer's with 10.99.0.1 / fd99::1; `test` runs in the pod's and is given both files.
-fn with_peer<T: Send + 'static>(test: impl FnOnce(PathBuf, PathBuf) -> T + Send + 'static) -> T {
+pub(crate) fn with_peer<T: Send + 'static>(test: impl FnOnce(PathBuf, PathBuf) -> T + Send + 'static) -> T {
     in_new_netns(move |pod| {
         let (made, peer_made) = std::sync::mpsc::channel();
         let (finish, finished) = std::sync::mpsc::channel::<()>();

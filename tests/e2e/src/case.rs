@@ -179,6 +179,18 @@ impl Case {
     /// # Errors
     /// When any of this is not so.
     pub fn move_over(&self, pod: &str) -> Result<String> {
+        let name = self.move_kept(pod)?;
+        if name != pod {
+            pods::wait_gone(&self.lab, &self.namespace, pod, MINUTE)?;
+        }
+        Ok(name)
+    }
+
+    /// As [`Case::move_over`], but the source may stay for its connections.
+    ///
+    /// # Errors
+    /// When the pod does not run and is not ready on the other node.
+    pub fn move_kept(&self, pod: &str) -> Result<String> {
         let before = self.pod(pod)?;
         let node = self.pair.other(pods::node(&before)).to_owned();
         let moved = self.migrate(pod, &node)?.moved()?;
@@ -186,11 +198,16 @@ impl Case {
         let after = self.ready(&name)?;
         ensure!(pods::node(&after) == node, "{name} runs on {}, not on {node}", pods::node(&after));
         ensure!(pods::restarts(&after) == 0, "containers of {name} were restarted: {:?}", pods::marks(&after));
-        if name != pod {
-            pods::wait_gone(&self.lab, &self.namespace, pod, MINUTE)?;
-        }
         self.note(format!("freeze {} ms", moved.freeze_ms().context("the record does not say for how long the pod stood still")?));
         Ok(name)
+    }
+
+    /// `kubectl migrate WORDS` in the namespace, which must succeed; what it said.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn kubectl_migrate(&self, words: &[&str]) -> Result<String> {
+        Ok(migrate::migrate_with(&self.lab, &self.namespace, words)?.moved()?.text())
     }
 
     /// What a container has written.

@@ -1,4 +1,4 @@
-//! The proof that a scenario left nothing on the nodes: mounts, cgroups, nft tables of every network namespace, Godwit's files, and processes, each counted
+//! The proof that a scenario left nothing on the nodes: mounts, cgroups, nft tables, anchors' interfaces and routing rules of every network namespace, Godwit's files, and processes, each counted
 //! with ids taken out of the names, are no more than they were before.
 
 use std::collections::BTreeMap;
@@ -16,10 +16,14 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Prints a line for each thing that could be left.
 const LOOK: &str = r#"
 awk '{print "mount " $5}' /proc/1/mountinfo
-find /sys/fs/cgroup -type d -path '*kubepods*' -printf 'cgroup %p\n' 2>/dev/null || true
+find /sys/fs/cgroup -type d -path '*kubepods/*' ! -name besteffort ! -name burstable -printf 'cgroup %p\n' 2>/dev/null || true
 nft list tables | sed 's/^/nft node /'
+ip -o link show type vxlan | awk '{print "link node " $2}'
+ip rule | grep -v -E 'lookup (local|main|default)' | sed 's/^/rule node /' || true
 for netns in $(ls /run/netns 2>/dev/null); do
   ip netns exec "$netns" nft list tables 2>/dev/null | sed 's/^/nft pod /' || true
+  ip netns exec "$netns" ip -o link show 2>/dev/null | awk '$2 ~ /^(anc|old)[0-9]/ {sub(/@.*|:$/, "", $2); print "link " $2}' || true
+  ip netns exec "$netns" ip rule 2>/dev/null | grep -v -E 'lookup (local|main|default)' | sed 's/^/rule pod /' || true
 done
 find /run/godwit /var/lib/godwit -maxdepth 2 -path /var/lib/godwit/faults -prune -o -printf 'file %p\n' 2>/dev/null || true
 cat /proc/[0-9]*/comm 2>/dev/null | grep -E '^(criu|godwit-runtime|keeper|runc|crun|nft|tar)$' | sed 's/^/process /' || true

@@ -17,6 +17,7 @@ pub mod leftovers;
 pub mod road;
 pub mod scenario;
 pub mod suite;
+pub mod talk;
 pub mod user;
 pub mod watch;
 

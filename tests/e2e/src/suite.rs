@@ -54,6 +54,7 @@ struct Suite {
 fn run(scenarios: &[Scenario]) -> Result<usize> {
     let begin = Instant::now();
     let lab = Lab::enter()?;
+    line(&format!("on the {} network", lab.network()));
     if std::env::var_os("GODWIT_E2E_INSTALLED").is_none() {
         step("Godwit installed by its Helm chart", || install::install(&lab, true))?;
     } else if !install::has_faults(&lab)? {

@@ -5,6 +5,8 @@ mod bad_streams;
 mod bare_pod;
 mod blockers;
 mod cancel;
+mod connections;
+mod connections_crash;
 mod controller_crash;
 mod crash_afterwards;
 mod deployment;
@@ -21,6 +23,7 @@ mod menagerie;
 mod metrics;
 mod node_dies;
 mod pod_deleted;
+mod pod_network;
 mod redis;
 mod refusals;
 mod report;
@@ -28,16 +31,22 @@ mod rivals;
 mod there_and_back;
 mod timeline;
 mod unfit_targets;
+mod uninstall;
 
 use std::process::ExitCode;
 
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 29] = [
+const SCENARIOS: [Scenario; 36] = [
     instruments::SCENARIO,
+    pod_network::SCENARIO,
     bare_pod::SCENARIO,
     redis::SCENARIO,
+    connections::ALL_KINDS,
+    connections::MANY,
+    connections::RELEASED,
+    connections::CLOSED,
     http_server::SCENARIO,
     menagerie::SCENARIO,
     heap::SCENARIO,
@@ -61,8 +70,10 @@ const SCENARIOS: [Scenario; 29] = [
     bad_streams::SCENARIO,
     agents_crash::FAIL,
     agents_crash::CRASH,
+    connections_crash::SCENARIO,
     controller_crash::SCENARIO,
     unfit_targets::SCENARIO,
+    uninstall::SCENARIO,
     node_dies::SCENARIO,
 ];
 

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use godwit_migration::handover::source::State;
 use godwit_rpc::{
     Identity, tls,
-    v1::{self, agent_server::Agent, switch_event},
+    v1::{self, agent_server::Agent, anchor_request::Action, switch_event},
 };
 use tonic::{Request, Response, Status};
 
@@ -40,12 +40,14 @@ impl Agent for Control {
             Ok(reply) => reply,
             Err(blocker) => v1::InspectReply { blockers: vec![blocker], ..v1::InspectReply::default() },
         };
-        Ok(Response::new(reply))
+        Ok(Response::new(v1::InspectReply { no_anchor: node.no_anchor.clone(), ..reply }))
     }
 
     async fn assess(&self, request: Request<v1::AssessRequest>) -> Result<Response<v1::AssessReply>, Status> {
         admit(&request)?;
-        Ok(Response::new(inspect::assess(&self.registry.node.host, &request.into_inner()).await))
+        let node = &self.registry.node;
+        let reply = inspect::assess(&node.host, &request.into_inner()).await;
+        Ok(Response::new(v1::AssessReply { no_anchor: node.no_anchor.clone(), ..reply }))
     }
 
     async fn prepare_target(&self, request: Request<v1::PrepareTargetRequest>) -> Result<Response<v1::PrepareTargetReply>, Status> {
@@ -121,6 +123,30 @@ impl Agent for Control {
     async fn clock(&self, request: Request<v1::ClockRequest>) -> Result<Response<v1::ClockReply>, Status> {
         admit(&request)?;
         Ok(Response::new(v1::ClockReply { now_us: crate::clock::now_us() }))
+    }
+
+    async fn anchor(&self, request: Request<v1::AnchorRequest>) -> Result<Response<v1::AnchorReply>, Status> {
+        admit(&request)?;
+        let request = request.into_inner();
+        let action = request.action();
+        let migration = named(request.migration)?;
+        let Some(session) = self.registry.source(&migration) else { return Ok(Response::new(v1::AnchorReply::default())) };
+        let node = &self.registry.node;
+        match action {
+            Action::Look => {}
+            Action::Keep => session.empty().await.map_err(|why| Status::failed_precondition(why.message))?,
+            Action::End if *session.machine().state() == State::Gone => node.end_anchor(&migration.source_pod_uid).await,
+            Action::End => return Err(Status::failed_precondition("the source has not heard yet that the target runs")),
+        }
+        let look = node.look_at_anchor(&migration.source_pod_uid).await;
+        Ok(Response::new(v1::AnchorReply {
+            held: look.held,
+            busy: look.busy,
+            connections: look.connections,
+            node: look.node,
+            addresses: look.addresses,
+            failure: look.failure,
+        }))
     }
 
     async fn forget(&self, request: Request<v1::ForgetRequest>) -> Result<Response<v1::ForgetReply>, Status> {

@@ -12,6 +12,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Replies, named};
 use crate::{
+    anchor::{
+        self,
+        holder::{Holder, Link},
+    },
     failure::{failure, internal},
     registry::Registry,
     target::{files, receive::Images, session::Session},
@@ -34,6 +38,38 @@ impl Peer {
         let session = self.registry.target(migration).ok_or_else(|| Status::not_found("this migration was not prepared here"))?;
         admit(caller, &session.migration.source_node, &session.migration.ticket, &migration.ticket)?;
         Ok(session)
+    }
+}
+
+impl Peer {
+    /// Does something with a link of an anchor of this node, for the node at its other end.
+    async fn about_link(
+        &self,
+        request: Request<v1::AnchorName>,
+        act: impl FnOnce(&Holder, &v1::AnchorName) -> Result<(), v1::Failure> + Send + 'static,
+    ) -> Result<Response<v1::AnchorDone>, Status> {
+        let caller = tls::require_agent(&request)?;
+        let (node, name) = (self.registry.node.clone(), request.into_inner());
+        let unknown = || Status::not_found("this node has no such anchor (any more)");
+        let anchor = node.anchors.find(&name).ok_or_else(unknown)?;
+        match anchor.links.iter().find(|link| link.target_pod_uid == name.target_pod_uid) {
+            None => return Err(unknown()),
+            Some(link) if link.node != caller => return Err(Status::permission_denied("this node has no part in this anchor")),
+            Some(_) => {}
+        }
+        anchor::blocking(move || act(&node.anchors, &name)).await.map_err(|why| Status::internal(why.message))?;
+        Ok(Response::new(v1::AnchorDone {}))
+    }
+
+    /// For the node that holds the anchor of a mirror of this node.
+    async fn about_mirror(&self, request: Request<v1::AnchorName>, end: bool) -> Result<Response<v1::ConnectionsReply>, Status> {
+        let caller = tls::require_agent(&request)?;
+        let (node, name) = (self.registry.node.clone(), request.into_inner());
+        if node.mirrors.find(&name).is_some_and(|held| held.node != caller) {
+            return Err(Status::permission_denied("this node does not hold this anchor"));
+        }
+        let answer = node.answer_mirror(&name, end).await.map_err(|why| Status::internal(why.message))?;
+        Ok(Response::new(v1::ConnectionsReply { known: answer.is_some(), connections: answer.unwrap_or(0) }))
     }
 }
 
@@ -85,6 +121,54 @@ impl Handoff for Peer {
             Err(status) => return Err(status),
         };
         Ok(Response::new(reply))
+    }
+
+    async fn link(&self, request: Request<v1::LinkRequest>) -> Result<Response<v1::LinkReply>, Status> {
+        let caller = tls::require_agent(&request)?;
+        let request = request.into_inner();
+        let name = request.name.clone().ok_or_else(|| Status::invalid_argument("the request names no anchor"))?;
+        if caller != request.node {
+            return Err(Status::permission_denied("a node asks for its own pods only"));
+        }
+        let remote = request.underlay.parse().map_err(|_| Status::invalid_argument("the request names no address"))?;
+        let link = Link { device: String::new(), target_pod_uid: name.target_pod_uid.clone(), node: request.node, agent: request.agent };
+        let node = self.registry.node.clone();
+        let made = anchor::blocking(move || node.anchors.tunnel(&name, link, remote, request.vni)).await;
+        Ok(Response::new(match made {
+            Ok(made) => v1::LinkReply { taken: !made, failure: None },
+            Err(why) => v1::LinkReply { taken: false, failure: Some(why) },
+        }))
+    }
+
+    async fn unlink(&self, request: Request<v1::AnchorName>) -> Result<Response<v1::AnchorDone>, Status> {
+        self.about_link(request, |holder, name| holder.unlink(name)).await
+    }
+
+    async fn hold(&self, request: Request<v1::AnchorName>) -> Result<Response<v1::AnchorDone>, Status> {
+        tls::require_agent(&request)?;
+        let (node, name) = (self.registry.node.clone(), request.into_inner());
+        let Some(anchor) = node.anchors.find(&name) else { return Err(Status::not_found("this node has no such anchor")) };
+        anchor::blocking(move || node.anchors.hold(&anchor.name.pod_uid)).await.map_err(|why| Status::internal(why.message))?;
+        Ok(Response::new(v1::AnchorDone {}))
+    }
+
+    async fn pass(&self, request: Request<v1::AnchorName>) -> Result<Response<v1::AnchorDone>, Status> {
+        self.about_link(request, |holder, name| holder.pass(name)).await
+    }
+
+    async fn held(&self, request: Request<v1::AnchorName>) -> Result<Response<v1::HeldReply>, Status> {
+        tls::require_agent(&request)?;
+        let name = request.into_inner();
+        let held = self.registry.node.anchors.find(&name).is_some_and(|anchor| anchor.current.as_ref() == Some(&name.target_pod_uid));
+        Ok(Response::new(v1::HeldReply { held }))
+    }
+
+    async fn connections(&self, request: Request<v1::AnchorName>) -> Result<Response<v1::ConnectionsReply>, Status> {
+        self.about_mirror(request, false).await
+    }
+
+    async fn end_connections(&self, request: Request<v1::AnchorName>) -> Result<Response<v1::ConnectionsReply>, Status> {
+        self.about_mirror(request, true).await
     }
 
     async fn sealed(&self, request: Request<v1::SealedRequest>) -> Result<Response<v1::SealedReply>, Status> {

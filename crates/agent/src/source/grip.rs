@@ -95,6 +95,18 @@ impl Grip {
         Gate::new(&host.path(&self.netns), &self.uid).map_err(|error| internal("cannot reach the pod's network", error))
     }
 
+    /// The pod's network namespace, as the node names it.
+    #[must_use]
+    pub fn netns(&self) -> &std::path::Path {
+        &self.netns
+    }
+
+    /// UID of the pod.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
     /// Keeps the kubelet from creating any container of this pod, also after a reboot.
     pub fn fence(&self, host: &Host) {
         if let Err(error) = fence::raise(host, &self.uid) {

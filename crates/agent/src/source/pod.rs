@@ -5,6 +5,7 @@
 //! ```
 
 use std::{
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -18,7 +19,7 @@ use godwit_node::{
     host::Host,
     volumes::{self, Side},
 };
-use godwit_rpc::v1::{FileChunk, Migration, OpenRequest, Receipt, SourceContainer, handoff_client::HandoffClient};
+use godwit_rpc::v1::{Anchored, FileChunk, Migration, OpenRequest, Receipt, SourceContainer, handoff_client::HandoffClient};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -96,11 +97,12 @@ impl SourcePod {
     ///
     /// # Errors
     /// What the target lacks.
-    pub async fn open(&self, client: &mut HandoffClient<Channel>, migration: &Migration) -> Result<(), Failure> {
+    pub async fn open(&self, client: &mut HandoffClient<Channel>, migration: &Migration, anchors: Vec<Anchored>, kept: &[IpAddr]) -> Result<(), Failure> {
         let mut request = OpenRequest {
             migration: Some(migration.clone()),
             boot_id: facts::boot_id().map_err(|error| internal("cannot read the boot id", error))?,
-            source_ip: self.pod.sandbox.ips.first().map(ToString::to_string).unwrap_or_default(),
+            source_ips: self.pod.sandbox.ips.iter().chain(kept).map(ToString::to_string).collect(),
+            anchors,
             containers: Vec::new(),
         };
         for (container, dump) in self.pod.containers.iter().zip(&self.dumps) {
@@ -115,6 +117,12 @@ impl SourcePod {
         }
         let reply = client.open(request).await.map_err(|status| unreachable(&status))?.into_inner();
         reply.failure.map_or(Ok(()), Err)
+    }
+
+    /// The address that an anchor keeps.
+    #[must_use]
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        self.pod.sandbox.ips.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None })
     }
 
     /// Sends the pod's files, or what changed of them since the last call.

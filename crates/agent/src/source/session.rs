@@ -8,6 +8,7 @@
 //! ```
 
 use std::{
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -15,11 +16,12 @@ use std::{
 use godwit_migration::{
     handover::{
         PeerState, Sealed,
-        source::{Effect, Event, Machine, Outcome},
+        source::{Effect, Event, Machine, Outcome, State},
     },
     timeline,
 };
-use godwit_rpc::v1::{self, Copied, FreezeReport, Migration, SwitchEvent, handoff_client::HandoffClient, switch_event};
+use godwit_network::Attachment;
+use godwit_rpc::v1::{self, Anchored, Copied, FreezeReport, Migration, SwitchEvent, handoff_client::HandoffClient, switch_event};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -33,6 +35,7 @@ use super::{
     pod::{SourcePod, images_of},
 };
 use crate::{
+    anchor,
     arbiter::Arbiter,
     clock::{Relay, Timer},
     convert,
@@ -64,6 +67,8 @@ enum Command {
     /// An answer of the API server, with the number of the call.
     Api(u64, Event),
     AskSealed(oneshot::Sender<Sealed>),
+    /// The sandbox stays for its anchor, the processes go.
+    Empty(oneshot::Sender<Result<(), Failure>>),
     Prepared(Box<SourcePod>, HandoffClient<Channel>),
     Step(v1::Step),
 }
@@ -147,6 +152,17 @@ impl Session {
         answer.await.ok()
     }
 
+    /// Ends the processes of a source that has gone, but not its sandbox; the fence stays.
+    ///
+    /// # Errors
+    /// When the target is not known to run, or a process does not die.
+    pub async fn empty(&self) -> Result<(), Failure> {
+        let gone = |_| internal("the migration", "it has just ended here");
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Empty(reply)).map_err(|_| internal("the migration", "it has just ended here"))?;
+        answer.await.map_err(gone)?
+    }
+
     /// The machine as it is now.
     #[must_use]
     pub fn machine(&self) -> Machine {
@@ -205,6 +221,9 @@ impl Worker {
                     let facts = self.look().await;
                     self.feed(Event::AskSealed(facts)).await;
                     self.step(timer.stop());
+                }
+                Command::Empty(reply) => {
+                    let _ = reply.send(self.empty().await);
                 }
                 Command::Prepared(pod, handoff) => {
                     self.grip = Some(pod.grip.clone());
@@ -274,12 +293,15 @@ impl Worker {
             }
             Effect::Unfence => self.must("take the fence away", |grip, node| grip.unfence(&node.host)).await,
             Effect::ShutTraffic => self.shut_traffic().await,
-            Effect::OpenTraffic => self.must("open the traffic gate", open_traffic).await,
+            Effect::OpenTraffic => self.open_traffic().await,
             Effect::Freeze => self.freeze().await,
             Effect::Dump => self.dump(),
             Effect::SealPod => self.seal_pod().await,
             Effect::Thaw => self.thaw().await,
-            Effect::Kill => self.must("end the sealed pod", |grip, _| grip.kill()).await,
+            Effect::Kill => {
+                self.end_network().await;
+                self.must("end the sealed pod", |grip, _| grip.kill()).await;
+            }
             Effect::OfferToTarget => self.offer(),
             Effect::AskTarget { abandon } => self.ask(abandon),
             Effect::AnswerSealed(answer) => {
@@ -339,18 +361,24 @@ impl Worker {
         self.with_grip(|grip, node| grip.look(&node.host)).await.unwrap_or_default()
     }
 
+    /// At the beginning of a switch the gate is shut by [`Worker::freeze`], when nothing of the pod runs any more: what the pod has sent until then has left, and what has
+    /// been acknowledged is in the queues that are dumped. After a restart of the agent it is shut here, and what passed to the new pod passes again.
     async fn shut_traffic(&mut self) {
-        self.next_step("gate");
-        self.point("shut-traffic").await;
-        if let Some(Err(why)) = self.with_grip(shut_traffic).await {
-            tracing::warn!(reason = why.reason, message = why.message, "the traffic gate does not shut");
-        }
         self.end_step();
+        self.point("shut-traffic").await;
+        if *self.session.machine().state() == State::Gone {
+            self.must("shut the traffic gate", |grip, node| if node.anchors.resume(grip.uid())? { Ok(()) } else { shut_traffic(grip, node) }).await;
+        }
+    }
+
+    async fn open_traffic(&mut self) {
+        self.must("open the traffic gate", |grip, node| open_traffic(grip, node).and_then(|()| node.anchors.remove(grip.uid()))).await;
     }
 
     async fn freeze(&mut self) {
         self.point("freeze").await;
         self.next_step("freeze");
+        self.hold_elsewhere();
         self.frozen_at = Some(Instant::now());
         let frozen = self
             .with_grip(|grip, _| grip.freeze().and_then(|()| grip.shapes()))
@@ -359,13 +387,45 @@ impl Worker {
         let event = match frozen {
             Ok(shapes) => {
                 self.shapes = shapes;
-                Event::Frozen
+                self.next_step("gate");
+                match self.with_grip(shut_traffic).await {
+                    Some(Err(why)) => Event::FreezeFailed(convert::to_migration(why)),
+                    _ => Event::Frozen,
+                }
             }
             Err(why) => Event::FreezeFailed(convert::to_migration(why)),
         };
         self.point("frozen").await;
         self.end_step();
         self.session.feed(event);
+    }
+
+    /// Addresses of earlier pods live on in this one: what arrives for them is kept where it arrives. Nothing waits for that; what it comes too late for is sent again.
+    fn hold_elsewhere(&self) {
+        for held in self.node.mirrors.of_pod(&self.migration.source_pod_uid) {
+            let node = self.node.clone();
+            tokio::spawn(async move {
+                if held.node == node.name {
+                    let _ = anchor::blocking(move || node.anchors.hold(&held.name.pod_uid)).await;
+                } else if let Ok(mut client) = node.handoff(&held.agent, &held.node) {
+                    let _ = client.hold(held.name.about(&held.pod_uid)).await;
+                }
+            });
+        }
+    }
+
+    /// What the old sandbox keeps alive ends, with a reset to the peers; what lived on in this pod has left with it.
+    async fn end_network(&mut self) {
+        let uid = self.migration.source_pod_uid.clone();
+        self.node.end_anchor(&uid).await;
+        self.node.leave_mirrors(&uid).await;
+    }
+
+    async fn empty(&mut self) -> Result<(), Failure> {
+        if *self.session.machine().state() != State::Gone {
+            return Err(failure("NotGone", "the target is not known to run yet", "try again"));
+        }
+        self.with_grip(|grip, _| grip.kill()).await.unwrap_or(Ok(()))
     }
 
     fn dump(&mut self) {
@@ -527,6 +587,11 @@ impl Worker {
         crate::METRICS.switched(ROLE, matches!(outcome, Outcome::Running));
         crate::METRICS.sent(self.pod.as_ref().map_or(0, |pod| pod.sent.load(Ordering::Relaxed)));
         let freeze = freeze_report(self.stood_still, &self.steps);
+        if matches!(outcome, Outcome::TakenBack(_))
+            && let Err(why) = self.node.anchors.remove(&self.migration.source_pod_uid)
+        {
+            tracing::warn!(reason = why.reason, message = why.message, "an end of a tunnel cannot be taken away");
+        }
         let result = match outcome {
             Outcome::Running => v1::outcome::Result::Running(v1::Running::default()),
             Outcome::TakenBack(why) => v1::outcome::Result::TakenBack(convert::from_migration(why)),
@@ -545,7 +610,7 @@ impl Worker {
 
 /// Everything that is done while the pod runs.
 async fn prepare(
-    node: &Node,
+    node: &Arc<Node>,
     migration: &Migration,
     commands: &mpsc::UnboundedSender<Command>,
     events: &Events<SwitchEvent>,
@@ -563,13 +628,46 @@ async fn prepare(
     step(timer);
     events.push(SwitchEvent { event: Some(switch_event::Event::Copied(Copied { bytes: pod.sent.load(Ordering::Relaxed), total: pod.total })) });
     let timer = Timer::start(ROLE, "prime");
-    pod.open(&mut handoff, migration).await?;
+    let (anchors, kept) = anchors(node, migration, &pod).await?;
+    pod.open(&mut handoff, migration, anchors, &kept).await?;
     step(timer);
     godwit_fault::point("agent.source.opened").await.map_err(|error| internal("stopped", error))?;
     Ok((pod, handoff))
 }
 
+/// What is to live on at the target, and the addresses of earlier pods that this one still has.
+async fn anchors(node: &Arc<Node>, migration: &Migration, pod: &SourcePod) -> Result<(Vec<Anchored>, Vec<IpAddr>), Failure> {
+    let earlier = node.mirrors.of_pod(&migration.source_pod_uid);
+    let kept = earlier.iter().flat_map(|held| held.addresses()).collect();
+    if migration.network != "Anchor" {
+        return Ok((Vec::new(), kept));
+    }
+    let address = pod.address().ok_or_else(|| {
+        failure("NoIpv4Address", "the pod has no IPv4 address, and only those can be kept by an anchor", "move it with its connections closed: --network close")
+    })?;
+    let (name, netns) = (anchor::Name { pod_uid: migration.source_pod_uid.clone(), ticket: migration.ticket.clone() }, pod.grip.netns().to_owned());
+    let (holder, here) = (node.clone(), name.clone());
+    let attachment = anchor::blocking(move || {
+        let attachment = Attachment::of(&holder.host.path(&netns), address).map_err(|error| anchor::refused(&error))?;
+        holder.anchors.announce(anchor::holder::Anchor { name: here, netns, attachment: attachment.clone(), links: Vec::new(), current: None })?;
+        Ok(attachment)
+    })
+    .await?;
+    let own = Anchored {
+        name: Some(name.about(&migration.target_pod_uid)),
+        node: node.name.clone(),
+        agent: migration.source_address.clone(),
+        underlay: node.ip.to_string(),
+        attachment: serde_json::to_vec(&attachment).map_err(|error| internal("the old address", error))?,
+    };
+    Ok((std::iter::once(own).chain(earlier.iter().map(anchor::mirrors::Held::anchored)).collect(), kept))
+}
+
+/// Shuts the gate, and keeps what arrives for a new pod.
 fn shut_traffic(grip: &Grip, node: &Node) -> Result<(), Failure> {
+    if let Err(why) = node.anchors.hold(grip.uid()) {
+        tracing::warn!(reason = why.reason, message = why.message, "what arrives during the freeze is not kept; it will be sent again");
+    }
     grip.gate(&node.host)?.shut().map_err(|error| internal("cannot shut the traffic gate", error))
 }
 

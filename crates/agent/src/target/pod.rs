@@ -52,7 +52,8 @@ pub struct TargetPod {
     slots: Vec<Slot>,
     /// What of the pod's files can be received.
     pub directories: Vec<Directory>,
-    source_ip: Option<IpAddr>,
+    /// Addresses of the source pod that end with the move.
+    ending: Vec<IpAddr>,
 }
 
 impl TargetPod {
@@ -67,7 +68,7 @@ impl TargetPod {
         source_uid: &str,
         pod_uid: &str,
         keepers: &[(String, String)],
-        source_ip: Option<IpAddr>,
+        ending: Vec<IpAddr>,
     ) -> Result<Self, Failure> {
         let sandbox = client
             .sandbox_of(pod_uid)
@@ -84,7 +85,8 @@ impl TargetPod {
             let images = Path::new(IMAGES).join(source_uid).join(name);
             slots.push(Slot { name: name.clone(), id: id.clone(), seat: desk.seat(id), images, container });
         }
-        Ok(Self { host: host.clone(), sandbox, slots, directories, source_ip })
+        let ending = ending.into_iter().filter(|ip| !sandbox.ips.contains(ip)).collect();
+        Ok(Self { host: host.clone(), sandbox, slots, directories, ending })
     }
 
     /// Where the images of a container are to be written, as the agent opens it.
@@ -98,11 +100,9 @@ impl TargetPod {
     /// # Errors
     /// When a mount of the source has no counterpart here, or a keeper cannot start.
     pub async fn open(&self, request: &OpenRequest) -> Result<(), Failure> {
-        let netns = self.netns()?;
-        if let Some(ip) = self.source_ip
-            && !self.sandbox.ips.contains(&ip)
-        {
-            addresses::add_temporary(&netns, ip).map_err(|error| internal("cannot put the old address into the new pod", error))?;
+        let netns = self.host.path(self.netns()?);
+        for ip in &self.ending {
+            addresses::add_temporary(&netns, *ip).map_err(|error| internal("cannot put the old address into the new pod", error))?;
         }
         for slot in &self.slots {
             let source = request.containers.iter().find(|container| container.name == slot.name).ok_or_else(|| {
@@ -183,13 +183,15 @@ impl TargetPod {
                 ));
             }
         }
-        let Some(ip) = self.source_ip.filter(|ip| !self.sandbox.ips.contains(ip)) else {
-            return Ok(0);
-        };
-        let netns = self.netns()?;
-        let destroyed = sockets::destroy(&netns, ip).map_err(|error| internal("cannot end the old connections", error))?;
-        addresses::remove(&netns, ip).map_err(|error| internal("cannot take the old address away", error))?;
-        Ok(destroyed.established)
+        let mut ended = 0;
+        let netns = self.host.path(self.netns()?);
+        for ip in &self.ending {
+            // The address first: a listener that stands restored accepts what comes to it, though its process does not run yet.
+            addresses::remove(&netns, *ip).map_err(|error| internal("cannot take the old address away", error))?;
+            let destroyed = sockets::destroy(&netns, *ip).map_err(|error| internal("cannot end the old connections", error))?;
+            ended += destroyed.established;
+        }
+        Ok(ended)
     }
 
     /// Lets the processes run.
@@ -216,12 +218,15 @@ impl TargetPod {
         .map(|_| ())
     }
 
-    fn netns(&self) -> Result<PathBuf, Failure> {
+    /// The pod's network namespace, as the node names it.
+    ///
+    /// # Errors
+    /// When it has none of its own.
+    pub fn netns(&self) -> Result<&Path, Failure> {
         self.sandbox
             .namespaces
             .net
-            .as_ref()
-            .map(|path| self.host.path(path))
+            .as_deref()
             .ok_or_else(|| failure("NoNetworkNamespace", "the target pod has no network namespace of its own", "pods with hostNetwork cannot be moved"))
     }
 }

@@ -55,7 +55,8 @@ pub struct Entry {
     machine: Machine,
     /// Name and container id of every keeper.
     keepers: Vec<(String, String)>,
-    source_ip: String,
+    /// Addresses of the source pod that end with the move.
+    ending: Vec<std::net::IpAddr>,
 }
 
 enum Command {
@@ -111,7 +112,7 @@ impl Session {
     pub fn prepare(node: Arc<Node>, desk: Arc<Desk>, migration: Migration, containers: Vec<String>) -> Self {
         let machine = Machine::new(containers.clone());
         let boot_id = godwit_node::facts::boot_id().unwrap_or_default();
-        let entry = Entry { migration: prost::Message::encode_to_vec(&migration), boot_id, machine, keepers: Vec::new(), source_ip: String::new() };
+        let entry = Entry { migration: prost::Message::encode_to_vec(&migration), boot_id, machine, keepers: Vec::new(), ending: Vec::new() };
         Self::make(node, desk, migration, entry, None)
     }
 
@@ -365,6 +366,8 @@ impl Worker {
         }
         if seen.resumed.is_some() && noted.resumed != seen.resumed {
             self.stop_timer();
+            // Something has run, so nothing is taken back any more: connections may go on. Not a moment later, as their peers wait.
+            self.node.let_pass(&self.session.migration.target_pod_uid);
             self.feed(Event::Resumed { container: name.clone() }).await;
         }
         if let Some((code, output)) = &seen.restored
@@ -391,7 +394,7 @@ impl Worker {
             &migration.source_pod_uid,
             &migration.target_pod_uid,
             &self.entry.keepers,
-            self.entry.source_ip.parse().ok(),
+            self.entry.ending.clone(),
         )
         .await?;
         Ok(self.pod.insert(Arc::new(pod)).clone())
@@ -402,10 +405,18 @@ impl Worker {
             return Err(failure("TargetNotReady", "the target is not waiting for this migration any more", "try again"));
         }
         self.point("open").await?;
-        self.entry.source_ip.clone_from(&request.source_ip);
+        // What an anchor keeps does not end. With an anchor every address is kept, but for IPv6.
+        let parsed = request.source_ips.iter().filter_map(|ip| ip.parse::<std::net::IpAddr>().ok());
+        self.entry.ending = parsed.filter(|ip| request.anchors.is_empty() || ip.is_ipv6()).collect();
         self.pod = None;
         self.journal().await;
         let pod = self.pod().await?;
+        let uid = self.session.migration.target_pod_uid.clone();
+        self.node.drop_mirrors(&uid).await;
+        for anchored in &request.anchors {
+            self.node.raise_mirror(&uid, pod.netns()?.to_owned(), anchored).await?;
+        }
+        self.point("anchored").await?;
         pod.open(request).await
     }
 
@@ -596,6 +607,7 @@ impl Worker {
             super::pod::abort(&self.desk.seat(id), &why);
         }
         self.pod = None;
+        self.node.drop_mirrors(&self.session.migration.target_pod_uid).await;
         super::pod::tidy(&self.node.host, &self.session.migration.source_pod_uid);
     }
 
@@ -604,6 +616,8 @@ impl Worker {
             tracing::error!(%error, "the consumed marker cannot be written; waiting");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+        // Again after a restart of the agent.
+        self.node.let_pass(&self.session.migration.target_pod_uid);
     }
 
     fn stop_timer(&mut self) {

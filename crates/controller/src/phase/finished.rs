@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt};
 
 use godwit_api::{PodMigration, names};
 
-use super::settling;
+use super::{anchored, settling};
 use crate::context::Context;
 use crate::error::Error;
 use crate::reconcile::Next;
@@ -24,6 +24,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// # Errors
 /// [`Error`]: tried again.
 pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> {
+    if record.status().anchor.is_some_and(|anchor| anchor.active) {
+        return anchored::run(context, record).await;
+    }
     if record.object().finalizers().iter().any(|one| one == names::FINALIZER) {
         let touched = record.status().target_pod_uid.is_some();
         if touched && !settling::forget(context, record).await {

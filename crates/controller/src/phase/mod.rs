@@ -1,5 +1,6 @@
 //! One file a phase, in the order of the road; then the way back and the end.
 
+pub mod anchored;
 pub mod copying;
 pub mod finished;
 pub mod pending;

@@ -5,6 +5,9 @@
 //!   ReplicaSet   live ─▶ Ready ─▶ labels and owner onto the target,  ├─▶ Retire (SIGKILL while sealed) ─▶ source gone ─▶ Forget
 //!                                 the ReplicaSet deletes the source ─┘
 //! ```
+//!
+//! While connections live on through the source's address ([`super::anchored`]), it stays: without its labels, so that no Service and no owner knows it, and
+//! without its processes.
 
 use std::time::Duration;
 
@@ -13,10 +16,11 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
 
-use godwit_api::migration::Phase;
+use godwit_api::migration::{Anchor, Phase};
 use godwit_api::names;
 use godwit_rpc::v1::{ForgetRequest, RetireRequest};
 
+use super::anchored;
 use crate::context::Context;
 use crate::error::Error;
 use crate::owner::{self, Adoption};
@@ -50,6 +54,9 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
         live(context, record, target).await?;
         context.point("controller.settling.live").await?;
     }
+    if let (Some(target), Some(anchor)) = (&target, anchored::look(context, record).await?.filter(|anchor| anchor.connections > 0)) {
+        return anchored::begin(context, record, target, adoption.as_ref(), anchor).await;
+    }
     match (&target, adoption) {
         (Some(target), Some(adoption)) => hand_to_owner(context, record, target, &adoption, &source_uid).await?,
         _ => record.step("delete-source", delete(context, record, record.pod(), &source_uid, None)).await?,
@@ -62,17 +69,27 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
 
     let ready = match &target {
         None => false,
-        Some(target) => {
-            let name = target.name_any();
-            let wait = context.watch_pod(record, &name, |seen| seen.is_none_or(|pod| pods::is(pod, "Ready")).then_some(()));
-            record_wait(record.step("ready", tokio::time::timeout(READY, wait)).await)?
-        }
+        Some(target) => is_ready(context, record, target).await?,
     };
     if record.step("forget", forget(context, record)).await {
         record.hold(false).await?;
     }
+    succeed(context, record, ready, None).await
+}
+
+/// Waits a while until the target is Ready.
+pub(super) async fn is_ready(context: &Context, record: &Record, target: &Pod) -> Result<bool, Error> {
+    let name = target.name_any();
+    let wait = context.watch_pod(record, &name, |seen| seen.is_none_or(|pod| pods::is(pod, "Ready")).then_some(()));
+    record_wait(record.step("ready", tokio::time::timeout(READY, wait)).await)
+}
+
+/// Writes the end of the road.
+pub(super) async fn succeed(context: &Context, record: &mut Record, ready: bool, anchor: Option<Anchor>) -> Result<Next, Error> {
+    let name = record.status().target_pod.unwrap_or_default();
     record
         .write(|status| {
+            status.anchor.clone_from(&anchor);
             end(status, Phase::Succeeded, None);
             let message = if ready { "" } else { "the pod runs, but is not Ready: see its probes" };
             condition(status, "Ready", ready, if ready { "Ready" } else { "NotReady" }, message);
@@ -132,11 +149,7 @@ async fn hand_to_owner(context: &Context, record: &mut Record, target: &Pod, ado
             record.write(|status| condition(status, "Ready", false, "NotReady", "the ReplicaSet takes the pod over when it is Ready: see its probes")).await?;
             return Err(Error::NotYet("the target pod is not Ready"));
         }
-        let mut owners = target.owner_references().to_vec();
-        owners.push(adoption.owner.clone());
-        let patch = json!({"metadata": {"uid": target.uid(), "labels": adoption.labels, "ownerReferences": owners}});
-        let patched = record.step("adopt", async { pods.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await }).await;
-        ignore_gone(patched.map(|_| ()))?;
+        record.step("adopt", adopt(context, record, target, adoption)).await?;
     }
     context.point("controller.settling.adopted").await?;
 
@@ -148,11 +161,25 @@ async fn hand_to_owner(context: &Context, record: &mut Record, target: &Pod, ado
     }
 }
 
+/// Labels and owner onto the target.
+///
+/// # Errors
+/// When the API server does not answer.
+pub(super) async fn adopt(context: &Context, record: &Record, target: &Pod, adoption: &Adoption) -> Result<(), Error> {
+    let mut owners = target.owner_references().to_vec();
+    if owners.iter().all(|owner| owner.uid != adoption.owner.uid) {
+        owners.push(adoption.owner.clone());
+    }
+    let patch = json!({"metadata": {"uid": target.uid(), "labels": adoption.labels, "ownerReferences": owners}});
+    ignore_gone(context.pods(record).patch(&target.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()))
+}
+
 fn is_going(pod: Option<&Pod>, uid: &str) -> bool {
     pod.is_none_or(|pod| pod.uid().as_deref() != Some(uid) || pod.metadata.deletion_timestamp.is_some())
 }
 
-fn ignore_gone(result: kube::Result<()>) -> Result<(), Error> {
+/// Nothing to do for a pod that is gone.
+pub(super) fn ignore_gone(result: kube::Result<()>) -> Result<(), Error> {
     match result {
         // A conflict here means another UID: the pod that was meant is gone.
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
@@ -174,7 +201,10 @@ pub(super) async fn delete(context: &Context, record: &Record, name: &str, uid: 
 }
 
 /// The source's processes end, without running again.
-async fn retire(context: &Context, record: &mut Record) -> Result<(), Error> {
+///
+/// # Errors
+/// When the agent is away.
+pub(super) async fn retire(context: &Context, record: &mut Record) -> Result<(), Error> {
     let migration = record.step("addresses", context.migration(record)).await?;
     let node = migration.source_node.clone();
     let call = context.agents.call(&node, PATIENCE, |mut agent| {
@@ -193,7 +223,10 @@ async fn retire(context: &Context, record: &mut Record) -> Result<(), Error> {
 }
 
 /// Until the source pod's object is gone; by force when the kubelet does not let go although nothing runs.
-async fn until_gone(context: &Context, record: &mut Record, uid: &str) -> Result<(), Error> {
+///
+/// # Errors
+/// When the API server does not answer.
+pub(super) async fn until_gone(context: &Context, record: &mut Record, uid: &str) -> Result<(), Error> {
     let source = context.pods(record).get_opt(record.pod()).await?.filter(|pod| pod.uid().as_deref() == Some(uid));
     let Some(source) = source else { return Ok(()) };
     let grace = source.spec.and_then(|spec| spec.termination_grace_period_seconds).and_then(|grace| u64::try_from(grace).ok()).unwrap_or(30);

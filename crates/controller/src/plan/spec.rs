@@ -27,6 +27,8 @@ pub struct Facts {
     pub blockers: Vec<Failure>,
     /// What will be different.
     pub warnings: Vec<String>,
+    /// Its containers are not started again when they end.
+    pub never_restarted: bool,
 }
 
 /// Names of the claims that `pod` uses.
@@ -35,10 +37,16 @@ pub fn claims(pod: &Pod) -> Vec<String> {
     volumes(pod).iter().filter_map(|volume| volume.persistent_volume_claim.as_ref()).map(|claim| claim.claim_name.clone()).collect()
 }
 
+/// Whether the pod's containers are not started again when they end.
+#[must_use]
+pub fn is_never_restarted(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) == Some("Never")
+}
+
 /// Reads the pod's object.
 #[must_use]
 pub fn facts(pod: &Pod, claims: &[Claim]) -> Facts {
-    let mut facts = Facts::default();
+    let mut facts = Facts { never_restarted: is_never_restarted(pod), ..Facts::default() };
     let mut block = |reason: &str, message: String, remedy: &str| facts.blockers.push(failure::new(reason, message, remedy));
     owner(pod, &mut block);
     if let Some(spec) = &pod.spec {

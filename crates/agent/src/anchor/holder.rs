@@ -1,0 +1,387 @@
+//! The anchors of this node: old pods, sealed or about to be, whose addresses live on in new pods. Decides nothing; every call may be repeated.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use godwit_network::{Attachment, Gate, Hold, Mirror, addresses, links};
+use godwit_node::host::Host;
+use godwit_rpc::v1::{AnchorName, Failure};
+use serde::{Deserialize, Serialize};
+
+use super::{Name, refused};
+use crate::{
+    failure::{failure, internal},
+    journal::Journal,
+    node::Node,
+};
+
+/// Role name in the journal.
+pub const ROLE: &str = "anchor";
+/// How long the other end may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Beginning of the interfaces' names.
+const PREFIX: &str = "anc";
+
+/// Whom frames go to.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub struct Link {
+    /// This end, in the old pod's namespace.
+    pub device: String,
+    /// UID of the new pod.
+    pub target_pod_uid: String,
+    /// Its node.
+    pub node: String,
+    /// host:port of that node's agent.
+    pub agent: String,
+}
+
+/// One old pod.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub struct Anchor {
+    /// Its name.
+    pub name: Name,
+    /// The old pod's network namespace, as the node names it.
+    pub netns: PathBuf,
+    /// What lives on.
+    pub attachment: Attachment,
+    /// Ends of tunnels.
+    pub links: Vec<Link>,
+    /// The new pod to which frames pass.
+    pub current: Option<String>,
+}
+
+impl Anchor {
+    /// The new pod to which frames pass.
+    #[must_use]
+    pub fn passes_to(&self) -> Option<&Link> {
+        let current = self.current.as_ref()?;
+        self.links.iter().find(|link| &link.target_pod_uid == current)
+    }
+
+    fn link(&self, target: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.target_pod_uid == target)
+    }
+}
+
+struct Entry {
+    anchor: Anchor,
+    /// By the new pod.
+    holds: HashMap<String, Hold>,
+}
+
+/// See the module.
+pub struct Holder {
+    journal: Journal,
+    host: Host,
+    /// This node's address for tunnels.
+    underlay: IpAddr,
+    anchors: Mutex<HashMap<String, Entry>>,
+}
+
+impl Holder {
+    /// Reads what the journal holds.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn load(journal: Journal, host: Host, underlay: IpAddr) -> std::io::Result<Self> {
+        let anchors: Vec<Anchor> = journal.load(ROLE)?;
+        let anchors = anchors.into_iter().map(|anchor| (anchor.name.pod_uid.clone(), Entry { anchor, holds: HashMap::new() })).collect();
+        Ok(Self { journal, host, underlay, anchors: Mutex::new(anchors) })
+    }
+
+    /// Forgets anchors of pods that no migration knows any more.
+    pub fn keep_only(&self, known: impl Fn(&str) -> bool) {
+        let gone: Vec<String> = self.all().keys().filter(|uid| !known(uid)).cloned().collect();
+        for uid in gone {
+            tracing::info!(pod = uid, "an anchor without a migration is taken away");
+            if let Err(why) = self.remove(&uid) {
+                tracing::warn!(pod = uid, reason = why.reason, message = why.message, "an anchor cannot be taken away");
+            }
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.anchors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, anchor: &Anchor) -> Result<(), Failure> {
+        self.journal.write(ROLE, &anchor.name.pod_uid, anchor).map_err(|error| internal("cannot write the journal", error))
+    }
+
+    /// The anchor, if there is one and the ticket is its.
+    #[must_use]
+    pub fn find(&self, name: &AnchorName) -> Option<Anchor> {
+        self.all().get(&name.pod_uid).map(|entry| entry.anchor.clone()).filter(|anchor| anchor.name.knows(&name.ticket))
+    }
+
+    /// The anchor of a pod of this node.
+    #[must_use]
+    pub fn of(&self, pod_uid: &str) -> Option<Anchor> {
+        self.all().get(pod_uid).map(|entry| entry.anchor.clone())
+    }
+
+    /// From now on there may be links to the old pod. What an earlier migration left goes.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn announce(&self, anchor: Anchor) -> Result<(), Failure> {
+        self.remove(&anchor.name.pod_uid)?;
+        self.write(&anchor)?;
+        self.all().insert(anchor.name.pod_uid.clone(), Entry { anchor, holds: HashMap::new() });
+        Ok(())
+    }
+
+    /// Makes this node's end of a tunnel to `link`, whose device is named here. False: the VNI is used here.
+    ///
+    /// # Errors
+    /// When there is no such anchor, or the kernel refuses.
+    pub fn tunnel(&self, name: &AnchorName, link: Link, remote: IpAddr, vni: u32) -> Result<bool, Failure> {
+        let tunnel = links::Tunnel { vni, local: self.underlay, remote };
+        self.connect(name, link, |netns, device| match links::make_tunnel(netns, device, tunnel, None) {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_taken() => Ok(false),
+            Err(error) => Err(refused(&error)),
+        })
+    }
+
+    /// Makes a pair of interfaces to a new pod on this very node.
+    ///
+    /// # Errors
+    /// As [`Holder::tunnel`].
+    pub fn patch(&self, name: &AnchorName, link: Link, new_netns: &Path, mirror: &Mirror) -> Result<(), Failure> {
+        self.connect(name, link, |netns, device| {
+            links::make_patch(new_netns, &mirror.device, mirror.old.mac, netns, device).map(|()| true).map_err(|error| refused(&error))
+        })
+        .map(drop)
+    }
+
+    fn connect(&self, name: &AnchorName, mut link: Link, make: impl FnOnce(&Path, &str) -> Result<bool, Failure>) -> Result<bool, Failure> {
+        let mut all = self.all();
+        let entry = all.get_mut(&name.pod_uid).filter(|entry| entry.anchor.name.knows(&name.ticket)).ok_or_else(unknown)?;
+        let netns = self.host.path(&entry.anchor.netns);
+        if let Some(old) = entry.anchor.link(&link.target_pod_uid).cloned() {
+            // Tried before, by an attempt that did not get through.
+            links::remove(&netns, &old.device).map_err(|error| refused(&error))?;
+            entry.anchor.links.retain(|known| known != &old);
+        }
+        link.device = links::free_name(&netns, PREFIX).map_err(|error| refused(&error))?;
+        let device = link.device.clone();
+        entry.anchor.links.push(link);
+        self.write(&entry.anchor)?;
+        let made = make(&netns, &device);
+        if !matches!(made, Ok(true)) {
+            entry.anchor.links.retain(|known| known.device != device);
+            self.write(&entry.anchor)?;
+            return made;
+        }
+        links::up_as_pipe(&netns, &device, entry.anchor.attachment.mtu).map_err(|error| refused(&error))?;
+        Ok(true)
+    }
+
+    /// Takes a link away through which nothing passes.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn unlink(&self, name: &AnchorName) -> Result<(), Failure> {
+        let mut all = self.all();
+        let Some(entry) = all.get_mut(&name.pod_uid).filter(|entry| entry.anchor.name.knows(&name.ticket)) else { return Ok(()) };
+        if entry.anchor.current.as_deref() == Some(&name.target_pod_uid) {
+            return Ok(());
+        }
+        entry.holds.remove(&name.target_pod_uid);
+        if let Some(link) = entry.anchor.link(&name.target_pod_uid).cloned() {
+            links::remove(&self.host.path(&entry.anchor.netns), &link.device).map_err(|error| refused(&error))?;
+            entry.anchor.links.retain(|known| known != &link);
+            self.write(&entry.anchor)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what arrives from now on for every new pod to which nothing passes yet.
+    ///
+    /// # Errors
+    /// When the kernel refuses; then it is sent again by who sent it.
+    pub fn hold(&self, pod_uid: &str) -> Result<(), Failure> {
+        let mut all = self.all();
+        let Some(entry) = all.get_mut(pod_uid) else { return Ok(()) };
+        let netns = self.host.path(&entry.anchor.netns);
+        let waiting = entry.anchor.links.iter().filter(|link| entry.anchor.current.as_ref() != Some(&link.target_pod_uid));
+        for link in waiting {
+            let hold = Hold::begin(&netns, &entry.anchor.attachment.device, &link.device).map_err(|error| refused(&error))?;
+            entry.holds.insert(link.target_pod_uid.clone(), hold);
+        }
+        Ok(())
+    }
+
+    /// Frames pass to this pod from now on and to no other.
+    ///
+    /// # Errors
+    /// When there is no such anchor or link, or the kernel refuses.
+    pub fn pass(&self, name: &AnchorName) -> Result<(), Failure> {
+        let mut all = self.all();
+        let entry = all.get_mut(&name.pod_uid).filter(|entry| entry.anchor.name.knows(&name.ticket)).ok_or_else(unknown)?;
+        let link = entry.anchor.link(&name.target_pod_uid).cloned().ok_or_else(unknown)?;
+        let netns = self.host.path(&entry.anchor.netns);
+        self.let_pass(&entry.anchor, &link)?;
+        if let Some(hold) = entry.holds.remove(&name.target_pod_uid) {
+            match hold.release(&netns) {
+                Ok(frames) => tracing::debug!(pod = name.pod_uid, frames, "passed on what was kept"),
+                Err(error) => tracing::warn!(pod = name.pod_uid, %error, "what was kept is lost; it will be sent again"),
+            }
+        }
+        entry.holds.clear();
+        entry.anchor.current = Some(link.target_pod_uid.clone());
+        let (stays, others): (Vec<Link>, Vec<Link>) = entry.anchor.links.drain(..).partition(|known| *known == link);
+        entry.anchor.links = stays;
+        self.write(&entry.anchor)?;
+        for other in others {
+            if let Err(error) = links::remove(&netns, &other.device) {
+                tracing::warn!(device = other.device, %error, "a link to where the pod was before cannot be taken away");
+            }
+        }
+        Ok(())
+    }
+
+    fn let_pass(&self, anchor: &Anchor, link: &Link) -> Result<(), Failure> {
+        let netns = self.host.path(&anchor.netns);
+        let gate = Gate::new(&netns, &anchor.name.pod_uid).map_err(|error| refused(&error))?;
+        gate.connect(&netns, &anchor.attachment.device, &link.device, &own_addresses()).map_err(|error| refused(&error))
+    }
+
+    /// After a restart: frames pass as before. False: none did.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn resume(&self, pod_uid: &str) -> Result<bool, Failure> {
+        let Some(anchor) = self.of(pod_uid) else { return Ok(false) };
+        let Some(link) = anchor.passes_to().cloned() else { return Ok(false) };
+        self.let_pass(&anchor, &link).map(|()| true)
+    }
+
+    /// Takes everything of an anchor away but the gate.
+    ///
+    /// # Errors
+    /// When the kernel or the disk refuses.
+    pub fn remove(&self, pod_uid: &str) -> Result<(), Failure> {
+        let mut all = self.all();
+        let Some(entry) = all.get_mut(pod_uid) else { return Ok(()) };
+        entry.holds.clear();
+        let netns = self.host.path(&entry.anchor.netns);
+        for link in &entry.anchor.links {
+            links::remove(&netns, &link.device).map_err(|error| refused(&error))?;
+        }
+        self.journal.remove(ROLE, pod_uid).map_err(|error| internal("cannot write the journal", error))?;
+        all.remove(pod_uid);
+        Ok(())
+    }
+}
+
+/// What a holder and its mirror say of themselves.
+#[derive(Clone, Debug, Default)]
+pub struct Look {
+    /// There is a new pod with the old addresses.
+    pub held: bool,
+    /// That pod is on its way to another node.
+    pub busy: bool,
+    /// Connections of the old addresses.
+    pub connections: u32,
+    /// Node of the new pod.
+    pub node: String,
+    /// The old addresses.
+    pub addresses: Vec<String>,
+    /// Why the new pod's node could not be asked.
+    pub failure: Option<Failure>,
+}
+
+impl Node {
+    /// What the anchor of an old pod of this node holds.
+    pub async fn look_at_anchor(self: &Arc<Self>, pod_uid: &str) -> Look {
+        let Some(anchor) = self.anchors.of(pod_uid) else { return Look::default() };
+        // Right after the switch nothing may pass yet: the new pod's node is about to ask for it.
+        let Some(link) = anchor.passes_to().or_else(|| anchor.links.first()).cloned() else { return Look::default() };
+        let mut look = Look {
+            held: true,
+            busy: anchor.links.len() > 1,
+            node: link.node.clone(),
+            addresses: anchor.attachment.ips.iter().map(ToString::to_string).collect(),
+            ..Look::default()
+        };
+        match self.ask_mirror(&anchor, &link, false).await {
+            Ok(Some(connections)) => look.connections = connections,
+            // The new pod has gone, and its connections with it.
+            Ok(None) => look.held = look.busy,
+            Err(why) => look.failure = Some(why),
+        }
+        look
+    }
+
+    /// Ends the connections of an anchor of this node and lets nothing pass any more.
+    pub async fn end_anchor(self: &Arc<Self>, pod_uid: &str) {
+        let Some(anchor) = self.anchors.of(pod_uid) else { return };
+        if let Some(link) = anchor.passes_to()
+            && let Err(why) = self.ask_mirror(&anchor, link, true).await
+        {
+            tracing::warn!(pod = pod_uid, reason = why.reason, message = why.message, "the other end is told no more; it will find out");
+        }
+        let (node, uid) = (self.clone(), pod_uid.to_owned());
+        let removed = super::blocking(move || {
+            // Sealed as before, with nothing that passes.
+            if let Ok(gate) = Gate::new(&node.host.path(&anchor.netns), &uid) {
+                gate.shut().map_err(|error| refused(&error))?;
+            }
+            node.anchors.remove(&uid)
+        });
+        if let Err(why) = removed.await {
+            tracing::warn!(pod = pod_uid, reason = why.reason, message = why.message, "an anchor cannot be taken away");
+        }
+    }
+
+    /// `None`: the other end does not know the mirror (any more).
+    async fn ask_mirror(self: &Arc<Self>, anchor: &Anchor, link: &Link, end: bool) -> Result<Option<u32>, Failure> {
+        let name = anchor.name.about(&link.target_pod_uid);
+        if link.node == self.name {
+            return self.answer_mirror(&name, end).await;
+        }
+        let mut client = self.handoff(&link.agent, &link.node)?;
+        let ask = async { if end { client.end_connections(name).await } else { client.connections(name).await } };
+        let reply = tokio::time::timeout(PATIENCE, ask).await;
+        let away =
+            |why: &str| failure("AnchorPeerUnreachable", format!("the agent of node {} did not answer: {why}", link.node), "look at the agent on that node");
+        match reply {
+            Ok(Ok(reply)) => {
+                let reply = reply.into_inner();
+                Ok(reply.known.then_some(reply.connections))
+            }
+            Ok(Err(status)) => Err(away(status.message())),
+            Err(_) => Err(away("too late")),
+        }
+    }
+
+    /// The other end of [`Node::look_at_anchor`] and [`Node::end_anchor`].
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub async fn answer_mirror(self: &Arc<Self>, name: &AnchorName, end: bool) -> Result<Option<u32>, Failure> {
+        match self.mirrors.find(name) {
+            None => Ok(None),
+            Some(held) if end => Ok(Some(self.end(&held).await)),
+            Some(held) => self.connections(&held).await.map(Some),
+        }
+    }
+}
+
+/// What probes and hooks of this node's kubelet come from.
+fn own_addresses() -> Vec<Ipv4Addr> {
+    let all = addresses::list(Path::new("/proc/thread-self/ns/net")).unwrap_or_default();
+    let four = |ip: IpAddr| if let IpAddr::V4(ip) = ip { Some(ip).filter(|ip| !ip.is_loopback()) } else { None };
+    all.into_iter().filter_map(|(_, ip)| four(ip)).collect()
+}
+
+fn unknown() -> Failure {
+    failure("AnchorUnknown", "this node has no such anchor (any more)", "nothing is to be done: the connections have ended")
+}

@@ -1,0 +1,332 @@
+//! The mirrors of this node: new pods in which addresses of old pods live on. Each is journaled before it is made.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use godwit_network::{Attachment, Mirror, addresses, links};
+use godwit_rpc::v1::{self, Anchored, Failure, LinkRequest};
+use serde::{Deserialize, Serialize};
+
+use super::{Name, blocking, holder::Link, refused};
+use crate::{
+    failure::{failure, internal},
+    node::Node,
+};
+
+/// Role name in the journal.
+pub const ROLE: &str = "mirror";
+/// Between two looks whether the anchors are still there.
+const SWEEP: Duration = Duration::from_secs(5);
+/// Between two attempts to let frames pass.
+const RETRY: Duration = Duration::from_millis(200);
+/// How many VNIs are tried.
+const TRIES: u32 = 64;
+/// VNIs are 24 bits.
+const VNIS: u32 = 1 << 24;
+
+/// One old attachment in one new pod.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub struct Held {
+    /// The anchor.
+    pub name: Name,
+    /// Node of the old pod.
+    pub node: String,
+    /// host:port of its agent.
+    pub agent: String,
+    /// Its address for tunnels.
+    pub underlay: String,
+    /// UID of the new pod.
+    pub pod_uid: String,
+    /// Its network namespace, as the node names it.
+    netns: PathBuf,
+    mirror: Mirror,
+    /// Frames pass to it.
+    current: bool,
+}
+
+impl Held {
+    fn key(&self) -> String {
+        key(&self.name.pod_uid, &self.pod_uid)
+    }
+
+    /// The old addresses.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.mirror.old.ips.iter().map(|ip| IpAddr::V4(*ip)).collect()
+    }
+
+    /// For the next node, when the pod moves on.
+    #[must_use]
+    pub fn anchored(&self) -> Anchored {
+        Anchored {
+            name: Some(self.name.about("")),
+            node: self.node.clone(),
+            agent: self.agent.clone(),
+            underlay: self.underlay.clone(),
+            attachment: serde_json::to_vec(&self.mirror.old).unwrap_or_default(),
+        }
+    }
+}
+
+fn key(anchor: &str, pod: &str) -> String {
+    format!("{anchor}.{pod}")
+}
+
+/// See the module.
+pub struct Mirrors {
+    held: Mutex<HashMap<String, Held>>,
+}
+
+impl Mirrors {
+    /// Reads what the journal holds.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn load(journal: &crate::journal::Journal) -> std::io::Result<Self> {
+        let held: Vec<Held> = journal.load(ROLE)?;
+        Ok(Self { held: Mutex::new(held.into_iter().map(|held| (held.key(), held)).collect()) })
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a pod of this node has, and frames pass to.
+    #[must_use]
+    pub fn of_pod(&self, pod_uid: &str) -> Vec<Held> {
+        self.all().values().filter(|held| held.pod_uid == pod_uid && held.current).cloned().collect()
+    }
+
+    fn all_of_pod(&self, pod_uid: &str) -> Vec<Held> {
+        self.all().values().filter(|held| held.pod_uid == pod_uid).cloned().collect()
+    }
+
+    /// By the names that the holder knows.
+    #[must_use]
+    pub fn find(&self, name: &v1::AnchorName) -> Option<Held> {
+        self.all().get(&key(&name.pod_uid, &name.target_pod_uid)).filter(|held| held.name.knows(&name.ticket)).cloned()
+    }
+}
+
+impl Node {
+    fn keep(&self, held: &Held) -> Result<(), Failure> {
+        self.journal.write(ROLE, &held.key(), held).map_err(|error| internal("cannot write the journal", error))?;
+        self.mirrors.all().insert(held.key(), held.clone());
+        Ok(())
+    }
+
+    fn drop_mirror(&self, held: &Held) -> Result<(), Failure> {
+        held.mirror.lower(&self.host.path(&held.netns)).map_err(|error| refused(&error))?;
+        self.journal.remove(ROLE, &held.key()).map_err(|error| internal("cannot write the journal", error))?;
+        self.mirrors.all().remove(&held.key());
+        Ok(())
+    }
+
+    /// Makes the mirror of an old attachment in the new pod, and with its holder the way there. Nothing passes yet.
+    ///
+    /// # Errors
+    /// When the holder does not answer, or one of the kernels refuses.
+    pub async fn raise_mirror(self: &Arc<Self>, pod_uid: &str, netns: PathBuf, anchored: &Anchored) -> Result<(), Failure> {
+        let name = anchored.name.clone().ok_or_else(|| internal("the anchor", "it has no name"))?;
+        let old: Attachment = serde_json::from_slice(&anchored.attachment).map_err(|error| internal("the description of the old address is damaged", error))?;
+        let inside = self.host.path(&netns);
+        let mirror = {
+            let inside = inside.clone();
+            blocking(move || Mirror::plan(&inside, old).map_err(|error| refused(&error))).await?
+        };
+        let held = Held {
+            name: Name { pod_uid: name.pod_uid.clone(), ticket: name.ticket.clone() },
+            node: anchored.node.clone(),
+            agent: anchored.agent.clone(),
+            underlay: anchored.underlay.clone(),
+            pod_uid: pod_uid.to_owned(),
+            netns,
+            mirror,
+            current: false,
+        };
+        self.keep(&held)?;
+        let mtu = if anchored.node == self.name { self.patch(&held).await? } else { self.tunnel(&held).await? };
+        blocking(move || held.mirror.raise(&inside, mtu).map_err(|error| refused(&error))).await
+    }
+
+    /// A pair of interfaces to the old pod on this very node.
+    async fn patch(self: &Arc<Self>, held: &Held) -> Result<u32, Failure> {
+        let (node, held) = (self.clone(), held.clone());
+        blocking(move || {
+            let link = node.as_link(&held.pod_uid);
+            node.anchors.patch(&held.name.about(&held.pod_uid), link, &node.host.path(&held.netns), &held.mirror)?;
+            Ok(held.mirror.old.mtu)
+        })
+        .await
+    }
+
+    fn as_link(&self, pod_uid: &str) -> Link {
+        Link { device: String::new(), target_pod_uid: pod_uid.to_owned(), node: self.name.clone(), agent: self.address.clone() }
+    }
+
+    /// Both ends of a tunnel, with a VNI that neither node uses.
+    async fn tunnel(self: &Arc<Self>, held: &Held) -> Result<u32, Failure> {
+        let remote: IpAddr = held.underlay.parse().map_err(|error| internal("the address of the old pod's node", error))?;
+        let seed = blake3::hash(held.key().as_bytes());
+        let first = seed.as_bytes().first_chunk::<4>().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let mut client = self.handoff(&held.agent, &held.node)?;
+        for attempt in 0..TRIES {
+            let vni = first.wrapping_add(attempt) % (VNIS - 1) + 1;
+            let (node, held_here) = (self.clone(), held.clone());
+            let here = links::Tunnel { vni, local: self.ip, remote };
+            let made = blocking(move || {
+                let inside = node.host.path(&held_here.netns);
+                match links::make_tunnel(&inside, &held_here.mirror.device, here, Some(held_here.mirror.old.mac)) {
+                    Ok(()) => Ok(true),
+                    Err(error) if error.is_taken() => Ok(false),
+                    Err(error) => Err(refused(&error)),
+                }
+            })
+            .await?;
+            if !made {
+                continue;
+            }
+            let request = LinkRequest {
+                name: Some(held.name.about(&held.pod_uid)),
+                node: self.name.clone(),
+                agent: self.address.clone(),
+                underlay: self.ip.to_string(),
+                vni,
+            };
+            let reply = client.link(request).await.map_err(|status| unreachable(&held.node, &status))?.into_inner();
+            match reply {
+                v1::LinkReply { failure: Some(why), .. } => return Err(why),
+                v1::LinkReply { taken: true, .. } => {
+                    let (inside, device) = (self.host.path(&held.netns), held.mirror.device.clone());
+                    blocking(move || links::remove(&inside, &device).map_err(|error| refused(&error))).await?;
+                }
+                _ => return Ok(self.underlay_mtu().saturating_sub(links::OVERHEAD)),
+            }
+        }
+        Err(failure("NoFreeTunnel", "no VXLAN network identifier was free on both nodes", "retire anchors that are not needed any more"))
+    }
+
+    /// Largest packet that leaves this node whole, in bytes.
+    fn underlay_mtu(&self) -> u32 {
+        let netns = std::path::Path::new("/proc/thread-self/ns/net");
+        let device = addresses::list(netns).unwrap_or_default().into_iter().find(|(_, ip)| *ip == self.ip).map(|(device, _)| device);
+        let links = links::list(netns).unwrap_or_default();
+        links.into_iter().find(|link| Some(&link.name) == device.as_ref()).map_or(1500, |link| link.mtu)
+    }
+
+    /// The pod runs here: frames pass to it from now on. Goes on until every holder has heard it.
+    pub fn let_pass(self: &Arc<Self>, pod_uid: &str) {
+        for held in self.mirrors.all_of_pod(pod_uid).into_iter().filter(|held| !held.current) {
+            let node = self.clone();
+            tokio::spawn(async move {
+                while let Err(why) = node.pass(&held).await {
+                    tracing::warn!(anchor = held.name.pod_uid, reason = why.reason, message = why.message, "connections wait for their anchor");
+                    if why.reason == "AnchorUnknown" {
+                        node.end(&held).await;
+                        return;
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
+                let now = Held { current: true, ..held };
+                if let Err(why) = node.keep(&now) {
+                    tracing::warn!(message = why.message, "a mirror cannot be written down");
+                }
+            });
+        }
+    }
+
+    async fn pass(self: &Arc<Self>, held: &Held) -> Result<(), Failure> {
+        let name = held.name.about(&held.pod_uid);
+        if held.node == self.name {
+            let node = self.clone();
+            return blocking(move || node.anchors.pass(&name)).await;
+        }
+        match self.handoff(&held.agent, &held.node)?.pass(name).await {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == tonic::Code::NotFound => Err(failure("AnchorUnknown", status.message(), "the connections have ended")),
+            Err(status) => Err(unreachable(&held.node, &status)),
+        }
+    }
+
+    /// The pod will not run here: nothing is left of its mirrors, here and, where it can be reached, at their holders.
+    pub async fn drop_mirrors(self: &Arc<Self>, pod_uid: &str) {
+        for held in self.mirrors.all_of_pod(pod_uid) {
+            self.lower(&held).await;
+            let name = held.name.about(&held.pod_uid);
+            if held.node == self.name {
+                let node = self.clone();
+                let _ = blocking(move || node.anchors.unlink(&name)).await;
+            } else if let Ok(mut client) = self.handoff(&held.agent, &held.node) {
+                // One that does not hear it drops the link with its anchor, or at the next `Pass`.
+                tokio::spawn(async move { client.unlink(name).await.map(drop) });
+            }
+        }
+    }
+
+    /// The pod has left this node with its mirrors: what is here of them goes.
+    pub async fn leave_mirrors(self: &Arc<Self>, pod_uid: &str) {
+        for held in self.mirrors.all_of_pod(pod_uid) {
+            self.lower(&held).await;
+        }
+    }
+
+    async fn lower(self: &Arc<Self>, held: &Held) {
+        let (node, gone) = (self.clone(), held.clone());
+        if let Err(why) = blocking(move || node.drop_mirror(&gone)).await {
+            tracing::warn!(anchor = held.name.pod_uid, reason = why.reason, message = why.message, "a mirror cannot be taken away");
+        }
+    }
+
+    /// Ends the connections of a mirror, with a reset to their peers, and takes it away. Returns how many there were.
+    pub async fn end(self: &Arc<Self>, held: &Held) -> u32 {
+        let (node, ended) = (self.clone(), held.clone());
+        let reset = blocking(move || ended.mirror.reset(&node.host.path(&ended.netns)).map_err(|error| refused(&error))).await;
+        self.lower(held).await;
+        reset.map_or(0, |destroyed| destroyed.established)
+    }
+
+    /// How many connections a mirror has.
+    pub async fn connections(self: &Arc<Self>, held: &Held) -> Result<u32, Failure> {
+        let (node, held) = (self.clone(), held.clone());
+        blocking(move || held.mirror.connections(&node.host.path(&held.netns)).map_err(|error| refused(&error))).await
+    }
+
+    /// Takes away what has lost its pod or its anchor, now and then, for ever.
+    pub async fn sweep_mirrors(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            let all: Vec<Held> = self.mirrors.all().values().cloned().collect();
+            for held in all {
+                if !links::lives(&self.host.path(&held.netns)) {
+                    self.lower(&held).await;
+                } else if held.current && self.lost(&held).await {
+                    tracing::info!(anchor = held.name.pod_uid, "the anchor is gone: its connections end");
+                    self.end(&held).await;
+                }
+            }
+        }
+    }
+
+    /// Whether the holder says that frames do not pass any more. No answer is no answer.
+    async fn lost(&self, held: &Held) -> bool {
+        let name = held.name.about(&held.pod_uid);
+        if held.node == self.name {
+            return self.anchors.find(&name).is_none_or(|anchor| anchor.current.as_ref() != Some(&held.pod_uid));
+        }
+        let Ok(mut client) = self.handoff(&held.agent, &held.node) else { return false };
+        client.held(name).await.is_ok_and(|reply| !reply.into_inner().held)
+    }
+}
+
+fn unreachable(node: &str, status: &tonic::Status) -> Failure {
+    failure(
+        "AnchorUnreachable",
+        format!("the agent of node {node}, which holds the old address, did not answer: {}", status.message()),
+        "look at the agent on that node and at the network between the nodes",
+    )
+}

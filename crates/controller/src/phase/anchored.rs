@@ -1,0 +1,198 @@
+//! After the switch: connections live on through the source pod's address, so its sandbox stays until the last of them has ended.
+//!
+//! ```text
+//!   begin   target adopted ‖ source's labels off ─▶ its processes end, its sandbox and the fence stay ─▶ Succeeded
+//!   run     look every 2 s ─▶ none left, too old, released, deleted, drained ─▶ reset what is left ─▶ source deleted ─▶ Retire ─▶ Forget
+//! ```
+//!
+//! All that decides stands in [`why_retire`].
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Map, Value, json};
+
+use godwit_api::migration::Anchor;
+use godwit_api::names;
+use godwit_rpc::v1::{AnchorReply, AnchorRequest, anchor_request::Action};
+
+use super::settling;
+use crate::context::Context;
+use crate::error::{AgentError, Error};
+use crate::owner::Adoption;
+use crate::reconcile::Next;
+use crate::record::{Record, condition};
+use crate::{plan, pods};
+
+/// How often the connections are counted.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long a call may wait for an agent that restarts.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Seconds for which an anchor may live: one day.
+const TTL: u32 = 24 * 3600;
+
+/// What the source's anchor holds; `None` when it holds nothing, or the plan did not want one.
+///
+/// # Errors
+/// When the source's agent does not answer.
+pub async fn look(context: &Context, record: &Record) -> Result<Option<Anchor>, Error> {
+    if record.status().plan.is_none_or(|plan| plan.network != "Anchor") {
+        return Ok(None);
+    }
+    match call(context, record, Action::Look).await {
+        Ok(reply) => Ok(reply.held.then(|| anchor(record, &reply))),
+        Err(AgentError::NoNode(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn anchor(record: &Record, reply: &AnchorReply) -> Anchor {
+    let status = record.status();
+    let before = status.anchor.clone().unwrap_or_default();
+    Anchor {
+        active: true,
+        addresses: reply.addresses.clone(),
+        holder: status.source_node.unwrap_or_default(),
+        node: reply.node.clone(),
+        connections: if reply.failure.is_some() { before.connections } else { reply.connections },
+        since: before.since.or_else(|| Some(Time(Timestamp::now()))),
+        message: reply.failure.as_ref().map(|why| why.message.clone()).unwrap_or_default(),
+    }
+}
+
+async fn call(context: &Context, record: &Record, action: Action) -> Result<AnchorReply, AgentError> {
+    let migration = match context.migration(record).await {
+        Ok(migration) => migration,
+        Err(_) => return Err(AgentError::NoAddress(record.status().source_node.unwrap_or_default())),
+    };
+    let node = migration.source_node.clone();
+    context
+        .agents
+        .call(&node, PATIENCE, |mut agent| {
+            let request = AnchorRequest { migration: Some(migration.clone()), action: action.into() };
+            async move { agent.anchor(request).await }
+        })
+        .await
+}
+
+/// The source becomes an anchor: nobody's pod, without processes.
+///
+/// # Errors
+/// [`Error`]: tried again.
+pub async fn begin(context: &Context, record: &mut Record, target: &Pod, adoption: Option<&Adoption>, anchor: Anchor) -> Result<Next, Error> {
+    let uid = record.status().source_pod_uid.unwrap_or_default();
+    let pods = context.pods(record);
+    let source = pods.get_opt(record.pod()).await?.filter(|pod| pod.uid().as_deref() == Some(uid.as_str()));
+    let ready = settling::is_ready(context, record, target).await?;
+    if adoption.is_some() && !ready {
+        record.write(|status| condition(status, "Ready", false, "NotReady", "the ReplicaSet takes the pod over when it is Ready: see its probes")).await?;
+        return Err(Error::NotYet("the target pod is not Ready"));
+    }
+    if let Some(source) = &source {
+        // Both at once: the owner must not see two of its pods, nor none.
+        let (params, patch) = (PatchParams::default(), Patch::Merge(without_labels(source, &record.object().name_any())));
+        let off = pods.patch(record.pod(), &params, &patch);
+        let on = async {
+            match adoption {
+                Some(adoption) => settling::adopt(context, record, target, adoption).await,
+                None => Ok(()),
+            }
+        };
+        let (off, on) = tokio::join!(async { off.await.map(drop) }, on);
+        settling::ignore_gone(off)?;
+        on?;
+    }
+    context.point("controller.settling.anchored").await?;
+    if source.as_ref().is_some_and(|source| !plan::is_never_restarted(source)) {
+        call(context, record, Action::Keep).await?;
+    }
+    context.point("controller.settling.emptied").await?;
+    settling::succeed(context, record, ready, Some(anchor)).await
+}
+
+/// Nobody selects the pod any more; what made it is told by one label.
+fn without_labels(source: &Pod, migration: &str) -> Value {
+    let mut labels: Map<String, Value> = source.labels().keys().map(|key| (key.clone(), Value::Null)).collect();
+    labels.insert(names::LABEL_ANCHOR.into(), json!(migration[..migration.len().min(63)].trim_end_matches(['-', '.', '_'])));
+    json!({"metadata": {"uid": source.uid(), "labels": labels}})
+}
+
+/// While it lives, and its end.
+///
+/// # Errors
+/// [`Error`]: tried again.
+pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> {
+    let Some(before) = record.status().anchor else { return Ok(Next::Again) };
+    let uid = record.status().source_pod_uid.unwrap_or_default();
+    let source = context.pods(record).get_opt(record.pod()).await?.filter(|pod| pod.uid().as_deref() == Some(uid.as_str()));
+    let reply = match call(context, record, Action::Look).await {
+        Ok(reply) => Some(reply),
+        Err(AgentError::NoNode(_)) => None,
+        Err(error) => {
+            let message = format!("the agent of node {}, which holds the old address, is away: {}", before.holder, error.cause());
+            record.write(|status| status.anchor.iter_mut().for_each(|anchor| anchor.message.clone_from(&message))).await?;
+            return Ok(Next::After(LOOK));
+        }
+    };
+    let Some(why) = why_retire(record, &before, source.as_ref(), reply.as_ref()) else {
+        if let Some(reply) = reply {
+            let now = anchor(record, &reply);
+            record.write(|status| status.anchor = Some(now.clone())).await?;
+        }
+        return Ok(Next::After(LOOK));
+    };
+    tracing::info!(namespace = record.namespace(), pod = record.pod(), why, "the anchor is retired");
+    match call(context, record, Action::End).await {
+        Ok(_) | Err(AgentError::NoNode(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    context.point("controller.anchored.ended").await?;
+    settling::delete(context, record, record.pod(), &uid, None).await?;
+    settling::retire(context, record).await?;
+    settling::until_gone(context, record, &uid).await?;
+    context.point("controller.anchored.gone").await?;
+    record
+        .write(|status| {
+            if let Some(anchor) = &mut status.anchor {
+                anchor.active = false;
+                anchor.connections = 0;
+                anchor.message.clone_from(&why);
+            }
+        })
+        .await?;
+    context.event(record, false, "AnchorRetired", &format!("the old pod {} goes: {why}", record.pod())).await;
+    Ok(Next::Again)
+}
+
+/// Why the anchor is to go, if it is. `source` is none when the old pod is gone, `reply` when its node is.
+fn why_retire(record: &Record, before: &Anchor, source: Option<&Pod>, reply: Option<&AnchorReply>) -> Option<String> {
+    let object = record.object();
+    let Some(reply) = reply else { return Some(format!("node {}, which held the old address, is gone", before.holder)) };
+    let ttl = Duration::from_secs(u64::from(object.spec.anchor_ttl_seconds.unwrap_or(TTL)));
+    let too_old = before.since.as_ref().is_some_and(|since| Timestamp::now() > since.0 + ttl);
+    let text = if object.metadata.deletion_timestamp.is_some() {
+        "its PodMigration was deleted"
+    } else if source.is_none() {
+        "it was deleted"
+    } else if source.is_some_and(|pod| pod.metadata.deletion_timestamp.is_some()) {
+        "it was deleted or evicted"
+    } else if source.is_some_and(|pod| matches!(pods::phase(pod), "Failed" | "Succeeded")) {
+        "its sandbox has ended"
+    } else if object.spec.release_anchor {
+        "it was released"
+    } else if too_old {
+        "its time is over"
+    } else if !reply.held {
+        "the new pod is gone, or has left its connections behind"
+    } else if !reply.busy && reply.failure.is_none() && reply.connections == 0 && before.connections == 0 {
+        // Seen twice.
+        "the last old connection has ended"
+    } else {
+        return None;
+    };
+    Some(text.to_owned())
+}

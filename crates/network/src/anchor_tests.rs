@@ -1,0 +1,131 @@
+//! The anchor's parts against the real kernel, without CRIU: a listener in the new pod answers for the old pod's address.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::tests::{in_new_netns, ip, root, with_peer};
+use crate::{Attachment, Gate, Hold, Mirror, links};
+
+const OLD: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+const PEER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+
+fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> T {
+    crate::netns::inside(netns, || Ok(work())).unwrap()
+}
+
+fn dial(netns: &Path) -> std::io::Result<TcpStream> {
+    inside(netns, || TcpStream::connect_timeout(&(OLD, 7000).into(), Duration::from_secs(3)))
+}
+
+/// Everything from the making of the pair or tunnel to its end, in an old pod, a new pod and a peer's namespace.
+fn the_old_address_lives_in_the_new_pod(old: &Path, new: &Path, peer: &Path, connect: impl FnOnce(&Mirror)) {
+    inside(old, || ip("route add default via 10.99.0.1"));
+    let attachment = Attachment::of(old, OLD).unwrap();
+    assert_eq!((attachment.device.as_str(), attachment.ips.as_slice(), attachment.routes.len()), ("eth0", [OLD].as_slice(), 2));
+    assert_eq!(attachment.routes[1].via, Some(PEER));
+    inside(new, || ip("link set lo up"));
+    let mirror = Mirror::plan(new, attachment).unwrap();
+    connect(&mirror);
+    mirror.raise(new, 1450).unwrap();
+    mirror.raise(new, 1450).unwrap();
+    links::up_as_pipe(old, "anc0", 1500).unwrap();
+
+    assert_eq!(dial(peer).unwrap_err().kind(), ErrorKind::ConnectionRefused); // the peer knows the hardware address from now on
+    let gate = Gate::new(old, "anchor").unwrap();
+    gate.shut().unwrap();
+    let listener = inside(new, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, 7000)).unwrap());
+    // What arrives before the gate opens is kept: the first SYN is answered as soon as it opens, not the second one after a second.
+    let hold = Hold::begin(old, "eth0", "anc0").unwrap();
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let dialing = scope.spawn(|| dial(peer).unwrap());
+        std::thread::sleep(Duration::from_millis(300));
+        gate.connect(old, "eth0", "anc0", &[]).unwrap();
+        assert!(hold.release(old).unwrap() > 0);
+        let mut stream = dialing.join().unwrap();
+        assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+        let (mut accepted, from) = listener.accept().unwrap();
+        assert_eq!(from.ip(), IpAddr::from(PEER));
+        stream.write_all(&[7; 100_000]).unwrap();
+        let mut buffer = vec![0; 100_000];
+        accepted.read_exact(&mut buffer).unwrap();
+        assert!(buffer.iter().all(|byte| *byte == 7));
+        assert_eq!(mirror.connections(new).unwrap(), 1);
+    });
+    // A probe of the node does not come through; what is there goes on.
+    gate.connect(old, "eth0", "anc0", &["10.99.0.77".parse().unwrap(), PEER]).unwrap();
+    dial(peer).unwrap_err();
+    gate.connect(old, "eth0", "anc0", &["10.99.0.77".parse().unwrap()]).unwrap();
+    let mut stream = dial(peer).unwrap();
+    let (_accepted, _) = listener.accept().unwrap();
+    // The end: a clean reset.
+    mirror.reset(new).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    assert_eq!(stream.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    for _ in 0..2 {
+        mirror.lower(new).unwrap();
+        links::remove(old, "anc0").unwrap();
+    }
+    gate.open().unwrap();
+    assert!(links::list(new).unwrap().iter().all(|link| link.name != mirror.device));
+    let rules = inside(new, || String::from_utf8(Command::new("ip").arg("rule").output().unwrap().stdout).unwrap());
+    assert!(!rules.contains(&OLD.to_string()), "{rules}");
+}
+
+#[test]
+fn an_old_address_lives_in_a_new_pod_of_the_same_node() {
+    if !root() {
+        return;
+    }
+    with_peer(|old, peer| {
+        in_new_netns(move |new| {
+            the_old_address_lives_in_the_new_pod(&old, &new, &peer, |mirror| {
+                links::make_patch(&new, &mirror.device, mirror.old.mac, &old, &links::free_name(&old, "anc").unwrap()).unwrap();
+            });
+        });
+    });
+}
+
+#[test]
+fn an_old_address_lives_in_a_new_pod_behind_a_tunnel() {
+    if !root() {
+        return;
+    }
+    in_new_netns(|node_a| {
+        on_a_wire_to(&node_a.clone(), move |node_b| {
+            with_peer(move |old, peer| {
+                in_new_netns(move |new| {
+                    the_old_address_lives_in_the_new_pod(&old, &new, &peer, |mirror| {
+                        let (a, b): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+                        let there = links::Tunnel { vni: 77, local: a, remote: b };
+                        let here = links::Tunnel { vni: 77, local: b, remote: a };
+                        inside(&node_a, || links::make_tunnel(&old, "anc0", there, None).unwrap());
+                        let again = inside(&node_a, || links::make_tunnel(&old, "anc1", there, None).unwrap_err());
+                        assert!(again.is_taken(), "{again}");
+                        inside(&node_b, || links::make_tunnel(&new, &mirror.device, here, Some(mirror.old.mac)).unwrap());
+                    });
+                });
+            });
+        });
+    });
+}
+
+/// A wire from `node_a` with 192.0.2.1 to a new namespace with 192.0.2.2, in which `test` runs.
+fn on_a_wire_to(node_a: &Path, test: impl FnOnce(PathBuf) + Send + 'static) {
+    let node_a = node_a.to_owned();
+    in_new_netns(move |node_b| {
+        let tid = nix::unistd::gettid();
+        inside(&node_a, || {
+            ip(&format!("link add wire type veth peer name wire netns {tid}"));
+            ip("addr add 192.0.2.1/24 dev wire");
+            ip("link set wire up");
+        });
+        ip("addr add 192.0.2.2/24 dev wire");
+        ip("link set wire up");
+        test(node_b);
+    });
+}

@@ -1,0 +1,75 @@
+//! Keeps what arrives while the gate is shut, and passes it on when it opens: a segment that is dropped costs its sender a retransmission time-out of 200 ms and
+//! more, and an acknowledgement that is dropped costs the restored pod one of a second.
+//!
+//! ```text
+//!   peers ──▶ eth0 ─┬─╳ gate                      anc0 ◀── new pod (it may have begun to run a moment before the gate hears of it)
+//!                   └─▶ held                      held ◀─┘
+//!                        └───── release ──▶ anc0, eth0 ◀───── release
+//! ```
+//!
+//! A packet socket hears a frame before any rule is asked; its queue in the kernel is the store. Only TCP over IPv4 is kept: TCP takes what comes twice as what it
+//! is, others might not.
+
+use std::path::Path;
+
+use crate::packet::{PacketSocket, VNET_HEADER};
+use crate::{Error, links, netns};
+
+/// Bytes that are kept for each direction.
+const ROOM: i32 = 8 << 20;
+/// Largest frame with its headers.
+const FRAME: usize = 65536 + 128;
+
+/// Frames that came in at two interfaces since it was made.
+#[derive(Debug)]
+pub struct Hold {
+    outer: PacketSocket,
+    inner: PacketSocket,
+    names: (String, String),
+}
+
+impl Hold {
+    /// Begins to keep what comes in at `outer` and at `inner`.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or an interface is missing.
+    pub fn begin(netns: &Path, outer: &str, inner: &str) -> Result<Self, Error> {
+        let (outer_index, inner_index) = (links::index_of(netns, outer)?, links::index_of(netns, inner)?);
+        netns::inside(netns, || {
+            let listen = |index| PacketSocket::listening(index, ROOM).map_err(|source| Error::Socket { what: "listen for frames", source });
+            Ok(Self { outer: listen(outer_index)?, inner: listen(inner_index)?, names: (outer.to_owned(), inner.to_owned()) })
+        })
+    }
+
+    /// Passes on what was kept, each way; returns how many frames. To be called when frames pass already, so that nothing falls in between: what is passed on twice
+    /// does no harm.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or an interface is missing.
+    pub fn release(self, netns: &Path) -> Result<usize, Error> {
+        let (outer, inner) = (links::index_of(netns, &self.names.0)?, links::index_of(netns, &self.names.1)?);
+        netns::inside(netns, || {
+            let send = |index| PacketSocket::sending(index).map_err(|source| Error::Socket { what: "send frames", source });
+            Ok(pass(&self.outer, &send(inner)?) + pass(&self.inner, &send(outer)?))
+        })
+    }
+}
+
+/// Frames that cannot be sent are lost, as frames may be.
+fn pass(from: &PacketSocket, to: &PacketSocket) -> usize {
+    let mut buffer = vec![0; FRAME];
+    let mut count = 0;
+    while let Ok(Some(length)) = from.read(&mut buffer) {
+        if let Some(frame) = buffer.get(..length).filter(|frame| is_tcp(frame))
+            && to.write(frame).is_ok()
+        {
+            count += 1;
+        }
+    }
+    count
+}
+
+/// Ethernet, IPv4, TCP.
+fn is_tcp(frame: &[u8]) -> bool {
+    frame.get(VNET_HEADER + 12..VNET_HEADER + 14) == Some(&[8, 0]) && frame.get(VNET_HEADER + 23) == Some(&6)
+}

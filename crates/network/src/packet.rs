@@ -1,0 +1,102 @@
+//! Packet sockets (packet(7)): the system calls of this crate that Rust cannot check.
+//!
+//! Every frame is read and written with the header of virtio_net (`PACKET_VNET_HDR`): frames between namespaces of one machine carry no checksum yet and may be
+//! larger than the wire's, and this header says so in both directions.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use nix::libc;
+
+const PACKET_VNET_HDR: libc::c_int = 15;
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+/// `struct virtio_net_hdr`.
+pub const VNET_HEADER: usize = 10;
+
+/// A packet socket of one interface, in the network namespace of the thread that made it.
+#[derive(Debug)]
+pub struct PacketSocket {
+    fd: OwnedFd,
+}
+
+impl PacketSocket {
+    /// One that hears every frame which comes in at the interface, up to `room` bytes; they wait in it until they are read.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn listening(index: u32, room: libc::c_int) -> io::Result<Self> {
+        let socket = Self::new()?;
+        socket.set(libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
+        socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, room)?;
+        socket.bind(index, libc::ETH_P_ALL)?;
+        Ok(socket)
+    }
+
+    /// One that only sends by the interface.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn sending(index: u32) -> io::Result<Self> {
+        let socket = Self::new()?;
+        socket.bind(index, 0)?;
+        Ok(socket)
+    }
+
+    fn new() -> io::Result<Self> {
+        // Protocol 0: it hears nothing until it is bound.
+        // SAFETY: socket(2) takes no pointers.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and belongs to nobody else.
+        let socket = Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } };
+        socket.set(libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
+        Ok(socket)
+    }
+
+    fn set(&self, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+        let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
+        // SAFETY: the pointer is to a value of the length given, which lives during the call.
+        let result = unsafe { libc::setsockopt(self.fd.as_raw_fd(), level, option, (&raw const value).cast(), length) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    fn bind(&self, index: u32, protocol: libc::c_int) -> io::Result<()> {
+        let protocol = u16::try_from(protocol).unwrap_or(0).to_be();
+        let address = libc::sockaddr_ll {
+            sll_family: u16::try_from(libc::AF_PACKET).unwrap_or(17),
+            sll_protocol: protocol,
+            sll_ifindex: index.cast_signed(),
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 0,
+            sll_addr: [0; 8],
+        };
+        let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(20);
+        // SAFETY: the pointer is to a `sockaddr_ll` of the length given, which lives during the call.
+        let result = unsafe { libc::bind(self.fd.as_raw_fd(), (&raw const address).cast(), length) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Reads a frame with its header; `None` when none is waiting.
+    ///
+    /// # Errors
+    /// The interface is gone, say.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match nix::unistd::read(&self.fd, buffer) {
+            Ok(length) => Ok(Some(length)),
+            Err(nix::errno::Errno::EAGAIN) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Sends a frame with its header.
+    ///
+    /// # Errors
+    /// The interface is gone or down, say.
+    pub fn write(&self, frame: &[u8]) -> io::Result<()> {
+        nix::unistd::write(&self.fd, frame).map(drop).map_err(io::Error::from)
+    }
+}

@@ -1,0 +1,52 @@
+//! Godwit is uninstalled and installed again: no running pod is disturbed. The runtime handler goes from every node on which no pod needs it, and stays, for
+//! restarts too, where one has come by migration.
+
+use anyhow::{Context, Result, ensure};
+use godwit_demo::shell::wait_until;
+use godwit_demo::{install, pods, pulse};
+use godwit_e2e::case::{ALIVE, MINUTE};
+use godwit_e2e::{Case, Scenario};
+
+pub const SCENARIO: Scenario = Scenario::new("uninstall", "Uninstalled, Godwit takes its handler along but where a pod needs it.", run).alone();
+
+/// What is Godwit's on a node: the drop-ins, the wrapper.
+const LOOK: &str = "ls -d /etc/containerd/conf.d/godwit.toml /etc/crio/crio.conf.d/50-godwit.conf /opt/godwit 2>/dev/null || true";
+
+fn run(case: &Case) -> Result<()> {
+    let (witness, pod) = case.start_pulse("came")?;
+    let came = case.move_over(&pod)?;
+    let (kept, cleared) = (&case.pair.b, &case.pair.a);
+    let uninstalled = case.untouched(&witness, &came, || install::uninstall(&case.lab));
+    let checked = uninstalled.and_then(|()| {
+        let left = look(case, kept)?;
+        ensure!(left.len() == 3, "a pod on {kept} needs the handler, but there is only: {left:?}");
+        wait_until(&format!("nothing of Godwit on {cleared}"), MINUTE, || Ok(look(case, cleared)?.is_empty().then_some(())))?;
+        ensure!(case.lab.kubectl(&["get", "nodes", "-l", "godwit.dev/agent", "-o", "name"])?.is_empty(), "a node is still marked");
+        restarted_by_the_kubelet(case, &came)?;
+        witness.wait_for_ticks(ALIVE, MINUTE).map(drop)
+    });
+    install::install(&case.lab, true)?;
+    checked?;
+    case.move_over(&came).context("after Godwit was installed again")?;
+    let last = witness.wait_for_ticks(ALIVE, MINUTE)?;
+    let history = witness.history()?;
+    ensure!(history.lives.len() == 2, "not two lives, up to {last:?}: {history}");
+    Ok(())
+}
+
+/// Files, and the handler as the kubelet hears of it from the runtime.
+fn look(case: &Case, node: &str) -> Result<Vec<String>> {
+    let mut found: Vec<String> = case.lab.script_on_node(node, LOOK)?.lines().map(str::to_owned).collect();
+    let handlers = case.lab.kubectl(&["get", "node", node, "-o", "jsonpath={.status.runtimeHandlers[*].name}"])?;
+    found.extend(handlers.split_whitespace().filter(|name| *name == "godwit").map(str::to_owned));
+    Ok(found)
+}
+
+/// A container under the handler ends and is started afresh, though there is no agent any more.
+fn restarted_by_the_kubelet(case: &Case, pod: &str) -> Result<()> {
+    case.exec(pod, pulse::CONTAINER, &["kill", "-USR1", "1"])?;
+    wait_until("restarted without an agent", MINUTE, || {
+        let now = case.pod(pod)?;
+        Ok((pods::restarts(&now) == 1 && pods::is_ready(&now)).then_some(()))
+    })
+}
