@@ -99,7 +99,7 @@ fn ticks(from: i64, to: i64) -> Vec<i64> {
 }
 
 fn label(us: i64) -> String {
-    if us % 1_000_000 == 0 && us != 0 { format!("{} s", us / 1_000_000) } else { format!("{} ms", float(us) / 1000.0) }
+    if us.abs() >= 1_000_000 { format!("{} s", float(us) / 1_000_000.0) } else { format!("{} ms", float(us) / 1000.0) }
 }
 
 #[allow(clippy::cast_precision_loss)]
@@ -115,7 +115,7 @@ mod tests {
     fn ticks_are_round() {
         assert_eq!(ticks(0, 100_000), [0, 20_000, 40_000, 60_000, 80_000, 100_000]);
         assert_eq!(ticks(-5_000, 60_000), [0, 10_000, 20_000, 30_000, 40_000, 50_000, 60_000]);
-        assert_eq!([label(0), label(20_000), label(2_000_000), label(1_500)], ["0 ms", "20 ms", "2 s", "1.5 ms"]);
+        assert_eq!([label(0), label(20_000), label(2_500_000), label(1_500)], ["0 ms", "20 ms", "2.5 s", "1.5 ms"]);
         assert!(ticks(0, 0).len() <= 2);
     }
 }
