@@ -7,13 +7,18 @@ use godwit_rpc::v1::{AskReply, Failure, NodeFacts, ask_reply};
 /// A finding of the node's inspection.
 #[must_use]
 pub fn finding(finding: Finding) -> Failure {
-    Failure { reason: finding.reason, message: finding.message, remedy: finding.remedy }
+    Failure { reason: finding.reason, message: finding.message, remedy: finding.remedy, log: String::new() }
 }
 
 /// What CRIU said about a container.
 #[must_use]
 pub fn criu_failure(failure: &godwit_criu::Failure, container: &str) -> Failure {
-    Failure { reason: failure.reason.clone(), message: format!("container {container}: {}", failure.message), remedy: failure.remedy.clone() }
+    Failure {
+        reason: failure.reason.clone(),
+        message: format!("container {container}: {}", failure.message),
+        remedy: failure.remedy.clone(),
+        log: failure.log.clone(),
+    }
 }
 
 /// What must match between two nodes.
@@ -33,13 +38,13 @@ pub fn facts(facts: godwit_node::facts::Facts) -> NodeFacts {
 /// A failure in the protocol's words.
 #[must_use]
 pub fn to_migration(failure: Failure) -> godwit_migration::Failure {
-    godwit_migration::Failure::new(failure.reason, failure.message, failure.remedy)
+    godwit_migration::Failure { reason: failure.reason, message: failure.message, remedy: failure.remedy, log: failure.log }
 }
 
 /// A failure in the contract's words.
 #[must_use]
 pub fn from_migration(failure: godwit_migration::Failure) -> Failure {
-    Failure { reason: failure.reason, message: failure.message, remedy: failure.remedy }
+    Failure { reason: failure.reason, message: failure.message, remedy: failure.remedy, log: failure.log }
 }
 
 /// Where the target stands, from the contract's words; `None` when it does not know the migration.

@@ -5,7 +5,7 @@ use godwit_rpc::v1::Failure;
 /// A failure with its stable reason, what was seen, and what to do.
 #[must_use]
 pub fn failure(reason: &str, message: impl Into<String>, remedy: impl Into<String>) -> Failure {
-    Failure { reason: reason.into(), message: message.into(), remedy: remedy.into() }
+    Failure { reason: reason.into(), message: message.into(), remedy: remedy.into(), log: String::new() }
 }
 
 /// Something of the node or of Godwit itself did not work.

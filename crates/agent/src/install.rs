@@ -105,6 +105,30 @@ pub async fn install(host: &Host) -> anyhow::Result<cri::Client> {
     }
 }
 
+/// How one of our files on the node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// As this agent writes it.
+    AsIs,
+    /// Something else.
+    Other,
+    /// Not there.
+    Missing,
+}
+
+/// Our files on the node, as they are.
+#[must_use]
+pub fn files(host: &Host, kind: Kind) -> Vec<(&'static str, Found)> {
+    let found = |path: &Path, wanted: Option<&[u8]>| match (fs::read(host.path(path)), wanted) {
+        (Ok(there), Some(wanted)) if there == wanted => Found::AsIs,
+        (Ok(_), _) => Found::Other,
+        (Err(_), _) => Found::Missing,
+    };
+    let drop_in = drop_in(kind);
+    let wrapper = fs::read(IN_IMAGE).ok();
+    vec![("wrapper", found(Path::new(ON_NODE), wrapper.as_deref())), ("drop-in", found(Path::new(drop_in.path), Some(drop_in.content.as_bytes())))]
+}
+
 fn find(host: &Host, program: &str) -> Option<PathBuf> {
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/libexec/crio"]
         .iter()

@@ -8,6 +8,7 @@
 
 mod anchor;
 mod arbiter;
+mod check;
 mod clock;
 mod convert;
 mod events;
@@ -43,6 +44,9 @@ use kube::{
 /// Largest message of the contract, in bytes.
 const MESSAGE: usize = 8 << 20;
 
+/// What is counted.
+static METRICS: std::sync::LazyLock<godwit_metrics::Agent> = std::sync::LazyLock::new(godwit_metrics::Agent::default);
+
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {
@@ -58,6 +62,9 @@ struct Arguments {
     /// Port on which the agent serves.
     #[arg(long, default_value_t = names::AGENT_PORT)]
     port: u16,
+    /// Port of the page that Prometheus reads, on the node's address; none without it.
+    #[arg(long, env = "GODWIT_METRICS_PORT")]
+    metrics_port: Option<u16>,
     /// Where the journal is, on the node.
     #[arg(long, default_value = "/var/lib/godwit/journal")]
     journal: PathBuf,
@@ -109,6 +116,14 @@ async fn run() -> anyhow::Result<()> {
         .add_service(AgentServer::new(service::control::Control::new(registry.clone())).max_decoding_message_size(MESSAGE))
         .add_service(HandoffServer::new(service::handoff::Peer::new(registry.clone())).max_decoding_message_size(MESSAGE))
         .serve_with_incoming(tls::incoming(listener, credentials));
+    if let Some(port) = arguments.metrics_port {
+        let address = std::net::SocketAddr::new(arguments.node_ip, port);
+        tokio::spawn(async move {
+            if let Err(error) = METRICS.page().serve(address).await {
+                tracing::error!(%error, %address, "no metrics");
+            }
+        });
+    }
     let socket_path = node.host.path(SOCKET);
     let socket = socket::serve(&socket_path, registry.desk.clone());
     tokio::spawn(target::consumed::keep_swept(node.host.clone()));

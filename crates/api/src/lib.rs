@@ -5,13 +5,17 @@
 //!                                     │ names
 //!                                     ▼
 //!                                 Handover  ◀──status.state── the two agents, nobody else
+//!
+//!   kubectl migrate doctor ──creates──▶ NodeCheck ◀──status── controller ◀── the node's agent
 //! ```
 
+pub mod check;
 mod crds;
 pub mod handover;
 pub mod migration;
 pub mod names;
 
+pub use check::{NodeCheck, NodeCheckSpec, NodeCheckStatus};
 pub use crds::crds;
 pub use handover::{Handover, HandoverSpec, HandoverState, HandoverStatus};
 pub use migration::{PodMigration, PodMigrationSpec, PodMigrationStatus};

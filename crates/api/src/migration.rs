@@ -164,6 +164,9 @@ pub struct PodMigrationStatus {
     /// Every step that was taken, in order of its start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub timeline: Vec<Step>,
+    /// Clocks of the two nodes, measured when the switch began: the times in `timeline` are those of who took the step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clocks: Vec<Clock>,
     /// For how long the pod stood still.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeze: Option<Freeze>,
@@ -262,6 +265,21 @@ pub struct Step {
     pub start_us: i64,
     /// Duration in microseconds.
     pub duration_us: i64,
+    /// What it was about, e.g. the name of a container.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// How far the clock of a node is from the controller's.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Clock {
+    /// The node.
+    pub node: String,
+    /// Microseconds by which it is ahead of the controller's clock; negative when it is behind.
+    pub offset_us: i64,
+    /// The offset is right to so many microseconds: half of the round trip that measured it.
+    pub uncertainty_us: i64,
 }
 
 /// The time for which no process of the pod ran, and what it was spent on, in milliseconds. The parts may overlap.
@@ -292,4 +310,7 @@ pub struct Failure {
     pub message: String,
     /// What to do.
     pub remedy: String,
+    /// The lines of CRIU's or the runtime's log that say so, if one was read; at most some KiB.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub log: String,
 }

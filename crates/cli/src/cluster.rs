@@ -4,20 +4,26 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
-use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::{Event, Node, Pod as PodObject};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
-use kube::{Api, Client, Config};
+use kube::{Api, Client, Config, ResourceExt};
 use serde_json::json;
 
-use godwit_api::PodMigration;
 use godwit_api::migration::{Network, PodMigrationSpec};
+use godwit_api::{PodMigration, names};
 
 use crate::error::{Error, innermost};
-use crate::options::{self, Place, Pod};
+use crate::explain::Happened;
+use crate::options::{self, Pod, Where};
 
 /// For how long the cluster may be away while a migration is watched.
 const AWAY: Duration = Duration::from_secs(60);
+
+/// Most events that are told.
+const EVENTS: usize = 10;
 
 /// See the module.
 pub struct Cluster {
@@ -31,7 +37,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Error::Unreachable`] when there is no usable kubeconfig.
-    pub async fn connect(place: &Place) -> Result<Self, Error> {
+    pub async fn connect(place: &Where) -> Result<Self, Error> {
         let unreachable = |error: &(dyn std::error::Error + 'static)| Error::Unreachable(innermost(error));
         let options = KubeConfigOptions { context: place.context.clone(), ..KubeConfigOptions::default() };
         let config = match &place.kubeconfig {
@@ -94,6 +100,84 @@ impl Cluster {
             }
             other => Ok(other?),
         }
+    }
+
+    /// The migration of that name, else the newest of a pod of that name.
+    ///
+    /// # Errors
+    /// [`Error::NoMigration`] when there is neither.
+    pub async fn find(&self, name: &str) -> Result<PodMigration, Error> {
+        let pod = name.strip_prefix("pod/").unwrap_or(name);
+        match self.get(name).await {
+            Err(Error::NoMigration(..)) => {}
+            other => return other,
+        }
+        let now = |one: &PodMigration| one.status.as_ref().and_then(|status| status.target_pod.clone());
+        let found = self.list(false).await?.into_iter().rev().find(|one| one.spec.pod_name == pod || now(one).as_deref() == Some(pod));
+        found.ok_or_else(|| Error::NoMigration(name.to_owned(), self.namespace.clone()))
+    }
+
+    /// The API server.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// All nodes with an agent but that of the pod.
+    ///
+    /// # Errors
+    /// When there is no such pod, or it is on no node.
+    pub async fn other_nodes(&self, pod: &str) -> Result<Vec<String>, Error> {
+        let pods: Api<PodObject> = Api::namespaced(self.client.clone(), &self.namespace);
+        let own = pods.get(pod).await?.spec.and_then(|spec| spec.node_name);
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let found = nodes.list(&ListParams::default().labels(names::NODE_LABEL_READY)).await?;
+        Ok(found.items.iter().map(ResourceExt::name_any).filter(|name| Some(name) != own.as_ref()).collect())
+    }
+
+    /// Orders a dry run.
+    ///
+    /// # Errors
+    /// When the API server does not take it.
+    pub async fn dry_run(&self, pod: &str, node: &str) -> Result<PodMigration, Error> {
+        self.order(&Pod { name: pod.to_owned(), to: Some(node.to_owned()), dry_run: true, deadline: None, network: options::Network::Auto, no_wait: true })
+            .await
+    }
+
+    /// Takes the record of a dry run away; its time to live does so too.
+    pub async fn forget(&self, name: &str) {
+        let _ = self.migrations().delete(name, &DeleteParams::default()).await;
+    }
+
+    /// The last migration that failed, else the last one.
+    ///
+    /// # Errors
+    /// [`Error::NoMigration`] when there is none.
+    pub async fn last(&self) -> Result<PodMigration, Error> {
+        let mut all = self.list(false).await?;
+        let failed = all.iter().rposition(|one| one.status.as_ref().is_some_and(|status| status.failure.is_some()));
+        let index = failed.or_else(|| all.len().checked_sub(1)).ok_or_else(|| Error::NoMigration("at all".to_owned(), self.namespace.clone()))?;
+        Ok(all.swap_remove(index))
+    }
+
+    /// Warnings about a migration and its pods, the oldest first. None when they may not be read: they only add to what the record says.
+    pub async fn warnings(&self, object: &PodMigration) -> Vec<Happened> {
+        let status = object.status.clone().unwrap_or_default();
+        let names = [Some(object.name_any()), Some(object.spec.pod_name.clone()), status.target_pod];
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        let Ok(found) = events.list(&ListParams::default().fields("type=Warning")).await else { return Vec::new() };
+        let began = object.metadata.creation_timestamp.clone();
+        let when = |event: &Event| event.last_timestamp.clone().or_else(|| event.event_time.as_ref().map(|time| Time(time.0)));
+        let mut about: Vec<Event> = found.items.into_iter().filter(|event| names.contains(&event.involved_object.name) && when(event) >= began).collect();
+        about.sort_by_key(when);
+        let told = about.into_iter().map(|event| Happened {
+            about: format!("{} {}", event.involved_object.kind.unwrap_or_default(), event.involved_object.name.unwrap_or_default()),
+            reason: event.reason.unwrap_or_default(),
+            note: event.message.unwrap_or_default(),
+        });
+        let mut told: Vec<Happened> = told.collect();
+        told.dedup();
+        told.split_off(told.len().saturating_sub(EVENTS))
     }
 
     /// All migrations of the namespace, or of all; the oldest first.

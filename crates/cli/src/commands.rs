@@ -1,6 +1,7 @@
 //! The subcommands. Each gives the exit code.
 
 use std::io::Write;
+use std::path::Path;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use kube::ResourceExt;
@@ -9,9 +10,9 @@ use godwit_api::PodMigration;
 
 use crate::cluster::Cluster;
 use crate::error::Error;
-use crate::options::{Command, Options, Output, Place, Pod};
+use crate::options::{Command, Format, Options, Output, Place, Pod, Where};
 use crate::screen::Screen;
-use crate::{text, view};
+use crate::{doctor, explain, matrix, report, text, timeline, view};
 
 /// Does what the command line says.
 ///
@@ -28,13 +29,17 @@ pub async fn run(options: Options) -> Result<u8, Error> {
         (Some(Command::Status { name, watch, place }), _) => status(&name, watch, &place).await,
         (Some(Command::List { all_namespaces, place }), _) => list(all_namespaces, &place).await,
         (Some(Command::Cancel { name, no_wait, place }), _) => cancel(&name, no_wait, &place).await,
+        (Some(Command::Doctor { pod, node, fix, place }), _) => doctor(pod.as_deref(), node.as_deref(), fix, &place).await,
+        (Some(Command::Explain { what, all, place }), _) => explain(what.as_deref(), all, &place).await,
+        (Some(Command::Timeline { name, place }), _) => timeline(&name, &place).await,
+        (Some(Command::Report { name, output, file, at }), _) => report(&name, output, file.as_deref(), &at).await,
         (Some(Command::Release { name, place }), _) => release(&name, &place).await,
         (None, None) => Ok(3),
     }
 }
 
 async fn move_pod(pod: &Pod, place: &Place) -> Result<u8, Error> {
-    let cluster = Cluster::connect(place).await?;
+    let cluster = Cluster::connect(&place.at).await?;
     let ordered = cluster.order(pod).await?;
     let name = ordered.name_any();
     if pod.no_wait {
@@ -48,7 +53,7 @@ async fn move_pod(pod: &Pod, place: &Place) -> Result<u8, Error> {
 }
 
 async fn status(name: &str, watch: bool, place: &Place) -> Result<u8, Error> {
-    let cluster = Cluster::connect(place).await?;
+    let cluster = Cluster::connect(&place.at).await?;
     let object = cluster.get(name).await?;
     if watch && view::end(&object).is_none() {
         return follow(&cluster, name, place).await;
@@ -68,8 +73,78 @@ async fn status(name: &str, watch: bool, place: &Place) -> Result<u8, Error> {
     Ok(view::end(&object).map_or(0, view::End::code))
 }
 
+async fn doctor(pod: Option<&str>, node: Option<&str>, fix: bool, place: &Place) -> Result<u8, Error> {
+    let cluster = Cluster::connect(&place.at).await?;
+    let (text, value, code) = match pod {
+        Some(pod) => {
+            let verdict = doctor::pod(&cluster, pod).await?;
+            (verdict.text(), serde_json::to_string_pretty(&verdict), verdict.code())
+        }
+        None => {
+            let report = doctor::ask(cluster.client(), node, fix).await?;
+            (doctor::text(&report), serde_json::to_string_pretty(&report), report.code())
+        }
+    };
+    match place.output {
+        Output::Json => print(&value.unwrap_or_default())?,
+        Output::Text => print(&text.join("\n"))?,
+    }
+    Ok(code)
+}
+
+async fn explain(what: Option<&str>, all: bool, place: &Place) -> Result<u8, Error> {
+    if all {
+        print(matrix::page().trim_end())?;
+        return Ok(0);
+    }
+    let file = what.map(Path::new).filter(|path| *path == Path::new("-") || path.exists());
+    let said = match file {
+        Some(path) => explain::of_file(path)?,
+        None => {
+            let cluster = Cluster::connect(&place.at).await?;
+            let object = match what {
+                Some(name) => cluster.find(name).await?,
+                None => cluster.last().await?,
+            };
+            explain::of_migration(&object, &cluster.warnings(&object).await)
+        }
+    };
+    match place.output {
+        Output::Json => print(&serde_json::to_string_pretty(&said).unwrap_or_default())?,
+        Output::Text => print(&said.text().join("\n"))?,
+    }
+    Ok(said.code())
+}
+
+async fn timeline(name: &str, place: &Place) -> Result<u8, Error> {
+    let object = Cluster::connect(&place.at).await?.find(name).await?;
+    match place.output {
+        Output::Json => print(&serde_json::to_string_pretty(&timeline::value(&object)).unwrap_or_default())?,
+        Output::Text => print(&timeline::text(&object).join("\n"))?,
+    }
+    Ok(0)
+}
+
+async fn report(name: &str, format: Format, file: Option<&Path>, at: &Where) -> Result<u8, Error> {
+    let cluster = Cluster::connect(at).await?;
+    let object = cluster.find(name).await?;
+    let said = explain::of_migration(&object, &cluster.warnings(&object).await);
+    let text = match format {
+        Format::Html => report::page(&object, &said),
+        Format::Json => {
+            let whole = serde_json::json!({"record": object, "timeline": timeline::value(&object), "explanation": said});
+            serde_json::to_string_pretty(&whole).unwrap_or_default() + "\n"
+        }
+    };
+    match file {
+        Some(path) => std::fs::write(path, text)?,
+        None => std::io::stdout().write_all(text.as_bytes())?,
+    }
+    Ok(0)
+}
+
 async fn cancel(name: &str, no_wait: bool, place: &Place) -> Result<u8, Error> {
-    let cluster = Cluster::connect(place).await?;
+    let cluster = Cluster::connect(&place.at).await?;
     let object = cluster.cancel(name).await?;
     if no_wait || view::end(&object).is_some() {
         return status(name, false, place).await;
@@ -83,7 +158,7 @@ async fn cancel(name: &str, no_wait: bool, place: &Place) -> Result<u8, Error> {
 
 /// Asks for the end of an anchor and waits for it.
 async fn release(name: &str, place: &Place) -> Result<u8, Error> {
-    let cluster = Cluster::connect(place).await?;
+    let cluster = Cluster::connect(&place.at).await?;
     cluster.release(name).await?;
     let watched = cluster.watch(name, |object| {
         let Some(object) = object else { return Err(Error::NoMigration(name.to_owned(), cluster.namespace.clone())) };
@@ -123,7 +198,7 @@ async fn follow(cluster: &Cluster, name: &str, place: &Place) -> Result<u8, Erro
 }
 
 async fn list(everywhere: bool, place: &Place) -> Result<u8, Error> {
-    let cluster = Cluster::connect(place).await?;
+    let cluster = Cluster::connect(&place.at).await?;
     let found = cluster.list(everywhere).await?;
     if place.output == Output::Json {
         print(&serde_json::to_string_pretty(&found).unwrap_or_default())?;

@@ -17,6 +17,9 @@ pub enum Error {
     /// No such object.
     #[error("there is no migration {0} in namespace {1}\n  What to do: kubectl migrate list -n {1}")]
     NoMigration(String, String),
+    /// A file that cannot be explained.
+    #[error("cannot explain {0}: {1}")]
+    Unreadable(String, String),
     /// Ctrl-C.
     #[error("not waiting any longer; the migration goes on\n  See it: kubectl migrate status {0} -n {1}\n  Stop it: kubectl migrate cancel {0} -n {1}")]
     Interrupted(String, String),
@@ -31,7 +34,7 @@ impl Error {
     pub fn code(&self) -> u8 {
         match self {
             Self::Unreachable(_) | Self::NotInstalled | Self::Print(_) => 4,
-            Self::Refused(_) | Self::NoMigration(..) => 5,
+            Self::Refused(_) | Self::NoMigration(..) | Self::Unreadable(..) => 5,
             Self::Interrupted(..) => 6,
         }
     }

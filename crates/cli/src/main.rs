@@ -8,10 +8,15 @@
 
 mod cluster;
 mod commands;
+mod doctor;
 mod error;
+mod explain;
+mod matrix;
 mod options;
+mod report;
 mod screen;
 mod text;
+mod timeline;
 mod view;
 
 use std::process::ExitCode;

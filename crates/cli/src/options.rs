@@ -72,12 +72,58 @@ pub enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Look whether pods can move in this cluster: every node, or one; or whether one pod could, and where to
+    Doctor {
+        /// Name of a pod
+        #[arg(conflicts_with_all = ["node", "fix"])]
+        pod: Option<String>,
+        /// Only this node
+        #[arg(long)]
+        node: Option<String>,
+        /// Put Godwit's own files on the nodes in order first (wrapper, drop-in); nothing else is touched
+        #[arg(long)]
+        fix: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Tell why a migration did not succeed, or what a log or an archive means, and what to do
+    Explain {
+        /// Name of a migration or of a pod that was moved; or a file: dump.log, restore.log, a log of runc, a checkpoint archive, a directory of these, `-` for
+        /// standard input. Without it: the last migration that failed
+        #[arg(conflicts_with = "all")]
+        what: Option<String>,
+        /// Print the whole failure matrix
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show every step of a migration with its time, and what the freeze was spent on
+    Timeline {
+        /// Name of the migration, or of a pod that was moved
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Retire the anchor of a migration: connections that still use the old address are reset, the old pod goes
     Release {
         /// Name of the migration
         name: String,
         #[command(flatten)]
         place: Place,
+    },
+    /// Write everything about a migration as one page
+    Report {
+        /// Name of the migration, or of a pod that was moved
+        name: String,
+        /// What to write
+        #[arg(short, long, value_enum, default_value_t = Format::Html)]
+        output: Format,
+        /// Where to write it; standard output without it
+        #[arg(short, long, value_name = "FILE")]
+        file: Option<std::path::PathBuf>,
+        #[command(flatten)]
+        at: Where,
     },
     /// Print a completion script
     Completion {
@@ -125,6 +171,16 @@ pub enum Network {
 /// Which cluster and namespace, and how to print.
 #[derive(Clone, Debug, Args)]
 pub struct Place {
+    #[command(flatten)]
+    pub at: Where,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Which cluster and namespace.
+#[derive(Clone, Debug, Args)]
+pub struct Where {
     /// Namespace
     #[arg(short, long)]
     pub namespace: Option<String>,
@@ -134,9 +190,6 @@ pub struct Place {
     /// Path of the kubeconfig
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<std::path::PathBuf>,
-    /// How to print
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    pub output: Output,
 }
 
 /// How to print.
@@ -145,6 +198,15 @@ pub enum Output {
     /// For people
     Text,
     /// The object, when there is nothing more to wait for
+    Json,
+}
+
+/// What a report is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// One page that needs nothing but itself
+    Html,
+    /// For programs
     Json,
 }
 
@@ -182,7 +244,7 @@ mod tests {
     fn a_pod_is_the_default() {
         let options = parse("web-0 --to node-b -n shop --deadline 2m");
         let pod = options.pod.unwrap();
-        assert_eq!((pod.name.as_str(), pod.to.as_deref(), options.place.namespace.as_deref()), ("web-0", Some("node-b"), Some("shop")));
+        assert_eq!((pod.name.as_str(), pod.to.as_deref(), options.place.at.namespace.as_deref()), ("web-0", Some("node-b"), Some("shop")));
         assert_eq!(pod.deadline, Some(Duration::from_secs(120)));
     }
 

@@ -96,7 +96,9 @@ fn reached(status: &PodMigrationStatus) -> Phase {
     }
 }
 
-fn plan(plan: &PlanSummary) -> String {
+/// The plan in one line.
+#[must_use]
+pub fn plan(plan: &PlanSummary) -> String {
     let words = |text: &str| match text {
         "Live" => "live".to_owned(),
         "StopAndCopy" => "stop-and-copy".to_owned(),
@@ -330,7 +332,7 @@ mod tests {
             "failure": {"reason": "HostPath", "message": "volume v", "remedy": "Use a shared volume."}}));
         object.spec.dry_run = true;
         object.status.as_mut().unwrap().plan.as_mut().unwrap().blockers =
-            vec![Failure { reason: "HostPath".into(), message: "volume v".into(), remedy: "Use a shared volume.".into() }];
+            vec![Failure { reason: "HostPath".into(), message: "volume v".into(), remedy: "Use a shared volume.".into(), log: String::new() }];
         insta::assert_snapshot!(text(&object), @r"
           plan      live · stop-and-copy · connections close · 1.2 GiB, 1 container, 4 processes, 14 fds, 3 tcp
                     ✘ HostPath: volume v

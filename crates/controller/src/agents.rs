@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-use godwit_rpc::v1::agent_client::AgentClient;
+use godwit_api::migration::Clock;
+use godwit_rpc::v1::{self, agent_client::AgentClient};
 use godwit_rpc::{Credentials, Identity, tls};
 
 use crate::error::AgentError;
@@ -20,6 +21,11 @@ use crate::nodes;
 
 /// Pause between two tries of a call.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// Round trips that measure a clock.
+const PROBES: usize = 4;
+/// How long one of them may take.
+const PROBE: Duration = Duration::from_millis(500);
 
 /// Channels to all agents that were called so far.
 pub struct Agents {
@@ -60,6 +66,22 @@ impl Agents {
             .map_err(|source| AgentError::Connect { node: node.to_owned(), source })?;
         channels.insert(key, channel.clone());
         Ok(AgentClient::new(channel))
+    }
+
+    /// The clock of `node` against ours: the best of some round trips. `None` when its agent does not answer at once.
+    pub async fn clock(&self, node: &str) -> Option<Clock> {
+        let mut agent = self.of(node).await.ok()?;
+        let mut best: Option<Clock> = None;
+        for _ in 0..PROBES {
+            let (sent, began) = (jiff::Timestamp::now().as_microsecond(), Instant::now());
+            let there = tokio::time::timeout(PROBE, agent.clock(v1::ClockRequest {})).await.ok()?.ok()?.into_inner().now_us;
+            let half = i64::try_from(began.elapsed().as_micros() / 2).unwrap_or(i64::MAX);
+            if best.as_ref().is_none_or(|best| half < best.uncertainty_us) {
+                let offset_us = there.saturating_sub(sent.saturating_add(half));
+                best = Some(Clock { node: node.to_owned(), offset_us, uncertainty_us: half });
+            }
+        }
+        best
     }
 
     /// Calls the agent of `node`; while it is away the call is made again, for `patience`.

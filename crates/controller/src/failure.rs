@@ -6,7 +6,7 @@ use godwit_api::migration::Failure;
 
 /// A failure from its three parts.
 pub fn new(reason: &str, message: impl Into<String>, remedy: impl Into<String>) -> Failure {
-    Failure { reason: reason.to_owned(), message: message.into(), remedy: remedy.into() }
+    Failure { reason: reason.to_owned(), message: message.into(), remedy: remedy.into(), log: String::new() }
 }
 
 /// The pod is not there.

@@ -11,6 +11,7 @@
 mod agents;
 mod authority;
 mod candidates;
+mod checks;
 mod context;
 mod error;
 mod failure;

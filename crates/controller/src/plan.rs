@@ -67,7 +67,7 @@ pub fn decide(facts: &Facts, wish: Network, inspected: &InspectReply, candidates
             choice.driver.to_string()
         }
         Err(why) => {
-            blockers.push(Failure { reason: why.reason, message: why.message, remedy: why.remedy });
+            blockers.push(Failure { reason: why.reason, message: why.message, remedy: why.remedy, log: why.log });
             String::new()
         }
     };

@@ -11,7 +11,7 @@
 //! point goes on, or another one does. `status.failure` in a phase that is not final means: being undone.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
@@ -23,6 +23,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::phase;
 use crate::record::Record;
+use crate::run::METRICS;
 
 /// What comes after a piece of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub async fn reconcile(object: Arc<PodMigration>, context: Arc<Context>) -> Resu
     let Some(mut record) = Record::read(&context.client, &namespace, &name).await? else {
         return Ok(Action::await_change());
     };
+    let _at_work = (!record.phase().is_final()).then(|| METRICS.at_work());
+    let mut began = Instant::now();
     loop {
         let phase = record.phase();
         let failed = record.status().failure.is_some();
@@ -58,12 +61,31 @@ pub async fn reconcile(object: Arc<PodMigration>, context: Arc<Context>) -> Resu
             Phase::Switching => phase::switching::run(&context, &mut record).await?,
             Phase::Settling => phase::settling::run(&context, &mut record).await?,
         };
+        if record.phase() != phase {
+            METRICS.phase(&format!("{phase:?}"), failed, began.elapsed());
+            began = Instant::now();
+            if record.phase().is_final() {
+                ended(&record);
+            }
+        }
         match next {
             Next::Again => {}
             Next::After(time) => return Ok(Action::requeue(time)),
             Next::Done => return Ok(Action::await_change()),
         }
     }
+}
+
+/// Counts a migration that has ended.
+fn ended(record: &Record) {
+    let status = record.status();
+    let freeze = status.freeze.as_ref().filter(|freeze| freeze.total_ms > 0).map(|freeze| Duration::from_millis(freeze.total_ms.into()));
+    METRICS.ended(&godwit_metrics::controller::Ended {
+        outcome: &format!("{:?}", status.phase),
+        reason: status.failure.as_ref().map(|failure| failure.reason.as_str()),
+        freeze,
+        bytes: status.progress.as_ref().map_or(0, |progress| progress.bytes),
+    });
 }
 
 /// How soon to try again.

@@ -4,6 +4,7 @@
 //! is repeated on the new version; when the *status* has changed, another controller is at work and this one stops.
 
 use std::future::Future;
+use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -13,17 +14,23 @@ use serde_json::json;
 
 use godwit_api::migration::{Failure, Phase, PodMigrationStatus, Step};
 use godwit_api::{PodMigration, names};
+use godwit_migration::timeline;
 
 use crate::error::Error;
 
 /// Seconds for everything before the commit, if the user names none.
 pub const DEADLINE: u32 = 120;
 
+/// A write that took longer is a step of its own, in microseconds.
+const SLOW: i64 = 2000;
+
 /// See the module.
 pub struct Record {
     api: Api<PodMigration>,
     object: PodMigration,
-    steps: Vec<Step>,
+    steps: Mutex<Vec<Step>>,
+    /// Steps that wait for the next write but are no reason for one.
+    late: Vec<Step>,
 }
 
 impl Record {
@@ -33,7 +40,7 @@ impl Record {
     /// When the API server does not answer.
     pub async fn read(client: &Client, namespace: &str, name: &str) -> Result<Option<Self>, Error> {
         let api: Api<PodMigration> = Api::namespaced(client.clone(), namespace);
-        Ok(api.get_opt(name).await?.map(|object| Self { api, object, steps: Vec::new() }))
+        Ok(api.get_opt(name).await?.map(|object| Self { api, object, steps: Mutex::default(), late: Vec::new() }))
     }
 
     /// The object as it was last seen.
@@ -84,19 +91,30 @@ impl Record {
     /// # Errors
     /// [`Error::Superseded`] when another controller has written it, [`Error::Gone`] when the object is gone.
     pub async fn write(&mut self, change: impl Fn(&mut PodMigrationStatus)) -> Result<(), Error> {
+        let before = self.phase();
         loop {
             let mut next = self.object.clone();
             let status = next.status.get_or_insert_default();
-            status.timeline.extend(self.steps.iter().cloned());
             change(status);
-            if next.status == self.object.status {
+            let steps = self.steps.get_mut().unwrap_or_else(PoisonError::into_inner).clone();
+            if next.status == self.object.status && steps.is_empty() {
                 return Ok(());
             }
+            let status = next.status.get_or_insert_default();
+            status.timeline.extend(self.late.iter().cloned().chain(steps));
+            bound(&mut status.timeline);
+            let watch = Stopwatch::start(before, "status");
             // `replace` wants the resourceVersion, which the clone carries.
             match self.api.replace_status(&self.object.name_any(), &PostParams::default(), &next).await {
                 Ok(written) => {
                     self.object = written;
-                    self.steps.clear();
+                    self.late.clear();
+                    self.steps.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+                    let written = watch.stop();
+                    // While the pod travels its progress is written again and again: of that only what took long is worth a line.
+                    if self.phase() != before || before != Phase::Switching || written.duration_us > SLOW {
+                        self.late.push(written);
+                    }
                     return Ok(());
                 }
                 Err(kube::Error::Api(error)) if error.is_conflict() => self.refresh().await?,
@@ -120,23 +138,22 @@ impl Record {
     }
 
     /// Notes a step for the next write.
-    pub fn note(&mut self, step: Step) {
-        self.steps.push(step);
+    pub fn note(&self, step: Step) {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner).push(step);
     }
 
     /// Takes a step of the controller and notes how long it took.
-    pub async fn step<T>(&mut self, name: &str, work: impl Future<Output = T>) -> T {
-        let (start, began) = (Timestamp::now(), tokio::time::Instant::now());
+    pub async fn step<T>(&self, name: &str, work: impl Future<Output = T>) -> T {
+        let watch = Stopwatch::start(self.phase(), name);
         let result = work.await;
-        let duration_us = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
-        self.note(Step { phase: self.phase(), step: name.into(), who: "controller".into(), start_us: start.as_microsecond(), duration_us });
+        self.note(watch.stop());
         result
     }
 
     /// Whether there are steps that are not written yet.
     #[must_use]
     pub fn has_notes(&self) -> bool {
-        !self.steps.is_empty()
+        !self.steps.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Puts our finalizer on the object, or takes it away.
@@ -166,6 +183,38 @@ impl Record {
             }
         }
     }
+}
+
+/// A step of the controller that is being taken.
+pub struct Stopwatch {
+    step: Step,
+    began: tokio::time::Instant,
+}
+
+impl Stopwatch {
+    /// Starts it.
+    #[must_use]
+    pub fn start(phase: Phase, name: &str) -> Self {
+        let start_us = Timestamp::now().as_microsecond();
+        Self { step: Step { phase, step: name.into(), who: "controller".into(), start_us, ..Step::default() }, began: tokio::time::Instant::now() }
+    }
+
+    /// Ends it.
+    #[must_use]
+    pub fn stop(self) -> Step {
+        Step { duration_us: i64::try_from(self.began.elapsed().as_micros()).unwrap_or(i64::MAX), ..self.step }
+    }
+}
+
+/// Keeps the record small: of too many steps the shortest go.
+fn bound(steps: &mut Vec<Step>) {
+    let durations: Vec<i64> = steps.iter().map(|step| step.duration_us).collect();
+    let keep = timeline::worth_keeping(&durations);
+    let mut index = 0;
+    steps.retain(|_| {
+        index += 1;
+        keep.get(index - 1).copied().unwrap_or(true)
+    });
 }
 
 /// Sets a condition; the time of the last transition changes only with its status.

@@ -1,6 +1,6 @@
 //! The process: wait to lead, lead until the Lease is lost or a signal comes, end.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use anyhow::Context as _;
 use futures::StreamExt;
@@ -11,13 +11,16 @@ use kube::runtime::{Controller, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::signal::unix::{SignalKind, signal};
 
-use godwit_api::{PodMigration, names};
+use godwit_api::{NodeCheck, PodMigration, names};
 
 use crate::agents::Agents;
 use crate::context::Context;
 use crate::lease::Election;
 use crate::reconcile::{reconcile, retry};
-use crate::{authority, signer};
+use crate::{authority, checks, signer};
+
+/// What is counted.
+pub static METRICS: LazyLock<godwit_metrics::Controller> = LazyLock::new(godwit_metrics::Controller::default);
 
 /// Command line.
 #[derive(Debug, clap::Args)]
@@ -31,6 +34,9 @@ pub struct Options {
     /// Service account of the agents.
     #[arg(long, env = "GODWIT_AGENT_ACCOUNT", default_value = "godwit-agent")]
     agent_account: String,
+    /// Address of the page that Prometheus reads, e.g. 0.0.0.0:7412; none without it.
+    #[arg(long, env = "GODWIT_METRICS")]
+    metrics: Option<std::net::SocketAddr>,
     /// Migrations that may be in flight from or to one node.
     #[arg(long, env = "GODWIT_PER_NODE", default_value_t = 2)]
     per_node: usize,
@@ -45,6 +51,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = Client::try_default().await.context("no way to the API server")?;
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    if let Some(address) = options.metrics {
+        tokio::spawn(async move {
+            if let Err(error) = METRICS.page().serve(address).await {
+                tracing::error!(%error, %address, "no metrics");
+            }
+        });
+    }
     let election = Election::new(client.clone(), &options.namespace, options.identity.clone());
     tokio::select! {
         () = election.win() => {}
@@ -60,6 +73,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 async fn lead(client: Client, options: &Options) -> anyhow::Result<()> {
+    METRICS.leads();
     let roots = authority::roots(&client, &options.namespace).await.context("no CA")?;
     let credentials = authority::own(&roots.authority).context("no certificate of our own")?;
     let account = format!("system:serviceaccount:{}:{}", options.namespace, options.agent_account);
@@ -76,6 +90,10 @@ async fn lead(client: Client, options: &Options) -> anyhow::Result<()> {
         ticket_key: roots.ticket_key,
         client: client.clone(),
     });
+    let checks = Controller::new(Api::<NodeCheck>::all(client.clone()), watcher::Config::default())
+        .run(checks::reconcile, checks::retry, Arc::clone(&context))
+        .for_each(|_| std::future::ready(()));
+    tokio::spawn(checks);
     // Target pods carry the name of their migration: a change of one is a reason to look.
     let targets = watcher::Config::default().labels(names::LABEL_MIGRATION);
     controller

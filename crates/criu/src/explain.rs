@@ -1,6 +1,6 @@
 //! What CRIU's log means: one known line among its errors gives reason and remedy; otherwise the last error is told as it is.
 
-mod table;
+pub mod table;
 
 use crate::Failure;
 
@@ -31,29 +31,96 @@ const NOISE: [&str; 14] = [
     "Failed to open parent directory",
 ];
 
+/// Most lines that are told of a log, and their bytes.
+const RELEVANT: (usize, usize) = (40, 6 << 10);
+
+/// What a log says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// One CamelCase word.
+    pub reason: &'static str,
+    /// What it means; nothing when the message is not known.
+    pub what: &'static str,
+    /// What to do.
+    pub remedy: &'static str,
+    /// The line that says so, and its number (from 1).
+    pub line: Option<(usize, String)>,
+    /// Errors and warnings, and what stands just before the telling line: numbers and lines.
+    pub relevant: Vec<(usize, String)>,
+}
+
+impl Reading {
+    /// Whether the message stands in the table.
+    #[must_use]
+    pub fn known(&self) -> bool {
+        !self.what.is_empty()
+    }
+
+    /// The relevant lines as one text.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.relevant.iter().map(|(number, line)| format!("{number:>6}  {line}")).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Reads a log; `None` when it may be of a dump or of a restore.
+#[must_use]
+pub fn read(log: &str, which: Option<Which>) -> Reading {
+    let lines = || log.lines().enumerate().filter(|(_, line)| !is_chat(line)).map(|(index, line)| (index, strip(line))).filter(|(_, line)| !line.is_empty());
+    let fitting = table::KNOWN.iter().filter(|known| which.is_none() || known.which.is_none() || known.which == which);
+    // The table is in order of precision, so the first entry that fits any line is the best.
+    for known in fitting {
+        if let Some((index, line)) = lines().find(|(_, line)| known.fits(line)) {
+            return Reading {
+                reason: known.reason,
+                what: known.what,
+                remedy: known.remedy,
+                line: Some((index + 1, line.to_owned())),
+                relevant: relevant(log, Some(index)),
+            };
+        }
+    }
+    let errors = || lines().filter(|(_, line)| line.contains("Error (") || line.contains("level=error") || line.starts_with("criu failed"));
+    let telling = errors().filter(|(_, line)| !NOISE.iter().any(|noise| line.contains(noise))).last().or_else(|| errors().last());
+    let restore = which == Some(Which::Restore) || (which.is_none() && log.contains("Restoring FAILED"));
+    let telling = telling.or_else(|| lines().last());
+    Reading {
+        reason: if restore { "RestoreFailed" } else { "DumpFailed" },
+        what: "",
+        remedy: match telling {
+            Some(_) => "the whole log is with the agent of that node; report it if the message does not help",
+            None => "look whether the node is out of memory or disk; the migration can be tried again",
+        },
+        line: telling.map(|(index, line)| (index + 1, line.to_owned())),
+        relevant: relevant(log, telling.map(|(index, _)| index)),
+    }
+}
+
 /// The meaning of a log.
 #[must_use]
 pub fn explain(log: &str, which: Which) -> Failure {
-    let lines = || log.lines().filter(|line| !is_chat(line)).map(strip).filter(|line| !line.is_empty());
-    let known = table::KNOWN.iter().filter(|known| known.which.is_none_or(|only| only == which));
-    // The table is in order of precision, so the first entry that fits any line is the best.
-    for known in known {
-        if let Some(line) = lines().find(|line| known.fits(line)) {
-            return Failure::new(known.reason, format!("{}: CRIU says '{}'", known.what, short(line)), known.remedy);
-        }
-    }
-    let errors = || lines().filter(|line| line.contains("Error (") || line.contains("level=error") || line.starts_with("criu failed"));
-    let telling = errors().rfind(|line| !NOISE.iter().any(|noise| line.contains(noise))).or_else(|| errors().next_back());
-    let reason = match which {
-        Which::Dump => "DumpFailed",
-        Which::Restore => "RestoreFailed",
+    let reading = read(log, Some(which));
+    let message = match (&reading.line, reading.known()) {
+        (Some((_, line)), true) => format!("{}: CRIU says '{}'", reading.what, short(line)),
+        (Some((_, line)), false) => format!("CRIU says '{}'", short(line)),
+        (None, _) => "CRIU ended without a word".to_owned(),
     };
-    match telling.or_else(|| lines().next_back()) {
-        Some(line) => {
-            Failure::new(reason, format!("CRIU says '{}'", short(line)), "the whole log is with the agent of that node; report it if the message does not help")
-        }
-        None => Failure::new(reason, "CRIU ended without a word", "look whether the node is out of memory or disk; the migration can be tried again"),
+    Failure { log: reading.log(), ..Failure::new(reading.reason, message, reading.remedy) }
+}
+
+/// Errors and warnings, the lines just before the telling one, and the last ones: in order, no more than is told.
+fn relevant(log: &str, telling: Option<usize>) -> Vec<(usize, String)> {
+    let all: Vec<&str> = log.lines().collect();
+    let near = |index: usize| telling.is_some_and(|at| index <= at && at - index < 4) || all.len() - index <= 3;
+    let loud = |line: &str| line.contains("Error (") || line.contains("Warn  (") || line.contains("level=error") || line.contains("level=warn");
+    let wanted = all.iter().enumerate().filter(|(index, line)| !line.trim().is_empty() && (near(*index) || loud(line)));
+    let mut found: Vec<(usize, String)> = wanted.map(|(index, line)| (index + 1, cut(line.trim_end(), 400).to_owned())).collect();
+    // Of too many, those at the telling line and the end say most.
+    while found.len() > RELEVANT.0 || found.iter().map(|(_, line)| line.len() + 9).sum::<usize>() > RELEVANT.1 {
+        let dull = found.iter().position(|(number, _)| !near(number - 1)).unwrap_or(0);
+        found.remove(dull);
     }
+    found
 }
 
 /// A line that says nothing by itself: CRIU's information, and what runc quotes of it.
@@ -74,8 +141,13 @@ fn strip(line: &str) -> &str {
 /// Without the place in the source, at most 300 bytes.
 fn short(line: &str) -> &str {
     let text = line.strip_prefix("Error (").and_then(|rest| rest.split_once("): ")).map_or(line, |(_, text)| text);
-    let end = (0..=text.len().min(300)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text[..end].trim_end()
+    cut(text, 300).trim_end()
+}
+
+/// At most so many bytes.
+fn cut(text: &str, bytes: usize) -> &str {
+    let end = (0..=text.len().min(bytes)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    &text[..end]
 }
 
 #[cfg(test)]
@@ -140,6 +212,27 @@ mod tests {
         let log = "(00.010) Error (criu/x.c:1): The moon is full\n(00.012) Error (criu/cr-dump.c:2111): Dumping FAILED.\n";
         let failure = explain(log, Which::Dump);
         assert_eq!((failure.reason.as_str(), failure.message.as_str()), ("DumpFailed", "CRIU says 'The moon is full'"));
+    }
+
+    #[test]
+    fn the_relevant_lines_are_few_and_tell_where() {
+        let mut log: String = (0..5000).map(|number| format!("(00.{number:06}) chat {number}\n(00.1) Warn  (criu/x.c:1): dull {number}\n")).collect();
+        log.push_str("(00.9) 7: Error (criu/sk-unix.c:883): unix: Dangling connection 1234\n(00.9) Error (criu/cr-dump.c:2111): Dumping FAILED.\n");
+        let reading = read(&log, None);
+        assert_eq!((reading.reason, reading.known(), reading.line.as_ref().map(|line| line.0)), ("UnixSocketOutside", true, Some(10_001)));
+        assert!(reading.relevant.len() <= 40 && reading.log().len() <= 8 << 10 && reading.log().contains("10001  (00.9) 7: Error"), "{}", reading.log());
+        let failure = explain(&log, Which::Dump);
+        assert!(failure.log.contains("Dangling connection") && failure.log.contains("Dumping FAILED"));
+    }
+
+    #[test]
+    fn every_entry_is_found_by_its_own_message() {
+        for known in table::KNOWN {
+            let log = format!("(00.1) Error (criu/x.c:1): {}\n", known.parts.join(" … "));
+            let reading = read(&log, known.which);
+            let earlier = table::KNOWN.iter().find(|other| other.reason == reading.reason && other.what == reading.what);
+            assert!(reading.known() && earlier.is_some(), "{:?} is read as {reading:?}", known.parts);
+        }
     }
 
     #[test]

@@ -14,11 +14,14 @@ pub struct Failure {
     pub message: String,
     /// What to do about it.
     pub remedy: String,
+    /// The lines of a log that say so, if one was read; at most some KiB.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub log: String,
 }
 
 impl Failure {
     pub(crate) fn new(reason: &str, message: impl Into<String>, remedy: &str) -> Self {
-        Self { reason: reason.into(), message: message.into(), remedy: remedy.into() }
+        Self { reason: reason.into(), message: message.into(), remedy: remedy.into(), log: String::new() }
     }
 }
 

@@ -37,6 +37,9 @@ pub fn chart() -> Result<PathBuf> {
 pub fn install(lab: &Lab, faults: bool) -> Result<()> {
     let chart = chart()?;
     lab.command(&["image"], LIMIT).context("Godwit's image was not built")?;
+    // Helm installs definitions once and never changes them.
+    let crds = chart.join("crds");
+    lab.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &crds.to_string_lossy()]).context("the definitions were not taken")?;
     let known = lab.try_kubectl(&["get", "namespace", NAMESPACE])?.code == 0;
     let switch = format!("faults.directory={}", if faults { FAULTS } else { "" });
     // Helm makes definitions once and never changes them.

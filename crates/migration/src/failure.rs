@@ -14,12 +14,15 @@ pub struct Failure {
     pub message: String,
     /// What to do.
     pub remedy: String,
+    /// The lines of a log that say so, if one was read.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub log: String,
 }
 
 impl Failure {
     /// A failure from its three parts.
     pub fn new(reason: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { reason: reason.into(), message: message.into(), remedy: remedy.into() }
+        Self { reason: reason.into(), message: message.into(), remedy: remedy.into(), log: String::new() }
     }
 }
 

@@ -8,8 +8,10 @@
 //!   source agent ── events ──▶ handover::source::Machine ──▶ effects ──▶ source agent
 //!   target agent ── events ──▶ handover::target::Machine ──▶ effects ──▶ target agent
 //!   both agents  ── steps  ──▶ timeline::freeze ──▶ what the freeze was spent on
+//!   any reason   ──────────────▶ catalogue::of    ──▶ cause and remedy in plain words
 //! ```
 
+pub mod catalogue;
 pub mod failure;
 pub mod handover;
 pub mod plan;

@@ -10,7 +10,25 @@
 //! Steps of one name may overlap (containers are dumped side by side), so a part is the union of its steps, not their sum. Steps of different agents are
 //! never compared with each other: their clocks differ. The total is therefore measured by who froze, and only handed through here.
 
+pub mod path;
+pub mod steps;
+
 use serde::{Deserialize, Serialize};
+
+/// Most steps that a record keeps.
+pub const LIMIT: usize = 300;
+
+/// Which steps of a record are kept, by their durations: all, or of too many the longest.
+#[must_use]
+pub fn worth_keeping(durations: &[i64]) -> Vec<bool> {
+    let mut keep = vec![true; durations.len()];
+    let mut order: Vec<usize> = (0..durations.len()).collect();
+    order.sort_by_key(|index| durations.get(*index).copied().unwrap_or_default());
+    for index in order.into_iter().take(durations.len().saturating_sub(LIMIT)) {
+        keep[index] = false;
+    }
+    keep
+}
 
 /// One step that was taken.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -48,7 +66,8 @@ pub fn freeze(total_us: i64, steps: &[Step]) -> Freeze {
     Freeze {
         total_ms: ms(total_us),
         dump_ms: part(steps, &["dump"]),
-        delta_ms: part(steps, &["delta", "seal"]),
+        // Files travel beside the dump: only what it did not cover counts.
+        delta_ms: part(steps, &["dump", "delta", "seal"]).saturating_sub(part(steps, &["dump"])),
         restore_ms: part(steps, &["restore"]),
         verify_ms: part(steps, &["verify"]),
         commit_ms: part(steps, &["commit", "confirm"]),
@@ -88,6 +107,15 @@ mod tests {
 
     fn step(name: &str, who: &str, start_us: i64, duration_us: i64) -> Step {
         Step { name: name.into(), who: who.into(), start_us, duration_us }
+    }
+
+    #[test]
+    fn of_too_many_the_longest_stay() {
+        assert_eq!(worth_keeping(&[3, 1, 2]), [true; 3]);
+        let many: Vec<i64> = (0..400).rev().collect();
+        let keep = worth_keeping(&many);
+        assert_eq!(keep.iter().filter(|keep| **keep).count(), LIMIT);
+        assert!(keep[0] && !keep[399]);
     }
 
     #[test]

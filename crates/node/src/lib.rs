@@ -16,11 +16,13 @@
 
 pub mod blockers;
 pub mod cgroup;
+pub mod check;
 pub mod cri;
 pub mod facts;
 mod finding;
 pub mod host;
 mod mounts;
+mod probe;
 pub mod process;
 mod sys;
 pub mod volumes;

@@ -29,7 +29,7 @@ mod tests {
 
     #[test]
     fn a_failure_goes_there_and_back() {
-        let failure = v1::Failure { reason: "NoRoom".into(), message: "/run has 3 MiB left".into(), remedy: "Make room.".into() };
+        let failure = v1::Failure { reason: "NoRoom".into(), message: "/run has 3 MiB left".into(), remedy: "Make room.".into(), log: String::new() };
         assert_eq!(of(&status(&failure)), Some(failure));
         assert_eq!(of(&Status::unavailable("away")), None);
     }

@@ -6,11 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use godwit_demo::lab::{Lab, Pair};
 use godwit_demo::migrate::{self, Move};
-use godwit_demo::objects::Pod;
-use godwit_demo::shell::wait_until;
+use godwit_demo::objects::{Pod, container};
+use godwit_demo::shell::{self, Output, wait_until};
 use godwit_demo::witness::Witness;
 use godwit_demo::{pods, pulse};
 use serde_json::Value;
+
+use crate::faults::{Fault, Order};
 
 /// How long a pod may take to become ready or to go.
 pub const MINUTE: Duration = Duration::from_secs(60);
@@ -152,6 +154,30 @@ impl Case {
     /// When the command hangs.
     pub fn migrate(&self, pod: &str, node: &str) -> Result<Move> {
         migrate::migrate(&self.lab, &self.namespace, pod, node)
+    }
+
+    /// `kubectl migrate` with these arguments in this namespace, for what makes no migration.
+    ///
+    /// # Errors
+    /// When the command hangs.
+    pub fn kubectl_migrate(&self, arguments: &[&str]) -> Result<Output> {
+        let mut all = vec!["migrate"];
+        all.extend(arguments);
+        all.extend(["-n", &self.namespace]);
+        shell::run("kubectl", &all, None, MINUTE)
+    }
+
+    /// A pod that only waits, and its migration, which is taken back because a step of it fails. Returns how it ended; the pod is left.
+    ///
+    /// # Errors
+    /// When it is not taken back.
+    pub fn taken_back(&self, name: &str) -> Result<Move> {
+        let pod = self.start(Pod::new(name, [container("main", &["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.2; done"])]))?;
+        let _fault = Fault::set(&self.lab, &[&self.pair.b], "agent.target.verify", Order::Fail)?;
+        let moved = self.migrate(&pod, &self.pair.b)?.taken_back()?;
+        let after = self.ready(&pod)?;
+        ensure!(pods::node(&after) == self.pair.a && pods::restarts(&after) == 0, "{pod} was not left alone");
+        Ok(moved)
     }
 
     /// Moves a pod to the other node: it must run and be ready there, and the source must be gone. Returns its new name.

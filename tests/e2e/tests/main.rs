@@ -10,6 +10,8 @@ mod connections_crash;
 mod controller_crash;
 mod crash_afterwards;
 mod deployment;
+mod doctor;
+mod explain;
 mod files;
 mod heap;
 mod http_server;
@@ -18,14 +20,17 @@ mod kubectl_afterwards;
 mod limits;
 mod loopback;
 mod menagerie;
+mod metrics;
 mod node_dies;
 mod pod_deleted;
 mod pod_network;
 mod redis;
 mod refusals;
+mod report;
 mod rivals;
 mod strangers;
 mod there_and_back;
+mod timeline;
 mod unfit_targets;
 mod uninstall;
 
@@ -34,7 +39,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 32] = [
+const SCENARIOS: [Scenario; 37] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
@@ -59,6 +64,11 @@ const SCENARIOS: [Scenario; 32] = [
     cancel::SCENARIO,
     rivals::SCENARIO,
     pod_deleted::SCENARIO,
+    timeline::SCENARIO,
+    explain::SCENARIO,
+    report::SCENARIO,
+    doctor::SCENARIO,
+    metrics::SCENARIO,
     bad_streams::SCENARIO,
     agents_crash::FAIL,
     agents_crash::CRASH,

@@ -115,6 +115,16 @@ impl Agent for Control {
         Ok(Response::new(v1::RetireReply {}))
     }
 
+    async fn check(&self, request: Request<v1::CheckRequest>) -> Result<Response<v1::CheckReply>, Status> {
+        admit(&request)?;
+        Ok(Response::new(crate::check::check(&self.registry.node, request.into_inner().fix).await))
+    }
+
+    async fn clock(&self, request: Request<v1::ClockRequest>) -> Result<Response<v1::ClockReply>, Status> {
+        admit(&request)?;
+        Ok(Response::new(v1::ClockReply { now_us: crate::clock::now_us() }))
+    }
+
     async fn anchor(&self, request: Request<v1::AnchorRequest>) -> Result<Response<v1::AnchorReply>, Status> {
         admit(&request)?;
         let request = request.into_inner();

@@ -13,7 +13,10 @@ use godwit_node::{
 };
 use godwit_rpc::v1::Failure;
 
-use crate::failure::{failure, internal};
+use crate::{
+    clock::{Notes, Timer},
+    failure::{failure, internal},
+};
 
 /// After this a dump has hung and CRIU is killed: the one case in which that is done, because a killed CRIU may leave its code in the processes.
 const HARD_LIMIT: Duration = Duration::from_secs(120);
@@ -62,7 +65,8 @@ impl Dump {
     ///
     /// # Errors
     /// What CRIU could not dump and what to do.
-    pub async fn run(&self, host: &Host, sandbox: &Sandbox) -> Result<(), Failure> {
+    pub async fn run(&self, host: &Host, sandbox: &Sandbox, notes: &Notes) -> Result<(), Failure> {
+        let timer = Timer::start(super::session::ROLE, "criu-dump").about(&self.name);
         // In a cgroup of its own: when this agent's container ends, CRIU must not end with it (a killed CRIU leaves its code in the processes).
         let words = shield::command(&std::iter::once("criu".to_owned()).chain(self.plan.args(&self.images, &self.work)).collect::<Vec<_>>());
         let mut command = host.command_in_pod(&sandbox.namespaces, &words[0], &words[1..]).map_err(|error| internal("cannot start criu", error))?;
@@ -79,9 +83,12 @@ impl Dump {
                 ));
             }
         };
+        notes.push(timer.stop());
         if status.success() {
+            let timer = Timer::start(super::session::ROLE, "digest").about(&self.name);
             // The manifest travels as the last image: the target checks every length and digest against it.
             images::seal(&host.path(&self.images)).map_err(|error| internal("cannot take the images' digests", error))?;
+            notes.push(timer.stop());
             return Ok(());
         }
         let log = std::fs::read_to_string(host.path(self.work.join("dump.log"))).unwrap_or_default();

@@ -26,6 +26,7 @@ use tonic::transport::Channel;
 
 use super::{dump::Dump, files::Travelling, grip::Grip, stream};
 use crate::{
+    clock::{Notes, Timer},
     convert,
     failure::{failure, internal},
     inspect::Pod,
@@ -47,6 +48,8 @@ pub struct SourcePod {
     pub sent: Arc<AtomicU64>,
     /// Bytes expected.
     pub total: u64,
+    /// The parts of the dump, for the timeline.
+    pub notes: Notes,
 }
 
 impl SourcePod {
@@ -75,7 +78,16 @@ impl SourcePod {
                 let mapped = volumes::mapped(&directory, &pids);
                 Travelling::new(directory, mapped)
             });
-            Ok(Self { travelling: Mutex::new(travelling.collect()), sent: Arc::default(), host: host.clone(), pod, dumps, grip, total })
+            Ok(Self {
+                travelling: Mutex::new(travelling.collect()),
+                sent: Arc::default(),
+                host: host.clone(),
+                pod,
+                dumps,
+                grip,
+                total,
+                notes: Notes::default(),
+            })
         })
         .await
         .map_err(|error| internal("preparing ended early", error))?
@@ -152,7 +164,8 @@ impl SourcePod {
             stream::follow(&directory, &head, &out, &finished, &[godwit_criu::descriptors::FILE], &count)
         });
         let call = tokio::spawn(async move { client.files(ReceiverStream::new(chunks)).await });
-        let dumped = dump.run(&self.host, &self.pod.sandbox).await;
+        let dumped = dump.run(&self.host, &self.pod.sandbox, &self.notes).await;
+        let timer = Timer::start(super::session::ROLE, "receipt").about(&dump.name);
         if dumped.is_err() {
             // What was sent of a dump that failed is of no use.
             call.abort();
@@ -162,6 +175,7 @@ impl SourcePod {
         dumped?;
         let receipt: Receipt =
             call.await.map_err(|error| internal("sending the images ended early", error))?.map_err(|status| unreachable(&status))?.into_inner();
+        self.notes.push(timer.stop());
         if let Some(refusal) = receipt.failure {
             return Err(refusal);
         }

@@ -13,9 +13,12 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use godwit_migration::handover::{
-    PeerState, Sealed,
-    source::{Effect, Event, Machine, Outcome, State},
+use godwit_migration::{
+    handover::{
+        PeerState, Sealed,
+        source::{Effect, Event, Machine, Outcome, State},
+    },
+    timeline,
 };
 use godwit_network::Attachment;
 use godwit_rpc::v1::{self, Anchored, Copied, FreezeReport, Migration, SwitchEvent, handoff_client::HandoffClient, switch_event};
@@ -34,7 +37,7 @@ use super::{
 use crate::{
     anchor,
     arbiter::Arbiter,
-    clock::Timer,
+    clock::{Relay, Timer},
     convert,
     events::Events,
     failure::{failure, internal},
@@ -124,6 +127,7 @@ impl Session {
             frozen_at: None,
             stood_still: None,
             steps: Vec::new(),
+            relay: Relay::new(ROLE),
             shapes: Vec::new(),
         };
         (session, worker)
@@ -193,6 +197,7 @@ struct Worker {
     frozen_at: Option<Instant>,
     stood_still: Option<Duration>,
     steps: Vec<v1::Step>,
+    relay: Relay,
     shapes: Vec<(String, Vec<u8>)>,
 }
 
@@ -219,8 +224,10 @@ impl Worker {
                 Command::Api(..) => {}
                 Command::AskSealed(reply) => {
                     self.sealed_reply = Some(reply);
+                    let timer = Timer::start(ROLE, "sealed");
                     let facts = self.look().await;
                     self.feed(Event::AskSealed(facts)).await;
+                    self.step(timer.stop());
                 }
                 Command::Empty(reply) => {
                     let _ = reply.send(self.empty().await);
@@ -275,13 +282,23 @@ impl Worker {
     async fn execute(&mut self, effect: Effect) {
         tracing::debug!(migration = self.migration.name, ?effect, "source does");
         match effect {
-            Effect::Journal => self.journal().await,
-            Effect::CreateHandover => self.api(|arbiter, migration| async move { Event::HandoverCreated(arbiter.create(&migration).await) }),
+            Effect::Journal => {
+                self.next_step("journal");
+                self.journal().await;
+                self.end_step();
+            }
+            Effect::CreateHandover => {
+                self.next_step("claim");
+                self.api(|arbiter, migration| async move { Event::HandoverCreated(arbiter.create(&migration).await) });
+            }
             Effect::ReadHandover => self.api(|arbiter, _| async move { Event::Handover(arbiter.read().await) }),
             Effect::WriteAborted { version } => {
                 self.api(move |arbiter, _| async move { Event::AbortWritten(arbiter.swap(&version, godwit_api::HandoverState::Aborted).await) })
             }
-            Effect::Fence => self.with_grip(|grip, node| grip.fence(&node.host)).await.unwrap_or_default(),
+            Effect::Fence => {
+                self.next_step("fence");
+                self.with_grip(|grip, node| grip.fence(&node.host)).await.unwrap_or_default();
+            }
             Effect::Unfence => self.must("take the fence away", |grip, node| grip.unfence(&node.host)).await,
             Effect::ShutTraffic => self.shut_traffic().await,
             Effect::OpenTraffic => self.open_traffic().await,
@@ -355,6 +372,7 @@ impl Worker {
     /// At the beginning of a switch the gate is shut by [`Worker::freeze`], when nothing of the pod runs any more: what the pod has sent until then has left, and what has
     /// been acknowledged is in the queues that are dumped. After a restart of the agent it is shut here, and what passed to the new pod passes again.
     async fn shut_traffic(&mut self) {
+        self.end_step();
         self.point("shut-traffic").await;
         if *self.session.machine().state() == State::Gone {
             self.must("shut the traffic gate", |grip, node| if node.anchors.resume(grip.uid())? { Ok(()) } else { shut_traffic(grip, node) }).await;
@@ -367,7 +385,7 @@ impl Worker {
 
     async fn freeze(&mut self) {
         self.point("freeze").await;
-        let timer = Timer::start(ROLE, "freeze");
+        self.next_step("freeze");
         self.hold_elsewhere();
         self.frozen_at = Some(Instant::now());
         let frozen = self
@@ -377,19 +395,16 @@ impl Worker {
         let event = match frozen {
             Ok(shapes) => {
                 self.shapes = shapes;
-                self.step(timer.stop());
-                let timer = Timer::start(ROLE, "gate");
+                self.next_step("gate");
                 match self.with_grip(shut_traffic).await {
                     Some(Err(why)) => Event::FreezeFailed(convert::to_migration(why)),
-                    _ => {
-                        self.step(timer.stop());
-                        Event::Frozen
-                    }
+                    _ => Event::Frozen,
                 }
             }
             Err(why) => Event::FreezeFailed(convert::to_migration(why)),
         };
         self.point("frozen").await;
+        self.end_step();
         self.session.feed(event);
     }
 
@@ -436,6 +451,9 @@ impl Worker {
             let dumping = async { pod.dump(&handoff, &migration).await.map(|()| timer.stop()) };
             // Both are awaited to their ends: CRIU is never killed while it has a hand in the processes.
             let (dumped, copied) = tokio::join!(dumping, delta);
+            for step in pod.notes.take() {
+                let _ = session.commands.send(Command::Step(step));
+            }
             let event = match (dumped, copied) {
                 (Ok(dump), Ok(delta)) => {
                     let _ = session.commands.send(Command::Step(dump));
@@ -451,12 +469,12 @@ impl Worker {
     }
 
     async fn seal_pod(&mut self) {
+        self.next_step("seal");
         self.point("dumped").await;
-        let timer = Timer::start(ROLE, "seal");
         self.must("seal the pod", |grip, _| grip.seal()).await;
         let facts = self.look().await;
-        self.step(timer.stop());
         self.point("sealed").await;
+        self.end_step();
         self.session.feed(Event::PodSealed(facts));
     }
 
@@ -464,7 +482,9 @@ impl Worker {
         if let Some(dump) = self.dump.take() {
             let _ = dump.await;
         }
+        self.next_step("thaw");
         self.must("thaw the pod", |grip, _| grip.thaw()).await;
+        self.end_step();
         self.ran_again();
         let images = self.node.host.path(images_of(&self.migration.source_pod_uid));
         let _ = std::fs::remove_dir_all(images);
@@ -495,7 +515,22 @@ impl Worker {
         Ok(self.handoff.insert(client).clone())
     }
 
+    /// The step that is under way ends, this one begins.
+    fn next_step(&mut self, name: &'static str) {
+        if let Some(step) = self.relay.next(name) {
+            self.step(step);
+        }
+    }
+
+    /// The step that is under way ends.
+    fn end_step(&mut self) {
+        if let Some(step) = self.relay.stop() {
+            self.step(step);
+        }
+    }
+
     fn offer(&mut self) {
+        self.next_step("offer");
         let containers = self.shapes.iter().cloned().map(|(name, shape)| v1::ContainerShape { name, shape }).collect();
         let Ok(mut client) = self.client() else {
             self.session.feed(Event::TargetSilent);
@@ -539,7 +574,13 @@ impl Worker {
 
     fn step(&mut self, step: v1::Step) {
         if step.who != ROLE && step.step == "open" {
+            self.end_step();
             self.ran_again();
+        }
+        if step.who == ROLE && step.step == "dump" {
+            let since = crate::clock::now_us().saturating_sub(step.start_us.saturating_add(step.duration_us));
+            let since = Duration::from_micros(u64::try_from(since).unwrap_or_default());
+            self.relay.follow(Instant::now().checked_sub(since).unwrap_or_else(Instant::now));
         }
         self.steps.push(step.clone());
         self.session.events.push(SwitchEvent { event: Some(switch_event::Event::Step(step)) });
@@ -550,6 +591,9 @@ impl Worker {
             self.ran_again();
             self.tidy();
         }
+        self.end_step();
+        crate::METRICS.switched(ROLE, matches!(outcome, Outcome::Running));
+        crate::METRICS.sent(self.pod.as_ref().map_or(0, |pod| pod.sent.load(Ordering::Relaxed)));
         let freeze = freeze_report(self.stood_still, &self.steps);
         if matches!(outcome, Outcome::TakenBack(_))
             && let Err(why) = self.node.anchors.remove(&self.migration.source_pod_uid)
@@ -644,17 +688,19 @@ fn open_traffic(grip: &Grip, node: &Node) -> Result<(), Failure> {
 }
 
 fn freeze_report(stood_still: Option<Duration>, steps: &[v1::Step]) -> FreezeReport {
-    let ms = |name: &str| {
-        let us: i64 = steps.iter().filter(|step| step.step == name).map(|step| step.duration_us).sum();
-        u32::try_from(us / 1000).unwrap_or(0)
-    };
+    let steps: Vec<timeline::Step> = steps
+        .iter()
+        .map(|step| timeline::Step { name: step.step.clone(), who: step.who.clone(), start_us: step.start_us, duration_us: step.duration_us })
+        .collect();
+    let total_us = stood_still.map_or(0, |time| i64::try_from(time.as_micros()).unwrap_or(i64::MAX));
+    let freeze = timeline::freeze(total_us, &steps);
     FreezeReport {
-        total_ms: stood_still.map_or(0, |time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX)),
-        dump_ms: ms("dump"),
-        delta_ms: ms("seal"),
-        restore_ms: ms("restore"),
-        verify_ms: ms("verify"),
-        commit_ms: ms("commit") + ms("confirm"),
+        total_ms: freeze.total_ms,
+        dump_ms: freeze.dump_ms,
+        delta_ms: freeze.delta_ms,
+        restore_ms: freeze.restore_ms,
+        verify_ms: freeze.verify_ms,
+        commit_ms: freeze.commit_ms,
     }
 }
 

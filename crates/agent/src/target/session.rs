@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     arbiter::Arbiter,
-    clock::Timer,
+    clock::Relay,
     convert,
     events::Events,
     failure::{failure, internal},
@@ -146,7 +146,7 @@ impl Session {
             shapes: Vec::new(),
             api_call: 0,
             peer_reply: None,
-            timer: None,
+            relay: Relay::new(ROLE),
             restoring_since: None,
         };
         tokio::spawn(worker.run(restarted));
@@ -252,7 +252,7 @@ struct Worker {
     shapes: Vec<ContainerShape>,
     api_call: u64,
     peer_reply: Option<oneshot::Sender<PeerState>>,
-    timer: Option<Timer>,
+    relay: Relay,
     restoring_since: Option<Instant>,
 }
 
@@ -451,6 +451,7 @@ impl Worker {
             self.shapes = shapes;
         }
         if *self.session.machine().state() == State::Prepared {
+            self.next_step("check");
             let checked = match self.point("restore").await {
                 Ok(()) => match self.pod().await {
                     Ok(pod) => pod.verify_images().await,
@@ -463,7 +464,7 @@ impl Worker {
                 return;
             }
             self.restoring_since = Some(Instant::now());
-            self.timer = Some(Timer::start(ROLE, "restore"));
+            self.next_step("restore");
         }
         self.feed(Event::ImagesReady).await;
     }
@@ -482,20 +483,30 @@ impl Worker {
     async fn execute(&mut self, effect: Effect) {
         tracing::debug!(migration = self.session.migration.name, ?effect, "target does");
         match effect {
-            Effect::Journal => self.journal().await,
+            Effect::Journal => {
+                if self.relay.runs() {
+                    self.next_step("journal");
+                }
+                self.journal().await;
+            }
             Effect::AnswerImagesGo => {
                 if let Some(pod) = &self.pod {
                     pod.images_go();
                 }
             }
             Effect::Verify => self.verify(),
-            Effect::ReadHandover => self.api(|arbiter| async move { Event::Handover(arbiter.read().await) }),
+            Effect::ReadHandover => {
+                if matches!(self.session.machine().state(), State::Swapping) {
+                    self.next_step("arbiter");
+                }
+                self.api(|arbiter| async move { Event::Handover(arbiter.read().await) });
+            }
             Effect::WriteSwap { version } => {
                 if let Err(why) = self.point("swap").await {
                     self.session.feed(Event::Undo(convert::to_migration(why)));
                     return;
                 }
-                self.timer = Some(Timer::start(ROLE, "commit"));
+                self.next_step("commit");
                 self.api(|arbiter| async move { Event::SwapWritten(arbiter.swap(&version, HandoverState::Target).await) });
             }
             Effect::WriteRunning { version } => {
@@ -506,7 +517,7 @@ impl Worker {
                 self.api(|arbiter| async move { Event::BackWritten(arbiter.swap(&version, HandoverState::Source).await) });
             }
             Effect::AskSealed => {
-                self.stop_timer();
+                self.next_step("confirm");
                 let _ = self.point("swapped").await;
                 self.ask_sealed();
             }
@@ -520,6 +531,9 @@ impl Worker {
             }
             Effect::Report(state) => {
                 self.stop_timer();
+                if matches!(state, PeerState::Running | PeerState::Never(_)) {
+                    crate::METRICS.switched(ROLE, matches!(state, PeerState::Running));
+                }
                 if matches!(state, PeerState::Running) {
                     super::pod::tidy(&self.node.host, &self.session.migration.source_pod_uid);
                 }
@@ -551,8 +565,7 @@ impl Worker {
     }
 
     fn verify(&mut self) {
-        self.stop_timer();
-        self.timer = Some(Timer::start(ROLE, "verify"));
+        self.next_step("verify");
         let (pod, shapes, session) = (self.pod.clone(), self.shapes.clone(), self.session.clone());
         tokio::spawn(async move {
             let outcome = match pod {
@@ -567,11 +580,9 @@ impl Worker {
                 Err(why) => Event::VerifyFailed(convert::to_migration(why)),
             });
         });
-        // Its time counts until the swap is sent.
     }
 
     fn ask_sealed(&mut self) {
-        self.timer = Some(Timer::start(ROLE, "confirm"));
         let (session, migration) = (self.session.clone(), self.session.migration.clone());
         let client = self.node.handoff(&migration.source_address, &migration.source_node);
         tokio::spawn(async move {
@@ -588,9 +599,8 @@ impl Worker {
     }
 
     async fn open_gate(&mut self) {
-        self.stop_timer();
+        self.next_step("open");
         let _ = self.point("gate").await;
-        self.timer = Some(Timer::start(ROLE, "open"));
         match self.pod().await {
             Ok(pod) => pod.open_gate(),
             // The gates ask by container id: the orders can be left at the desk all the same.
@@ -625,9 +635,20 @@ impl Worker {
     }
 
     fn stop_timer(&mut self) {
-        if let Some(timer) = self.timer.take() {
-            self.session.events.push(RestoreEvent { event: Some(restore_event::Event::Step(timer.stop())) });
+        if let Some(step) = self.relay.stop() {
+            self.tell(step);
         }
+    }
+
+    /// The step that is under way ends, this one begins.
+    fn next_step(&mut self, name: &'static str) {
+        if let Some(step) = self.relay.next(name) {
+            self.tell(step);
+        }
+    }
+
+    fn tell(&self, step: v1::Step) {
+        self.session.events.push(RestoreEvent { event: Some(restore_event::Event::Step(step)) });
     }
 
     /// A fault point of this role.

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use godwit_api::migration::{Failure, Phase};
 use godwit_rpc::v1::{AwaitKeepersRequest, PrepareTargetRequest};
 
@@ -11,7 +9,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::pods::Images;
 use crate::reconcile::Next;
-use crate::record::Record;
+use crate::record::{Record, Stopwatch};
 use crate::{failure, pods};
 
 /// How long one call waits for keepers.
@@ -25,7 +23,7 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
     if let Some(why) = context.interrupted(record) {
         return super::fail(context, record, why).await;
     }
-    let (start, began) = (Timestamp::now(), tokio::time::Instant::now());
+    let watch = Stopwatch::start(Phase::Copying, "keepers");
     let ready = context.unless_interrupted(record, ready(context, record)).await;
     match ready {
         Ok(Ok(Ok(()))) => {}
@@ -39,13 +37,7 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
             return super::fail(context, record, why).await;
         }
     }
-    record.note(godwit_api::migration::Step {
-        phase: Phase::Copying,
-        step: "keepers".into(),
-        who: "controller".into(),
-        start_us: start.as_microsecond(),
-        duration_us: i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX),
-    });
+    record.note(watch.stop());
     context.point("controller.copying.ready").await?;
     // From this write on only the source's agent knows how it ends.
     record.write(|status| status.phase = Phase::Switching).await?;
@@ -72,19 +64,19 @@ async fn ready(context: &Context, record: &Record) -> Result<Result<(), Failure>
         let request = PrepareTargetRequest { migration: Some(migration.clone()), containers: containers.clone() };
         async move { agent.prepare_target(request).await }
     });
-    if let Err(error) = told.await {
+    if let Err(error) = record.step("announce", told).await {
         return Ok(Err(super::explain(&error)));
     }
     context.point("controller.copying.announced").await?;
     loop {
-        if let Err(why) = both_alive(context, record).await? {
+        if let Err(why) = record.step("look", both_alive(context, record)).await? {
             return Ok(Err(why));
         }
         let asked = context.agents.call(&node, forever, |mut agent| {
             let request = AwaitKeepersRequest { migration: Some(migration.clone()), wait_ms: u32::try_from(WAIT.as_millis()).unwrap_or(1000) };
             async move { agent.await_keepers(request).await }
         });
-        let reply = match asked.await {
+        let reply = match record.step("await-keepers", asked).await {
             Ok(reply) => reply,
             Err(error) => return Ok(Err(super::explain(&error))),
         };
@@ -95,7 +87,7 @@ async fn ready(context: &Context, record: &Record) -> Result<Result<(), Failure>
             break;
         }
     }
-    same_images(context, record).await
+    record.step("same-images", same_images(context, record)).await
 }
 
 /// Looks after both pods once.

@@ -46,5 +46,5 @@ pub fn explain(error: &AgentError) -> Failure {
 /// The agents' failure as the API has it.
 #[must_use]
 pub fn api_failure(said: godwit_rpc::v1::Failure) -> Failure {
-    Failure { reason: said.reason, message: said.message, remedy: said.remedy }
+    Failure { reason: said.reason, message: said.message, remedy: said.remedy, log: said.log }
 }

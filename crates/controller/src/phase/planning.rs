@@ -60,7 +60,7 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
 /// Asks everybody. The inner result says why there can be no plan at all.
 async fn look(context: &Context, record: &Record) -> Result<Result<godwit_api::migration::PlanSummary, Failure>, Error> {
     let status = record.status();
-    let pod = context.pods(record).get_opt(record.pod()).await?;
+    let pod = record.step("look", context.pods(record).get_opt(record.pod())).await?;
     if let Err(why) = pods::check_source(pod.as_ref(), &record.namespace(), record.pod(), status.source_pod_uid.as_deref()) {
         return Ok(Err(why));
     }
@@ -77,16 +77,16 @@ async fn look(context: &Context, record: &Record) -> Result<Result<godwit_api::m
         let request = InspectRequest { migration: Some(migration.clone()) };
         async move { agent.inspect(request).await }
     });
-    let inspected = match asked.await {
+    let inspected = match record.step("inspect", asked).await {
         Ok(reply) => reply,
         Err(error) => return Ok(Err(super::explain(&error))),
     };
     context.point("controller.planning.inspected").await?;
     let candidates = match &record.object().spec.target_node {
-        Some(node) => candidates::named(context, record, &inspected, node).await?.map(|one| vec![one]),
-        None => candidates::any(context, record, &inspected).await?,
+        Some(node) => record.step("assess", candidates::named(context, record, &inspected, node)).await?.map(|one| vec![one]),
+        None => record.step("assess", candidates::any(context, record, &inspected)).await?,
     };
-    let facts = plan::facts(context, &pod).await?;
+    let facts = record.step("facts", plan::facts(context, &pod)).await?;
     tracing::debug!(pod = pod.name_any(), ?candidates, "asked everybody");
     Ok(candidates.map(|candidates| plan::decide(&facts, record.object().spec.network, &inspected, &candidates)))
 }

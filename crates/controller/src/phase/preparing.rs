@@ -32,7 +32,7 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
         return super::fail(context, record, why).await;
     }
     let status = record.status();
-    let source = context.pods(record).get_opt(record.pod()).await?;
+    let source = record.step("look", context.pods(record).get_opt(record.pod())).await?;
     if let Err(why) = pods::check_source(source.as_ref(), &record.namespace(), record.pod(), status.source_pod_uid.as_deref()) {
         return super::fail(context, record, why).await;
     }
@@ -144,7 +144,7 @@ enum Placed {
 async fn place(context: &Context, record: &mut Record, pod: &Pod) -> Result<Next, Error> {
     // The node is known beforehand if the user named it: its agent hears of the pod before its kubelet can.
     if record.object().spec.target_node.is_some() {
-        announce(context, record).await;
+        record.step("announce", announce(context, record)).await;
     }
     let name = pod.name_any();
     let look = context.watch_pod(record, &name, |seen| match seen {
@@ -154,7 +154,7 @@ async fn place(context: &Context, record: &mut Record, pod: &Pod) -> Result<Next
             None => pods::unschedulable(pod).or_else(|| pods::hopeless(pod)).map(Placed::Not),
         },
     });
-    let placed = match context.unless_interrupted(record, look).await {
+    let placed = match record.step("schedule", context.unless_interrupted(record, look)).await {
         Ok(placed) => placed?,
         Err(why) => Placed::Not(why),
     };

@@ -47,7 +47,7 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
     let (pods, status) = (context.pods(record), record.status());
     let (source_uid, target_uid) = (status.source_pod_uid.unwrap_or_default(), status.target_pod_uid.unwrap_or_default());
     let name = status.target_pod.unwrap_or_default();
-    let target = pods.get_opt(&name).await?.filter(|pod| pod.uid().as_deref() == Some(target_uid.as_str()));
+    let target = record.step("look", pods.get_opt(&name)).await?.filter(|pod| pod.uid().as_deref() == Some(target_uid.as_str()));
     let adoption = target.as_ref().and_then(owner::kept);
 
     if let Some(target) = &target {
@@ -63,7 +63,7 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
     }
     match (&target, adoption) {
         (Some(target), Some(adoption)) => hand_to_owner(context, record, target, &adoption, &source_uid).await?,
-        _ => delete(context, record, record.pod(), &source_uid, None).await?,
+        _ => record.step("delete-source", delete(context, record, record.pod(), &source_uid, None)).await?,
     }
     context.point("controller.settling.source-deleted").await?;
     retire(context, record).await?;
@@ -75,7 +75,7 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
         None => false,
         Some(target) => is_ready(context, record, target).await?,
     };
-    if forget(context, record).await {
+    if record.step("forget", forget(context, record)).await {
         record.hold(false).await?;
     }
     succeed(context, record, ready, None).await
@@ -85,7 +85,7 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
 pub(super) async fn is_ready(context: &Context, record: &Record, target: &Pod) -> Result<bool, Error> {
     let name = target.name_any();
     let wait = context.watch_pod(record, &name, |seen| seen.is_none_or(|pod| pods::is(pod, "Ready")).then_some(()));
-    record_wait(tokio::time::timeout(READY, wait).await)
+    record_wait(record.step("ready", tokio::time::timeout(READY, wait)).await)
 }
 
 /// Writes the end of the road.
@@ -147,27 +147,18 @@ async fn hand_to_owner(context: &Context, record: &mut Record, target: &Pod, ado
     if !adopted {
         // Adopted before it is Ready, the target would be the one to go.
         let wait = context.watch_pod(record, &name, |seen| seen.is_none_or(|pod| pods::is(pod, "Ready")).then_some(()));
-        if let Ok(result) = tokio::time::timeout(READY, wait).await {
+        if let Ok(result) = record.step("ready", tokio::time::timeout(READY, wait)).await {
             result?;
         } else {
             record.write(|status| condition(status, "Ready", false, "NotReady", "the ReplicaSet takes the pod over when it is Ready: see its probes")).await?;
             return Err(Error::NotYet("the target pod is not Ready"));
         }
-        let start = jiff::Timestamp::now();
-        adopt(context, record, target, adoption).await?;
-        let duration_us = jiff::Timestamp::now().as_microsecond().saturating_sub(start.as_microsecond());
-        record.note(godwit_api::migration::Step {
-            phase: record.phase(),
-            step: "adopt".into(),
-            who: "controller".into(),
-            start_us: start.as_microsecond(),
-            duration_us,
-        });
+        record.step("adopt", adopt(context, record, target, adoption)).await?;
     }
     context.point("controller.settling.adopted").await?;
 
     let going = context.watch_pod(record, record.pod(), |seen| is_going(seen, source_uid).then_some(()));
-    match tokio::time::timeout(OWNER, going).await {
+    match record.step("owner", tokio::time::timeout(OWNER, going)).await {
         Ok(result) => result,
         // It chose another (one that was not Ready), or was scaled up meanwhile: it replaces what it needs.
         Err(_) => delete(context, record, record.pod(), source_uid, None).await,
@@ -218,7 +209,7 @@ pub(super) async fn delete(context: &Context, record: &Record, name: &str, uid: 
 /// # Errors
 /// When the agent is away.
 pub(super) async fn retire(context: &Context, record: &mut Record) -> Result<(), Error> {
-    let migration = context.migration(record).await?;
+    let migration = record.step("addresses", context.migration(record)).await?;
     let node = migration.source_node.clone();
     let call = context.agents.call(&node, PATIENCE, |mut agent| {
         let request = RetireRequest { migration: Some(migration.clone()) };
@@ -244,17 +235,8 @@ pub(super) async fn until_gone(context: &Context, record: &mut Record, uid: &str
     let Some(source) = source else { return Ok(()) };
     let grace = source.spec.and_then(|spec| spec.termination_grace_period_seconds).and_then(|grace| u64::try_from(grace).ok()).unwrap_or(30);
     let name = record.pod().to_owned();
-    let start = jiff::Timestamp::now();
     let gone = context.watch_pod(record, &name, |seen| seen.is_none_or(|pod| pod.uid().as_deref() != Some(uid)).then_some(()));
-    let waited = tokio::time::timeout(GONE + Duration::from_secs(grace), gone).await;
-    let duration_us = jiff::Timestamp::now().as_microsecond().saturating_sub(start.as_microsecond());
-    record.note(godwit_api::migration::Step {
-        phase: record.phase(),
-        step: "gone".into(),
-        who: "controller".into(),
-        start_us: start.as_microsecond(),
-        duration_us,
-    });
+    let waited = record.step("gone", tokio::time::timeout(GONE + Duration::from_secs(grace), gone)).await;
     match waited {
         Ok(result) => result,
         Err(_) => delete(context, record, &name, uid, Some(0)).await,

@@ -46,6 +46,7 @@ enum Ended {
 /// [`Error`]: tried again.
 pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> {
     let mut wish = Wish::default();
+    measure_clocks(context, record).await?;
     let mut away_since = None::<Instant>;
     let ended = loop {
         match attach(context, record, &mut wish).await {
@@ -92,6 +93,18 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
     Ok(Next::Again)
 }
 
+/// Measures both nodes' clocks against ours, once: their steps are to be compared. An agent that is away is left out.
+async fn measure_clocks(context: &Context, record: &mut Record) -> Result<(), Error> {
+    let status = record.status();
+    if !status.clocks.is_empty() {
+        return Ok(());
+    }
+    let nodes: Vec<String> = [status.source_node, status.target_node].into_iter().flatten().collect();
+    let measured = futures::future::join_all(nodes.iter().map(|node| context.agents.clock(node)));
+    let clocks: Vec<_> = record.step("clocks", measured).await.into_iter().flatten().collect();
+    record.write(|status| status.clocks.clone_from(&clocks)).await
+}
+
 /// Whether the switch is wanted no more, and whether the agent knows.
 #[derive(Default)]
 struct Wish {
@@ -109,7 +122,7 @@ impl Wish {
 
 /// Listens once. `None`: the stream ended without an outcome.
 async fn attach(context: &Context, record: &mut Record, wish: &mut Wish) -> Result<Option<Ended>, Error> {
-    let migration = context.migration(record).await?;
+    let migration = record.step("addresses", context.migration(record)).await?;
     let node = migration.source_node.clone();
     wish.look(context, record);
     wish.told = false;
@@ -123,7 +136,8 @@ async fn attach(context: &Context, record: &mut Record, wish: &mut Wish) -> Resu
     };
     let request = SwitchRequest { migration: Some(migration.clone()), deadline_unix_ms };
     let call = |source| AgentError::Call { node: node.clone(), source: Box::new(source) };
-    let mut stream = context.agents.of(&node).await?.switch(request).await.map_err(call)?.into_inner();
+    let attached = async { context.agents.of(&node).await?.switch(request).await.map_err(call) };
+    let mut stream = record.step("attach", attached).await?.into_inner();
     context.point("controller.switching.attached").await?;
 
     let mut tick = tokio::time::interval(WRITE);
@@ -213,8 +227,8 @@ fn ended(outcome: v1::Outcome) -> Option<Ended> {
 }
 
 /// An agent's step. Attaching again may bring steps that were heard already.
-fn note(record: &mut Record, step: v1::Step) {
-    let step = Step { phase: Phase::Switching, step: step.step, who: step.who, start_us: step.start_us, duration_us: step.duration_us };
+fn note(record: &Record, step: v1::Step) {
+    let step = Step { phase: Phase::Switching, step: step.step, who: step.who, start_us: step.start_us, duration_us: step.duration_us, detail: step.detail };
     if !record.status().timeline.contains(&step) {
         record.note(step);
     }

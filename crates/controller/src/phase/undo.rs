@@ -37,7 +37,7 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
             let request = UndoRequest { migration: Some(migration.clone()) };
             async move { agent.undo(request).await }
         });
-        if let Err(error) = told.await {
+        if let Err(error) = record.step("undo", told).await {
             tracing::warn!(node, cause = error.cause(), "the target's agent was not told");
         }
         context.point("controller.undo.told").await?;
@@ -68,7 +68,7 @@ async fn remove(context: &Context, record: &mut Record, name: &str) -> Result<()
     let uid = pod.uid().unwrap_or_default();
     settling::delete(context, record, name, &uid, Some(GRACE)).await?;
     let gone = context.watch_pod(record, name, |seen| seen.is_none_or(|pod| pod.uid().as_deref() != Some(uid.as_str())).then_some(()));
-    match tokio::time::timeout(GONE, gone).await {
+    match record.step("target-gone", tokio::time::timeout(GONE, gone)).await {
         Ok(result) => result,
         // Its node is away. Nothing there may ever run: the Handover says so.
         Err(_) => {

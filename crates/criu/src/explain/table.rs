@@ -3,6 +3,7 @@
 use super::Which;
 
 /// A message of CRIU's.
+#[derive(Clone, Copy, Debug)]
 pub struct Known {
     /// Which log has it; both if none.
     pub which: Option<Which>,
@@ -17,6 +18,8 @@ pub struct Known {
 }
 
 impl Known {
+    /// Whether a line of a log is this message.
+    #[must_use]
     pub fn fits(&self, line: &str) -> bool {
         self.parts.iter().all(|part| line.contains(part))
     }

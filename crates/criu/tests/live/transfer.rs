@@ -89,7 +89,11 @@ pub fn dump_with(pod: &Pod, container: &Container, more: &[&str]) -> Result<Dump
     };
     if late {
         container.thaw()?;
-        return Err(Refused(Failure { reason: "Deadline".into(), message: "the dump did not end".into(), remedy: String::new() }, String::new()).into());
+        return Err(Refused(
+            Failure { reason: "Deadline".into(), message: "the dump did not end".into(), remedy: String::new(), log: String::new() },
+            String::new(),
+        )
+        .into());
     }
     let took = start.elapsed();
     let keep = Path::new("/").join(KEEP);

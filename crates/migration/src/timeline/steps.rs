@@ -1,0 +1,98 @@
+//! The steps of a migration by name: what each does, and whom it waits for. The agents and the controller report them; `kubectl migrate timeline` tells them.
+
+/// What is known of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its name, as reported.
+    pub name: &'static str,
+    /// What is done.
+    pub does: &'static str,
+    /// Who or what is waited for meanwhile.
+    pub waits_for: &'static str,
+    /// How deep it lies: 0 is led by the source or the controller, 1 is a part of such a step or led by the target, 2 a part of that.
+    pub level: usize,
+}
+
+const fn known(name: &'static str, does: &'static str, waits_for: &'static str) -> Known {
+    Known { name, does, waits_for, level: 0 }
+}
+
+const fn part(level: usize, name: &'static str, does: &'static str, waits_for: &'static str) -> Known {
+    Known { name, does, waits_for, level }
+}
+
+/// All of them, in the order in which they are usually taken.
+pub const KNOWN: &[Known] = &[
+    known("status", "the record is written", "API server"),
+    known("look", "the pods are looked at", "API server"),
+    known("inspect", "processes, files, sockets and mounts are looked at", "source's agent"),
+    known("assess", "the node is asked whether it could take the pod", "target's agent"),
+    known("facts", "claims, classes and owners are looked up", "API server"),
+    known("create-pod", "the target pod is made", "API server"),
+    known("announce", "the target's agent is told to expect it", "target's agent"),
+    known("schedule", "the target pod gets its node", "scheduler"),
+    known("await-keepers", "sandbox, network and containers are made", "kubelet and runtime of the target"),
+    known("same-images", "the images of both pods are compared", "kubelet of the target"),
+    known("keepers", "all containers have a keeper", "kubelet and runtime of the target"),
+    known("addresses", "the nodes' addresses are looked up", "API server"),
+    known("attach", "the source's agent is told to begin", "source's agent"),
+    known("clocks", "the clocks of both nodes are compared", "both agents"),
+    known("copy", "the pod's files travel while it runs", "disk and network"),
+    known("prime", "the target starts its restores, which wait for images", "runc and keepers of the target"),
+    known("claim", "the Handover is made", "API server"),
+    known("fence", "the kubelet is kept from making containers of the pod", "disk of the source"),
+    known("gate", "traffic of the pod is cut", "kernel (nftables)"),
+    known("freeze", "every task of the pod stops", "kernel (cgroup freezer)"),
+    known("dump", "the frozen processes are saved and sent", "CRIU of the source"),
+    part(1, "criu-dump", "criu dump writes the images", "CRIU of the source"),
+    part(1, "digest", "lengths and digests of the images are taken", "processor of the source"),
+    part(1, "receipt", "the last bytes arrive and are acknowledged", "network, target's agent"),
+    known("delta", "files that changed since are sent", "disk and network"),
+    known("seal", "the pod's cgroup is frozen", "kernel (cgroup freezer)"),
+    known("journal", "the decision is made durable", "disk"),
+    known("offer", "everything is offered to the target", "target's agent"),
+    part(1, "check", "lengths and digests of what arrived are compared", "processor of the target"),
+    part(1, "restore", "the processes are made again, up to the gate", "runc and CRIU of the target"),
+    part(1, "verify", "the restored pod is compared with the frozen one", "kernel of the target"),
+    part(1, "arbiter", "the Handover is read", "API server"),
+    part(1, "commit", "the Handover is swapped: the target owns the pod", "API server"),
+    part(1, "confirm", "the source says that it is still sealed", "source's agent"),
+    part(2, "sealed", "the source looks whether it is still sealed", "kernel of the source"),
+    part(1, "open", "the gate opens, the processes run", "CRIU of the target"),
+    known("thaw", "the pod runs on at the source", "kernel (cgroup freezer)"),
+    known("live", "the target pod's readiness gate opens", "API server"),
+    known("ready", "the target pod becomes Ready", "kubelet and probes of the target"),
+    known("adopt", "labels and owner move to the target pod", "API server"),
+    known("owner", "the owner lets the source go", "ReplicaSet controller"),
+    known("delete-source", "the source pod's deletion is ordered", "API server"),
+    known("retire", "the sealed processes end", "source's agent"),
+    known("gone", "the source pod goes", "kubelet of the source"),
+    known("forget", "both agents drop what they know", "both agents"),
+    known("undo", "the target's agent drops what it prepared", "target's agent"),
+    known("target-gone", "the target pod goes", "kubelet of the target"),
+];
+
+/// What is known of the step of this name.
+#[must_use]
+pub fn of(name: &str) -> Option<&'static Known> {
+    KNOWN.iter().find(|known| known.name == name)
+}
+
+/// How deep a step lies. What both agents do alike (`journal`) is a part where the target does it.
+#[must_use]
+pub fn level(name: &str, who: &str) -> usize {
+    of(name).map_or(0, |known| known.level).max(usize::from(who == "target"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_stands_once() {
+        for (index, known) in KNOWN.iter().enumerate() {
+            assert!(KNOWN[index + 1..].iter().all(|other| other.name != known.name), "{}", known.name);
+        }
+        assert_eq!(of("commit").map(|known| known.waits_for), Some("API server"));
+    }
+}
