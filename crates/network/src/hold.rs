@@ -7,8 +7,8 @@
 //!                        └───── release ──▶ anc0, eth0 ◀───── release
 //! ```
 //!
-//! A packet socket hears a frame before any rule is asked; its queue in the kernel is the store. Only TCP over IPv4 is kept: TCP takes what comes twice as what it
-//! is, others might not.
+//! A packet socket hears a frame before any rule is asked; its queue in the kernel is the store. Only TCP over IPv4 and ARP are kept: they take what comes twice as
+//! what it is, others might not. (ARP, because the new pod knows no hardware address yet: its first question, unheard, is repeated only after a second.)
 
 use std::path::Path;
 
@@ -60,7 +60,7 @@ fn pass(from: &PacketSocket, to: &PacketSocket) -> usize {
     let mut buffer = vec![0; FRAME];
     let mut count = 0;
     while let Ok(Some(length)) = from.read(&mut buffer) {
-        if let Some(frame) = buffer.get(..length).filter(|frame| is_tcp(frame))
+        if let Some(frame) = buffer.get(..length).filter(|frame| is_kept(frame))
             && to.write(frame).is_ok()
         {
             count += 1;
@@ -69,7 +69,11 @@ fn pass(from: &PacketSocket, to: &PacketSocket) -> usize {
     count
 }
 
-/// Ethernet, IPv4, TCP.
-fn is_tcp(frame: &[u8]) -> bool {
-    frame.get(VNET_HEADER + 12..VNET_HEADER + 14) == Some(&[8, 0]) && frame.get(VNET_HEADER + 23) == Some(&6)
+/// Ethernet, and in it ARP, or IPv4 and TCP.
+fn is_kept(frame: &[u8]) -> bool {
+    match frame.get(VNET_HEADER + 12..VNET_HEADER + 14) {
+        Some([8, 6]) => true,
+        Some([8, 0]) => frame.get(VNET_HEADER + 23) == Some(&6),
+        _ => false,
+    }
 }
