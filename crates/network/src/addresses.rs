@@ -4,7 +4,7 @@
 //! restore until the connections of that address have been ended:
 //!
 //! ```text
-//!   add_temporary(old IP) ▶ restore, held ▶ remove(old IP) ▶ sockets::destroy(old IP) ▶ commit ▶ run
+//!   add_temporary(old IP) ▶ restore, held ▶ sockets::destroy(old IP) ▶ remove(old IP) ▶ sockets::destroy(old IP) ▶ commit ▶ run
 //! ```
 //!
 //! Linux answers ARP for addresses of `lo` on every interface, and the source still lives by that address: the interfaces are told to answer for their own

@@ -35,11 +35,16 @@ const RESTORE: u64 = 2;
 /// Runs the stand-in; gives an exit code only if CRIU is not to run.
 #[must_use]
 pub fn run(arguments: &[OsString]) -> i32 {
-    if worker(arguments).and_then(peek) == Some(RESTORE)
-        && let Err(why) = ready()
-    {
-        eprintln!("godwit: the restore is stopped before CRIU reads an image: {why}");
-        return 1;
+    if worker(arguments).and_then(peek) == Some(RESTORE) {
+        match ready() {
+            Ok(true) => {}
+            // Not a word: standard error is the container's log, and who stopped the restore knows why.
+            Ok(false) => return 1,
+            Err(why) => {
+                eprintln!("godwit: the restore is stopped before CRIU reads an image: {why}");
+                return 1;
+            }
+        }
     }
     let Some(criu) = Config::load().criu() else {
         eprintln!("godwit: no criu in $PATH; install CRIU 4.1 or newer on this node");
@@ -68,22 +73,25 @@ fn peek(fd: RawFd) -> Option<u64> {
     }
 }
 
-/// Waits for the images and makes what CRIU does not make itself. `Err`: why there is to be no restore.
-fn ready() -> Result<(), String> {
-    let Some(layout) = env::var(ENV_CONTAINER).ok().and_then(|id| Layout::existing(&id)) else { return Ok(()) };
+/// Waits for the images and makes what CRIU does not make itself; false if the migration is taken back. `Err`: why it cannot be made.
+fn ready() -> Result<bool, String> {
+    let Some(layout) = env::var(ENV_CONTAINER).ok().and_then(|id| Layout::existing(&id)) else { return Ok(true) };
     let request = Request::Images { container: layout.id.clone() };
-    client::insist(&request, |reply| match reply {
-        Reply::Go => Some(Ok(())),
-        Reply::Abort { why } => Some(Err(why)),
+    let go = client::insist(&request, |reply| match reply {
+        Reply::Go => Some(Ok(true)),
+        Reply::Abort { .. } => Some(Ok(false)),
         _ => None,
     })?;
+    if !go {
+        return Ok(false);
+    }
     // CRIU with `manage-cgroups=ignore` leaves its children in its own cgroup namespace, and runc makes none in a restore. runc has put this process into the
     // container's cgroup, so that a namespace made here has the same root as one that `runc create` makes.
     let record: Record = layout.read("record.json").map_err(|error| error.to_string())?;
     if record.cgroup_namespace {
         unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|errno| format!("no cgroup namespace for the container: {errno}"))?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Field 1 of a protobuf message, a varint (the last one counts). `None` if there is none or the message is cut before it.

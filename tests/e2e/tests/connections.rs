@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use godwit_demo::lab::CLIENT_ADDRESS;
 use godwit_demo::objects::{Pod, python, service};
 use godwit_demo::pods;
@@ -107,7 +107,7 @@ fn released(case: &Case) -> Result<()> {
     ensure!(moved.status("/anchor/connections") == 1, "the record does not count one connection: {}", moved.status("/anchor"));
     let said = case.kubectl_migrate(&["release", &record])?.success()?;
     ensure!(said.contains("retired: it was released"), "release said:\n{said}");
-    let error = asker.ask().expect_err("the connection should have been reset");
+    let Err(error) = asker.ask() else { bail!("the connection should have been reset") };
     ensure!(format!("{error:#}").contains("reset"), "not a reset: {error:#}");
     all_retired(case, &moved.target_pod()?)
 }

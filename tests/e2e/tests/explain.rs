@@ -6,7 +6,6 @@ use anyhow::{Context, Result, ensure};
 use godwit_demo::migrate;
 use godwit_demo::objects::{Pod, python};
 use godwit_demo::shell::{Output, wait_until};
-use godwit_e2e::case::MINUTE;
 use godwit_e2e::faults::{Fault, Order};
 use godwit_e2e::{Case, Scenario};
 use serde_json::{Value, json};

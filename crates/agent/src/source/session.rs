@@ -486,8 +486,6 @@ impl Worker {
         self.must("thaw the pod", |grip, _| grip.thaw()).await;
         self.end_step();
         self.ran_again();
-        let images = self.node.host.path(images_of(&self.migration.source_pod_uid));
-        let _ = std::fs::remove_dir_all(images);
     }
 
     /// Frees the images.
@@ -589,8 +587,8 @@ impl Worker {
     fn report(&mut self, outcome: Outcome) {
         if matches!(outcome, Outcome::Running) {
             self.ran_again();
-            self.tidy();
         }
+        self.tidy();
         self.end_step();
         crate::METRICS.switched(ROLE, matches!(outcome, Outcome::Running));
         crate::METRICS.sent(self.pod.as_ref().map_or(0, |pod| pod.sent.load(Ordering::Relaxed)));

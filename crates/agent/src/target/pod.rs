@@ -186,9 +186,12 @@ impl TargetPod {
         let mut ended = 0;
         let netns = self.host.path(self.netns()?);
         for ip in &self.ending {
-            // The address first: a listener that stands restored accepts what comes to it, though its process does not run yet.
+            let end = || sockets::destroy(&netns, *ip).map_err(|error| internal("cannot end the old connections", error));
+            let destroyed = end()?;
             addresses::remove(&netns, *ip).map_err(|error| internal("cannot take the old address away", error))?;
-            let destroyed = sockets::destroy(&netns, *ip).map_err(|error| internal("cannot end the old connections", error))?;
+            // Twice: a listener that stands restored accepts what comes meanwhile, though its process does not run yet. The first time, while the address
+            // is there, is the one of which the peers hear.
+            end()?;
             ended += destroyed.established;
         }
         Ok(ended)
