@@ -208,14 +208,6 @@ impl Case {
         Ok(name)
     }
 
-    /// `kubectl migrate WORDS` in the namespace, which must succeed; what it said.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub fn kubectl_migrate(&self, words: &[&str]) -> Result<String> {
-        Ok(migrate::migrate_with(&self.lab, &self.namespace, words)?.moved()?.text())
-    }
-
     /// What a container has written.
     ///
     /// # Errors

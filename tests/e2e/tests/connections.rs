@@ -105,7 +105,7 @@ fn released(case: &Case) -> Result<()> {
     asker.ask()?;
     let record = moved.record.as_ref().map(pods::name).unwrap_or_default().to_owned();
     ensure!(moved.status("/anchor/connections") == 1, "the record does not count one connection: {}", moved.status("/anchor"));
-    let said = case.kubectl_migrate(&["release", &record])?;
+    let said = case.kubectl_migrate(&["release", &record])?.success()?;
     ensure!(said.contains("retired: it was released"), "release said:\n{said}");
     let error = asker.ask().expect_err("the connection should have been reset");
     ensure!(format!("{error:#}").contains("reset"), "not a reset: {error:#}");
@@ -115,7 +115,7 @@ fn released(case: &Case) -> Result<()> {
 fn closed(case: &Case) -> Result<()> {
     let (pod, server) = start(case)?;
     let mut asker = Asker::new(server)?;
-    let said = case.kubectl_migrate(&[&pod, "--to", &case.pair.b, "--network", "close"])?;
+    let said = case.kubectl_migrate(&[&pod, "--to", &case.pair.b, "--network", "close"])?.success()?;
     ensure!(said.contains("connections close") && said.contains(CLIENT_ADDRESS), "the plan does not name the peer:\n{said}");
     let began = std::time::Instant::now();
     ensure!(asker.ask().is_err(), "the connection went on");
