@@ -254,6 +254,11 @@ pub const ENTRIES: &[Entry] = &[
         "The images or files did not arrive whole: the connection broke, or /run of the target is full.",
         "Try again; look at the network between the nodes and at /run of the target.",
     ),
+    switch(
+        "TunnelBlocked",
+        "No frame gets through the tunnel between the nodes: a firewall stands in its way.",
+        "Allow its UDP port between the nodes (the message names it), or move the pod with its connections closed: --network close.",
+    ),
     switch("Undone", "The controller undid the migration.", "See its reason."),
     switch("VolumeMissing", "The target pod lacks a volume that the source has.", "Do not change the target pod's spec on the way (admission webhooks)."),
     switch("VolumeUnsafe", "A directory at the target does not look as it did at the source.", "Try again with a new target pod."),

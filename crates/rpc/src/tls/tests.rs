@@ -37,6 +37,27 @@ impl Handoff for Echo {
     async fn sealed(&self, _: Request<v1::SealedRequest>) -> Result<Response<v1::SealedReply>, Status> {
         Err(Status::unimplemented(""))
     }
+    async fn link(&self, _: Request<v1::LinkRequest>) -> Result<Response<v1::LinkReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn unlink(&self, _: Request<v1::AnchorName>) -> Result<Response<v1::AnchorDone>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn hold(&self, _: Request<v1::AnchorName>) -> Result<Response<v1::AnchorDone>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn pass(&self, _: Request<v1::AnchorName>) -> Result<Response<v1::AnchorDone>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn held(&self, _: Request<v1::AnchorName>) -> Result<Response<v1::HeldReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn connections(&self, _: Request<v1::AnchorName>) -> Result<Response<v1::ConnectionsReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn end_connections(&self, _: Request<v1::AnchorName>) -> Result<Response<v1::ConnectionsReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }
 
 fn node(name: &str) -> Identity {
