@@ -2,6 +2,7 @@
 
 use std::{
     ffi::{CString, OsStr, OsString},
+    fs,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -54,11 +55,16 @@ pub fn capture(record: &Record, arguments: &[&str]) -> Result<Output, Error> {
 /// # Errors
 /// [`Error::Runtime`] with what it said, or [`Error::Execute`].
 pub fn delete(record: &Record) -> Result<(), Error> {
+    // runc binds the root file system to `criu-root` in its state directory for a restore, and a runc that was killed leaves that behind, early on without
+    // knowing the container.
+    let state = state_directory(record);
+    layout::unmount_below(&state);
     if !knows(record) {
+        for empty in [&state.join("criu-root"), &state] {
+            let _ = fs::remove_dir(empty);
+        }
         return Ok(());
     }
-    // runc binds the root file system to `criu-root` in its state directory for a restore, and a runc that was killed leaves that behind.
-    layout::unmount_below(&state_directory(record));
     let output = capture(record, &["delete", "--force", &record.id])?;
     if output.status.success() {
         return Ok(());

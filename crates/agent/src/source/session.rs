@@ -237,6 +237,10 @@ impl Worker {
                     self.pod = Some(Arc::from(pod));
                     self.handoff = Some(handoff);
                     self.feed(Event::Begin).await;
+                    if matches!(self.session.machine().state(), State::Released { .. }) {
+                        // Taken back while it was prepared: what was made for it came after the sweep.
+                        self.tidy();
+                    }
                 }
                 Command::Step(step) => self.step(step),
                 Command::End => return,
