@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-pub use manifest::{Manifest, seal};
+pub use manifest::{Manifest, complete, seal};
 pub use timers::rearm;
 pub use tree::Process;
 

@@ -1,7 +1,7 @@
 //! Takes in CRIU's images: each file written as it arrives, closed when its length and digest match what the source says.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
@@ -15,6 +15,7 @@ use godwit_rpc::v1::{FileChunk, Receipt};
 pub struct Images {
     directory: PathBuf,
     open: HashMap<String, (File, Hasher, u64)>,
+    digests: BTreeMap<String, String>,
     receipt: Receipt,
     whole: Hasher,
 }
@@ -26,7 +27,7 @@ impl Images {
     /// When it cannot be made.
     pub fn into(directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
-        Ok(Self { directory: directory.to_owned(), open: HashMap::new(), receipt: Receipt::default(), whole: Hasher::new() })
+        Ok(Self { directory: directory.to_owned(), open: HashMap::new(), digests: BTreeMap::new(), receipt: Receipt::default(), whole: Hasher::new() })
     }
 
     /// Takes one piece.
@@ -53,6 +54,7 @@ impl Images {
             self.whole.update(digest.as_bytes());
             self.receipt.files += 1;
             self.open.remove(&chunk.path);
+            self.digests.insert(chunk.path.clone(), digest.to_hex().to_string());
         }
         Ok(())
     }
@@ -65,14 +67,15 @@ impl Images {
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.directory.join(name))
     }
 
-    /// Ends the stream.
+    /// Ends the stream. The images' own list gets the digests of the memory pages, so that these are looked at once more before the restore.
     ///
     /// # Errors
-    /// `UnexpectedEof` when a file has no end.
+    /// `UnexpectedEof` when a file has no end; or the error of the tmpfs.
     pub fn finish(mut self) -> io::Result<Receipt> {
         if let Some(name) = self.open.keys().next() {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("image {name} is cut off")));
         }
+        godwit_criu::images::complete(&self.directory, &self.digests)?;
         self.receipt.digest = self.whole.finalize().as_bytes().to_vec();
         Ok(self.receipt)
     }

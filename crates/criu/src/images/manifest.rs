@@ -1,7 +1,7 @@
 //! `manifest.json`: the names and lengths of all images and the digests of the small ones, written when the dump has ended.
 //!
-//! An image that lost its last entries is still a well-formed image: only this list tells. Memory pages are left out of the digests (they are streamed with
-//! digests of their own); their length is here.
+//! An image that lost its last entries is still a well-formed image: only this list tells. The source leaves memory pages out of the digests, for they are
+//! streamed with digests of their own; who receives them adds those, and so all that is checked before the restore is what was dumped.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -52,6 +52,23 @@ pub fn seal(directory: &Path) -> io::Result<Manifest> {
     Ok(manifest)
 }
 
+/// Adds digests (blake3, in hexadecimal, by name) that the list in a directory lacks. Without a list nothing is done.
+///
+/// # Errors
+/// If the list cannot be read or written.
+pub fn complete(directory: &Path, digests: &BTreeMap<String, String>) -> io::Result<()> {
+    let path = directory.join(FILE);
+    let text = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        text => text?,
+    };
+    let mut manifest: Manifest = serde_json::from_slice(&text)?;
+    for (name, file) in manifest.files.iter_mut().filter(|(_, file)| file.digest.is_none()) {
+        file.digest = digests.get(name).cloned();
+    }
+    fs::write(path, serde_json::to_vec(&manifest)?)
+}
+
 /// Compares a directory with its list, if it has one.
 pub fn check(directory: &Path, lengths: &BTreeMap<String, u64>) -> Result<Option<Manifest>, Problem> {
     if !lengths.contains_key(FILE) {
@@ -86,4 +103,24 @@ fn digest(path: &Path) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(fs::File::open(path)?)?;
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn who_receives_pages_adds_their_digests() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("pages-1.img"), b"page").unwrap();
+        seal(directory.path()).unwrap();
+        let lengths = BTreeMap::from([("pages-1.img".to_owned(), 4), (FILE.to_owned(), 0)]);
+        fs::write(directory.path().join("pages-1.img"), b"pagE").unwrap();
+        assert!(check(directory.path(), &lengths).is_ok());
+        complete(directory.path(), &BTreeMap::from([("pages-1.img".to_owned(), blake3::hash(b"page").to_hex().to_string())])).unwrap();
+        assert!(check(directory.path(), &lengths).is_err());
+        fs::write(directory.path().join("pages-1.img"), b"page").unwrap();
+        assert!(check(directory.path(), &lengths).is_ok());
+    }
 }
