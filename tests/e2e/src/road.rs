@@ -9,6 +9,7 @@ use godwit_demo::pods;
 use godwit_demo::pulse;
 use godwit_demo::shell::wait_until;
 use godwit_demo::witness::Witness;
+use serde_json::Value;
 
 use crate::case::{ALIVE, Case, MINUTE};
 use crate::faults::{Fault, Order};
@@ -137,11 +138,13 @@ impl<'a> Road<'a> {
     /// # Errors
     /// When they do not become ready.
     pub fn renew(&self) -> Result<()> {
-        let lab = &self.case.lab;
-        let killed: Vec<String> =
-            pods::all(lab, install::NAMESPACE)?.iter().filter(|pod| pods::restarts(pod) > 0).map(|pod| pods::name(pod).to_owned()).collect();
+        let (lab, pair) = (&self.case.lab, &self.case.pair);
+        // The agents of the other pair belong to whoever kills them.
+        let ours = |pod: &&Value| !pods::name(pod).starts_with("godwit-agent") || [&pair.a, &pair.b].iter().any(|node| *node == pods::node(pod));
+        let all = pods::all(lab, install::NAMESPACE)?;
+        let killed: Vec<String> = all.iter().filter(ours).filter(|pod| pods::restarts(pod) > 0).map(|pod| pods::name(pod).to_owned()).collect();
         for name in &killed {
-            lab.kubectl(&["delete", "pod", "-n", install::NAMESPACE, name, "--wait=false"])?;
+            lab.kubectl(&["delete", "pod", "-n", install::NAMESPACE, name, "--wait=false", "--ignore-not-found"])?;
         }
         for name in &killed {
             pods::wait_gone(lab, install::NAMESPACE, name, MINUTE)?;
