@@ -75,9 +75,9 @@ test-unit: cache ## Unit tests, the protocol's model, and tests against this ker
 	cargo test --release --locked $(UNIT)
 
 .PHONY: test-e2e
-test-e2e: image lab ## End-to-end tests on the lab.
+test-e2e: image lab ## End-to-end tests on the lab. With GODWIT_E2E_VMS=some a few between virtual machines too.
 ifneq ($(E2E),)
-	cargo test --release --locked -p godwit-e2e --test e2e
+	GODWIT_E2E_VMS=$${GODWIT_E2E_VMS:-none} cargo test --release --locked -p godwit-e2e --test e2e
 else
 	@echo "make test-e2e: there are no end-to-end tests in tests/e2e yet"
 endif

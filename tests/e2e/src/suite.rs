@@ -64,6 +64,9 @@ fn run(scenarios: &[Scenario], whole: bool) -> Result<usize> {
     }
     let only = std::env::var("GODWIT_E2E_RUNTIME").ok().filter(|name| !name.is_empty());
     let mut failed = Vec::new();
+    if whole && extent == Extent::Nothing {
+        line("– skipped on virtual machines: GODWIT_E2E_VMS leaves them out; make test-vm runs what is made for them");
+    }
     if extent != Extent::Only {
         failed.extend(on_namespaces(&lab, scenarios, only.as_deref())?);
     }
