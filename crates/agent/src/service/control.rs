@@ -13,6 +13,9 @@ use tonic::{Request, Response, Status};
 use super::{Replies, named};
 use crate::{arbiter::Arbiter, inspect, registry::Registry, source, target};
 
+/// How long an earlier migration of the same pod may take to end on its target after it was taken back at its source.
+const ENDING: Duration = Duration::from_secs(15);
+
 /// Answers the controller.
 pub struct Control {
     registry: Arc<Registry>,
@@ -55,9 +58,16 @@ impl Agent for Control {
         let request = request.into_inner();
         let migration = named(request.migration)?;
         let registry = &self.registry;
-        registry
-            .target_or(&migration, || target::session::Session::prepare(registry.node.clone(), registry.desk.clone(), migration.clone(), request.containers))
-            .map_err(|why| Status::failed_precondition(why.message))?;
+        let end = tokio::time::Instant::now() + ENDING;
+        loop {
+            let prepare = || target::session::Session::prepare(registry.node.clone(), registry.desk.clone(), migration.clone(), request.containers.clone());
+            match registry.target_or(&migration, prepare) {
+                Ok(_) => break,
+                // An earlier migration of the pod was taken back at its source, and is about to end here, too.
+                Err(why) if tokio::time::Instant::now() > end => return Err(Status::failed_precondition(why.message)),
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
         Ok(Response::new(v1::PrepareTargetReply {}))
     }
 

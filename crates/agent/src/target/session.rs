@@ -265,6 +265,10 @@ impl Worker {
                     self.follow(name, id);
                 }
                 self.feed(Event::Restarted { same_boot }).await;
+                if matches!(self.session.machine().state(), State::Running | State::Done) {
+                    // The agent may have ended before the holders of its connections heard that the pod runs.
+                    self.node.let_pass(&self.session.migration.target_pod_uid);
+                }
             }
         }
         let mut retry = tokio::time::interval(RETRY);
