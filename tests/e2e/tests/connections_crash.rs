@@ -9,7 +9,7 @@ use godwit_e2e::faults::{Fault, Order};
 use godwit_e2e::talk::Asker;
 use godwit_e2e::{Case, Scenario};
 
-use crate::connections::{all_retired, start};
+use crate::connections::{address, all_retired, start};
 
 pub const SCENARIO: Scenario =
     Scenario::new("anchor-crash", "A connection lives on whatever is killed or fails meanwhile; when it is taken back, at the source.", run).alone();
@@ -66,11 +66,14 @@ fn cross(case: &Case, pod: &str, point: &str, order: Order, asker: &mut Asker) -
         Some("source") => vec![&node],
         _ => vec![&target],
     };
+    // An anchor is begun only for an address that a connection uses, and the pod has had several by now.
+    let here = if point.starts_with("controller.") { Some(Asker::new(address(case, pod)?)?) } else { None };
     let fault = Fault::set(&case.lab, &nodes, point, order)?;
     let ended = case.migrate(pod, &target)?;
     ensure!(fault.fired()?, "nobody passed {point}; the command said:\n{}", ended.text());
     drop(fault);
     let record = migrate::wait_final(&case.lab, &case.namespace, pods::name(ended.record.as_ref().context("no PodMigration was made")?))?;
+    drop(here);
     let now = match migrate::phase(&record) {
         "Succeeded" => record["status"]["targetPod"].as_str().context("no target pod in the record")?.to_owned(),
         _ => pod.to_owned(),
