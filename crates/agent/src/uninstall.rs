@@ -21,7 +21,13 @@ use kube::{
     api::{Patch, PatchParams},
 };
 
-use crate::{install, node::Node, registry::Registry, source, target};
+use crate::{
+    install,
+    node::Node,
+    registry::Registry,
+    source,
+    target::{self, consumed},
+};
 
 /// The agents' DaemonSet, as the chart names it.
 const DAEMON_SET: &str = "godwit-agent";
@@ -57,7 +63,7 @@ pub async fn uninstall(node: &Node, registry: &Registry) -> anyhow::Result<()> {
     let nodes: Api<KubeNode> = Api::all(node.kube.clone());
     let patch = serde_json::json!({"metadata": {"labels": {names::NODE_LABEL_READY: null}}});
     let unlabelled = nodes.patch_metadata(&node.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
-    let pods = node.cri.pods_of_handler(names::RUNTIME_HANDLER).await.context("the runtime does not say which pods use the handler")?;
+    let pods = consumed::pods(&node.host).context("cannot see which pods came by migration")?;
     if pods.is_empty() {
         remove_handler(node).await?;
         tracing::info!("the runtime handler was taken off this node");

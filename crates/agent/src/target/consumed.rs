@@ -45,6 +45,18 @@ pub fn sweep(host: &Host) -> io::Result<()> {
     Ok(())
 }
 
+/// UIDs of the pods that came by migration and are still on this node.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn pods(host: &Host) -> io::Result<Vec<String>> {
+    sweep(host)?;
+    match fs::read_dir(host.path(CONSUMED)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        markers => markers?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
+    }
+}
+
 /// Sweeps for ever.
 pub async fn keep_swept(host: Host) {
     loop {
@@ -70,6 +82,7 @@ mod tests {
         }
         sweep(&host).unwrap();
         assert!(marker(&host, "here").exists() && !marker(&host, "gone").exists());
+        assert_eq!(pods(&host).unwrap(), ["here"]);
         fs::remove_dir_all(root.join("var/lib/kubelet")).unwrap();
         sweep(&host).unwrap();
         assert!(marker(&host, "here").exists(), "a kubelet whose directory cannot be seen proves nothing");

@@ -127,23 +127,6 @@ impl Client {
         Sandbox::read(&answer).map(Some)
     }
 
-    /// The pods, as `namespace/name`, whose sandboxes were made for a runtime handler.
-    ///
-    /// # Errors
-    /// The runtime failed.
-    pub async fn pods_of_handler(&self, handler: &str) -> Result<Vec<String>, Error> {
-        let items = self.calls.clone().list_pod_sandbox(ListPodSandboxRequest { filter: None }).await.map_err(failed("ListPodSandbox"))?.into_inner().items;
-        let mut pods: Vec<String> = items
-            .into_iter()
-            .filter(|item| item.runtime_handler == handler)
-            .map(|item| item.metadata.unwrap_or_default())
-            .map(|metadata| format!("{}/{}", metadata.namespace, metadata.name))
-            .collect();
-        pods.sort();
-        pods.dedup();
-        Ok(pods)
-    }
-
     /// The containers of a pod, init containers included, in whatever state, the newest attempt of each name, sorted by name.
     ///
     /// # Errors
