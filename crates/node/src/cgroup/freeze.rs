@@ -85,15 +85,15 @@ fn try_freeze_all(cgroups: &[Cgroup], deadline: Instant) -> Result<(), Error> {
         for cgroup in cgroups {
             cgroup.order(true)?;
         }
-        for cgroup in cgroups {
-            await_frozen(cgroup, deadline)?;
-        }
+        let frozen = cgroups.iter().try_for_each(|cgroup| await_frozen(cgroup, deadline));
         let waiting: Vec<String> = in_vfork(cgroups)?;
+        // The deadline may pass right after such tasks were let go on for a moment: they, and not whoever was slow just then, are the cause.
+        if !waiting.is_empty() && Instant::now() >= deadline {
+            return Err(Error::Uninterruptible { tasks: waiting.join(", ") });
+        }
+        frozen?;
         if waiting.is_empty() {
             return Ok(());
-        }
-        if Instant::now() >= deadline {
-            return Err(Error::Uninterruptible { tasks: waiting.join(", ") });
         }
         for cgroup in cgroups {
             cgroup.order(false)?;
