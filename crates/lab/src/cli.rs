@@ -186,10 +186,9 @@ pub fn run() -> Result<ExitCode> {
             let progress = Progress::new();
             ingredients.ensure_app(&progress)?;
             let image = progress.step(&format!("image {}", images::GODWIT), || images::build_godwit(&settings, &ingredients, &programs))?;
-            if Record::read(&settings).is_some() {
-                progress
-                    .step("loaded into every node", || on_all(&settings, |node, machine| loading::load_missing(node, machine, std::slice::from_ref(&image))))?;
-            }
+            progress.step("loaded into every node that runs", || {
+                on_running(&settings, |node, machine| loading::load_missing(node, machine, std::slice::from_ref(&image)))
+            })?;
         }
         Action::Paths => paths(&settings),
         Action::MachineStart { spec } => init::machine_start(&spec)?,
@@ -277,12 +276,23 @@ fn known_node(settings: &Settings, name: &str) -> Result<Node> {
     Record::read(settings).and_then(|record| record.topology.node(name).cloned()).ok_or_else(|| anyhow!("the lab has no node {name:?}; see: godwit-lab status"))
 }
 
+/// Does something on the nodes that run, at once. The others are ended or were killed; `up` gives them what they lack.
+fn on_running(settings: &Settings, work: impl Fn(&Node, &Machine) -> Result<()> + Sync) -> Result<()> {
+    let nodes = Record::read(settings).map_or_else(Vec::new, |record| record.topology.nodes);
+    let running: Vec<_> = nodes.iter().filter_map(|node| Some((node, Machine::find(settings, &node.name)?))).collect();
+    at_once(&running, |(node, machine)| work(node, machine))
+}
+
 /// Does something on all nodes at once.
 fn on_all(settings: &Settings, work: impl Fn(&Node, &Machine) -> Result<()> + Sync) -> Result<()> {
     let record = record(settings)?;
+    at_once(&record.topology.nodes, |node| work(node, &machine(settings, &node.name)?))
+}
+
+fn at_once<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
     let work = &work;
     std::thread::scope(|scope| {
-        let threads: Vec<_> = record.topology.nodes.iter().map(|node| scope.spawn(move || work(node, &machine(settings, &node.name)?))).collect();
+        let threads: Vec<_> = items.iter().map(|item| scope.spawn(move || work(item))).collect();
         threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread of the lab ended early"))?)
     })
 }
