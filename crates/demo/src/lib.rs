@@ -23,4 +23,5 @@ pub mod pulse;
 pub mod redis;
 pub mod resp;
 pub mod shell;
+pub mod talker;
 pub mod witness;

@@ -1,10 +1,10 @@
 //! Addresses of a pod's network namespace: reading them, and giving a target the source's address for the moment of the restore.
 //!
 //! CRIU binds restored sockets to the addresses that they had. In the target's namespace the old pod IP does not exist, so it stands on `lo` from before the
-//! restore until the connections of that address have been ended:
+//! restore until the connections of that address have been ended, which their peers hear:
 //!
 //! ```text
-//!   add_temporary(old IP) ▶ restore, held ▶ sockets::destroy(old IP) ▶ remove(old IP) ▶ sockets::destroy(old IP) ▶ commit ▶ run
+//!   add_temporary(old IP) ▶ restore, held ▶ commit ▶ sockets::destroy(old IP) ▶ remove(old IP) ▶ sockets::destroy(old IP) ▶ run
 //! ```
 //!
 //! Linux answers ARP for addresses of `lo` on every interface, and the source still lives by that address: the interfaces are told to answer for their own

@@ -5,27 +5,28 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use godwit_demo::lab::CLIENT_ADDRESS;
-use godwit_demo::objects::{Pod, python, service};
+use godwit_demo::objects::service;
 use godwit_demo::pods;
 use godwit_demo::shell::wait_until;
+use godwit_demo::talker::{self, Asker, PORT};
 use godwit_e2e::case::MINUTE;
-use godwit_e2e::talk::{Asker, Talk};
+use godwit_e2e::faults::{Fault, Order};
+use godwit_e2e::talk::Talk;
 use godwit_e2e::{Case, Scenario};
 
 pub const ALL_KINDS: Scenario = Scenario::new("connections", "Connections of all kinds live on there and back; nobody sees a reset.", all_kinds).each_class();
 pub const MANY: Scenario = Scenario::new("many-connections", "Two thousand connections live on.", many);
 pub const RELEASED: Scenario = Scenario::new("anchor-released", "An anchor that is released resets its connections and leaves nothing behind.", released);
-pub const CLOSED: Scenario = Scenario::new("connections-close", "When connections are to close, the plan names their peers, and they do.", closed);
+pub const CLOSED: Scenario =
+    Scenario::new("connections-close", "When connections are to close, the plan names their peers, and they do once the pod has moved; not before.", closed);
 
-const PROGRAM: &str = include_str!("programs/talker.py");
-const PORT: u16 = 9000;
 /// Turns of each connection between two moves.
 const TURNS: u64 = 50;
 const MANY_CONNECTIONS: usize = 2000;
 
 /// The server, and its address as a pod.
 pub fn start(case: &Case) -> Result<(String, SocketAddr)> {
-    let pod = case.start(Pod::new("talker", [python("talker", PROGRAM, &[&PORT.to_string()])]))?;
+    let pod = case.start(talker::pod("talker"))?;
     case.apply(&[service("talker", PORT)])?;
     case.good(&pod, "talker", 0)?;
     let address = address(case, &pod)?;
@@ -115,7 +116,13 @@ fn released(case: &Case) -> Result<()> {
 fn closed(case: &Case) -> Result<()> {
     let (pod, server) = start(case)?;
     let mut asker = Asker::new(server)?;
-    let said = case.kubectl_migrate(&[&pod, "--to", &case.pair.b, "--network", "close"])?.success()?;
+    let close = || case.kubectl_migrate(&[&pod, "--to", &case.pair.b, "--network", "close"]);
+    let fault = Fault::set(&case.lab, &[&case.pair.b], "agent.target.swap", Order::Fail)?;
+    let refused = close()?;
+    ensure!(fault.fired()? && refused.code == 2, "the move was to be taken back after the restore:\n{}{}", refused.stdout, refused.stderr);
+    drop(fault);
+    asker.ask().context("the connection of a pod that went on at the source")?;
+    let said = close()?.success()?;
     ensure!(said.contains("connections close") && said.contains(CLIENT_ADDRESS), "the plan does not name the peer:\n{said}");
     let began = std::time::Instant::now();
     ensure!(asker.ask().is_err(), "the connection went on");

@@ -4,9 +4,9 @@ use anyhow::{Context, Result, bail, ensure};
 use godwit_demo::install;
 use godwit_demo::migrate;
 use godwit_demo::pods;
+use godwit_demo::talker::Asker;
 use godwit_e2e::case::MINUTE;
 use godwit_e2e::faults::{Fault, Order};
-use godwit_e2e::talk::Asker;
 use godwit_e2e::{Case, Scenario};
 
 use crate::connections::{address, all_retired, start};

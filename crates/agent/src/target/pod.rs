@@ -3,8 +3,8 @@
 //! ```text
 //!   open: descriptors, tmpfs, old address on lo, keepers told ─▶ stand-ins wait
 //!   verify_images, images_go: stand-ins told ─▶ all containers at the gate
-//!   verify: restored tree against the frozen source's; old connections ended
-//!   open_gate | abort
+//!   verify: restored tree against the frozen source's ─▶ commit
+//!   end_connections, open_gate | abort
 //! ```
 
 use std::{
@@ -160,11 +160,11 @@ impl TargetPod {
         }
     }
 
-    /// Compares what was restored with what was frozen, and ends the connections that cannot live on here.
+    /// Compares what was restored with what was frozen.
     ///
     /// # Errors
     /// What is missing.
-    pub async fn verify(&self, expected: &[ContainerShape]) -> Result<u32, Failure> {
+    pub async fn verify(&self, expected: &[ContainerShape]) -> Result<(), Failure> {
         for slot in &self.slots {
             let pid = slot.seat.watch().borrow().gate.unwrap_or_default();
             let shape: Shape = expected
@@ -183,7 +183,15 @@ impl TargetPod {
                 ));
             }
         }
-        let mut ended = 0;
+        Ok(())
+    }
+
+    /// Ends the connections that cannot live on here, and takes their addresses away. Only after the commit: their peers hear of it, and until then the pod
+    /// may go on at the source with them.
+    ///
+    /// # Errors
+    /// The pod's network cannot be reached, or the kernel cannot end sockets.
+    pub fn end_connections(&self) -> Result<(), Failure> {
         let netns = self.host.path(self.netns()?);
         for ip in &self.ending {
             let end = || sockets::destroy(&netns, *ip).map_err(|error| internal("cannot end the old connections", error));
@@ -192,9 +200,9 @@ impl TargetPod {
             // Twice: a listener that stands restored accepts what comes meanwhile, though its process does not run yet. The first time, while the address
             // is there, is the one of which the peers hear.
             end()?;
-            ended += destroyed.established;
+            tracing::info!(%ip, connections = destroyed.established, "the old address and its connections are ended");
         }
-        Ok(ended)
+        Ok(())
     }
 
     /// Lets the processes run.

@@ -574,7 +574,7 @@ impl Worker {
         tokio::spawn(async move {
             let outcome = match pod {
                 Some(pod) => match godwit_fault::point("agent.target.verify").await {
-                    Ok(()) => pod.verify(&shapes).await.map(|_| ()),
+                    Ok(()) => pod.verify(&shapes).await,
                     Err(error) => Err(internal("stopped", error)),
                 },
                 None => Err(internal("cannot verify", "the target pod is not at hand")),
@@ -606,7 +606,12 @@ impl Worker {
         self.next_step("open");
         let _ = self.point("gate").await;
         match self.pod().await {
-            Ok(pod) => pod.open_gate(),
+            Ok(pod) => {
+                if let Err(why) = pod.end_connections() {
+                    tracing::error!(why = why.message, "connections to the old address may hang until their applications give up");
+                }
+                pod.open_gate();
+            }
             // The gates ask by container id: the orders can be left at the desk all the same.
             Err(_) => {
                 for (_, id) in &self.entry.keepers {

@@ -1,9 +1,10 @@
 //! `make bench`: how long a pod stands still, what the OCI wrapper costs, what an idle agent takes. Everything is measured in one run on the lab, from
 //! outside: by the application's own clock, by the clock of who calls the runtime, by the kernel's count of the agent's memory.
 //!
-//! `bench [--quick] [freeze|wrapper|agent]…`; results go to `benches/results/latest.json` and to the terminal.
+//! `bench [--quick] [freeze|connections|wrapper|agent]…`; results go to `benches/results/latest.json` and to the terminal.
 
 mod agent;
+mod connections;
 mod freeze;
 mod report;
 mod wrapper;
@@ -21,14 +22,16 @@ use godwit_demo::numbers::Row;
 pub struct Extent {
     /// Moves of a pod on each pair of nodes.
     pub moves: usize,
+    /// Moves of a pod with each number of connections.
+    pub crossings: usize,
     /// Containers made by each runtime.
     pub containers: usize,
     /// Looks at each agent.
     pub looks: usize,
 }
 
-const FULL: Extent = Extent { moves: 20, containers: 100, looks: 10 };
-const QUICK: Extent = Extent { moves: 4, containers: 15, looks: 3 };
+const FULL: Extent = Extent { moves: 20, crossings: 6, containers: 100, looks: 10 };
+const QUICK: Extent = Extent { moves: 4, crossings: 2, containers: 15, looks: 3 };
 
 fn main() -> ExitCode {
     match run() {
@@ -58,6 +61,11 @@ fn run() -> Result<()> {
         for pair in lab.pairs() {
             let title = format!("{} moves of a small pod on {}", extent.moves, pair.runtime);
             rows.extend(step(&title, || freeze::measure(&lab, &pair, extent.moves))?);
+        }
+    }
+    if wanted("connections") {
+        for pair in lab.pairs() {
+            rows.extend(step(&format!("pods with connections on {}", pair.runtime), || connections::measure(&lab, &pair, extent.crossings))?);
         }
     }
     report::table(&rows);

@@ -3,17 +3,31 @@
 #   echo         every byte comes back
 #   full N M     N bytes are sent at once; M bytes are left unread until "go" was said on another connection, then their digest is the answer
 #   go           see full
+#   stream       each line is a number of bytes, which are sent
+#   gap          the longest time that the program stood still since this was asked last, in nanoseconds by CLOCK_REALTIME
 #   dial IP PORT a connection of its own to there: a numbered line every 10 ms; what comes from there comes back
 import asyncio
 import hashlib
 import os
 import resource
 import sys
+import time
 
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 identity = os.urandom(8).hex()
 go = asyncio.Event()
+longest = 0
+
+
+async def watch():
+    global longest
+    before = time.time_ns()
+    while True:
+        await asyncio.sleep(0.001)
+        now = time.time_ns()
+        longest = max(longest, now - before)
+        before = now
 
 
 def pattern(length):
@@ -39,6 +53,7 @@ async def dial(ip, port):
 
 
 async def serve(reader, writer):
+    global longest
     what = (await reader.readline()).split()
     if what[0] == b"ask":
         n = 0
@@ -62,6 +77,16 @@ async def serve(reader, writer):
     elif what[0] == b"go":
         go.set()
         writer.write(b"gone\n")
+    elif what[0] == b"stream":
+        while line := await reader.readline():
+            left = int(line)
+            while left > 0:
+                writer.write(bytes(min(left, 1 << 16)))
+                left -= 1 << 16
+                await writer.drain()
+    elif what[0] == b"gap":
+        writer.write(b"%d\n" % longest)
+        longest = 0
     elif what[0] == b"dial":
         await dial(what[1].decode(), what[2])
     writer.close()
@@ -77,6 +102,7 @@ async def handle(reader, writer):
 async def main():
     server = await asyncio.start_server(handle, "0.0.0.0", int(sys.argv[1]), backlog=4096, limit=1024)
     print("good 1", identity, flush=True)
+    watching = asyncio.create_task(watch())
     async with server:
         await server.serve_forever()
 
