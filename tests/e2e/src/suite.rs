@@ -175,8 +175,10 @@ impl Suite {
     }
 
     fn close(&self, case: &Case, scenario: &Scenario) -> Result<()> {
+        // A namespace that still has pods is looked at again only after half of their grace periods: what makes pods and the pods go first.
+        let pods = ["delete", "deployments,replicasets,pods", "--all", "--ignore-not-found", "-n", &case.namespace, "--timeout=55s"];
         let delete = ["delete", "namespace", &case.namespace, "--timeout=55s"];
-        if let Err(error) = self.lab.kubectl(&delete) {
+        if let Err(error) = self.lab.kubectl(&pods).and_then(|_| self.lab.kubectl(&delete)) {
             let stuck = self.lab.kubectl(&["get", "pods,podmigrations,handovers", "-n", &case.namespace, "-o", "wide"]).unwrap_or_default();
             return Err(error.context(format!("the namespace does not go; a finalizer is stuck:\n{stuck}")));
         }
