@@ -82,6 +82,8 @@ fn key(anchor: &str, pod: &str) -> String {
 /// See the module.
 pub struct Mirrors {
     held: Mutex<HashMap<String, Held>>,
+    /// Held while journal and `held` change together: what one task drops, another must not write down again.
+    changing: Mutex<()>,
 }
 
 impl Mirrors {
@@ -91,11 +93,15 @@ impl Mirrors {
     /// When it cannot be read.
     pub fn load(journal: &crate::journal::Journal) -> std::io::Result<Self> {
         let held: Vec<Held> = journal.load(ROLE)?;
-        Ok(Self { held: Mutex::new(held.into_iter().map(|held| (held.key(), held)).collect()) })
+        Ok(Self { held: Mutex::new(held.into_iter().map(|held| (held.key(), held)).collect()), changing: Mutex::default() })
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<String, Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a pod of this node has, and frames pass to.
@@ -117,12 +123,25 @@ impl Mirrors {
 
 impl Node {
     fn keep(&self, held: &Held) -> Result<(), Failure> {
+        let _changing = self.mirrors.change();
+        self.write_down(held)
+    }
+
+    /// Frames pass to it. It may be gone by now: without connections it ends as soon as the pod runs.
+    fn keep_current(&self, held: Held) -> Result<(), Failure> {
+        let _changing = self.mirrors.change();
+        let known = self.mirrors.all().contains_key(&held.key());
+        if known { self.write_down(&Held { current: true, ..held }) } else { Ok(()) }
+    }
+
+    fn write_down(&self, held: &Held) -> Result<(), Failure> {
         self.journal.write(ROLE, &held.key(), held).map_err(|error| internal("cannot write the journal", error))?;
         self.mirrors.all().insert(held.key(), held.clone());
         Ok(())
     }
 
     fn drop_mirror(&self, held: &Held) -> Result<(), Failure> {
+        let _changing = self.mirrors.change();
         held.mirror.lower(&self.host.path(&held.netns)).map_err(|error| refused(&error))?;
         self.journal.remove(ROLE, &held.key()).map_err(|error| internal("cannot write the journal", error))?;
         self.mirrors.all().remove(&held.key());
@@ -246,8 +265,7 @@ impl Node {
                     }
                     tokio::time::sleep(RETRY).await;
                 }
-                let now = Held { current: true, ..held };
-                if let Err(why) = node.keep(&now) {
+                if let Err(why) = node.keep_current(held) {
                     tracing::warn!(message = why.message, "a mirror cannot be written down");
                 }
             });
