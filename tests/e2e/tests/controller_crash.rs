@@ -19,6 +19,8 @@ const ANCHORED: [&str; 4] = ["controller.settling.anchored", "controller.settlin
 const HELD: &str = "controller.pending.held";
 /// What is passed when a migration is taken back.
 const UNDO: &str = "controller.undo.";
+/// What a failure before the switch passes; one in the switch is written down with its outcome.
+const WRITTEN: &str = "controller.undo.written";
 
 fn run(case: &Case) -> Result<()> {
     let listed = shell::run("godwit-controller", &["fault-points"], None, MINUTE)?.success()?;
@@ -38,15 +40,16 @@ fn run(case: &Case) -> Result<()> {
     Ok(())
 }
 
-/// A failing dump is taken back while the controller is killed.
+/// A step fails, in the switch or before it, and is taken back while the controller is killed.
 fn while_undone(case: &Case, points: &[&str]) -> Result<()> {
     case.lab.kubectl(&["delete", "podmigrations,pods", "--all", "-n", &case.namespace, "--timeout=55s"])?;
     let mut road = Road::start(case)?;
     for point in points {
-        let dump = road.at("agent.source.frozen", Order::Fail)?;
+        let (step, code) = if *point == WRITTEN { ("agent.target.open", 1) } else { ("agent.source.frozen", 2) };
+        let failing = road.at(step, Order::Fail)?;
         let moved = road.cross(point, Order::Crash).with_context(|| format!("at {point}"))?;
-        ensure!(dump.fired()?, "nobody passed agent.source.frozen");
-        moved.taken_back()?;
+        ensure!(failing.fired()?, "nobody passed {step}");
+        ensure!(moved.output.code == code, "a failure at {step} ended with {}:\n{}", moved.output.code, moved.text());
         road.renew()?;
     }
     Ok(())
