@@ -140,7 +140,7 @@ impl Registry {
     ///
     /// # Errors
     /// When the journal cannot be changed.
-    pub fn forget(&self, migration: &Migration) -> std::io::Result<bool> {
+    pub async fn forget(&self, migration: &Migration) -> std::io::Result<bool> {
         let key = &migration.source_pod_uid;
         let source = self.source(migration);
         let target = self.target(migration);
@@ -148,14 +148,12 @@ impl Registry {
             return Ok(false);
         }
         if let Some(session) = source {
-            self.node.journal.remove(source::session::ROLE, key)?;
+            session.forget().await?;
             self.sources.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-            session.end();
         }
         if let Some(session) = target {
-            self.node.journal.remove(target::session::ROLE, key)?;
+            session.forget().await?;
             self.targets.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-            session.end();
         }
         Ok(true)
     }

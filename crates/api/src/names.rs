@@ -18,6 +18,9 @@ pub const FINALIZER: &str = "godwit.dev/hand-over";
 /// Node label that the agent sets when the runtime handler is installed and the agent serves.
 pub const NODE_LABEL_READY: &str = "godwit.dev/agent";
 
+/// Name of the agents' DaemonSet, and their pods' label `app.kubernetes.io/name`.
+pub const AGENT: &str = "godwit-agent";
+
 /// Signer of the certificates for controller and agents (`certificates.k8s.io`).
 pub const SIGNER: &str = "godwit.dev/mtls";
 /// ConfigMap in the system namespace with key `ca.crt`: the CA of controller and agents.

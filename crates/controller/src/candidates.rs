@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 
 use godwit_api::migration::Failure;
+use godwit_api::names;
 use godwit_rpc::v1::{AssessReply, AssessRequest, InspectReply};
 
 use crate::context::Context;
@@ -82,5 +84,17 @@ async fn assess(context: &Context, record: &Record, inspected: &InspectReply, no
             async move { agent.assess(request).await }
         })
         .await;
-    Ok(answer.map(|reply| Candidate { node: node.to_owned(), reply }).map_err(|error| phase::explain(&error)))
+    match answer {
+        Ok(reply) => Ok(Ok(Candidate { node: node.to_owned(), reply })),
+        // The label that an agent gave its node stays when the agent goes.
+        Err(error) if error.passes() && !agent_stands(context, node).await? => Ok(Err(failure::no_agent(node))),
+        Err(error) => Ok(Err(phase::explain(&error))),
+    }
+}
+
+/// Whether there is an agent's pod on a node, ready or not.
+async fn agent_stands(context: &Context, node: &str) -> Result<bool, Error> {
+    let there = ListParams::default().labels(&format!("app.kubernetes.io/name={}", names::AGENT)).fields(&format!("spec.nodeName={node}"));
+    let pods: Api<Pod> = Api::all(context.client.clone());
+    Ok(!pods.list_metadata(&there).await?.items.is_empty())
 }

@@ -64,7 +64,7 @@ pub fn node_unschedulable(node: &str) -> Failure {
 pub fn no_agent(node: &str) -> Failure {
     new(
         "NoAgent",
-        format!("node {node} has no ready Godwit agent (label godwit.dev/agent is missing)"),
+        format!("node {node} has no Godwit agent that is ready"),
         format!("Choose another node, or look at the agent: kubectl -n godwit-system get pods -o wide --field-selector spec.nodeName={node}."),
     )
 }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use godwit_api::names;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::api::DeleteParams;
 use kube::{Api, Client};
@@ -21,7 +22,7 @@ pub struct Options {
     #[arg(long, env = "POD_NAMESPACE", default_value = "godwit-system")]
     namespace: String,
     /// The agents' DaemonSet.
-    #[arg(long, default_value = "godwit-agent")]
+    #[arg(long, default_value = names::AGENT)]
     name: String,
     /// Seconds to wait until all agents have ended.
     #[arg(long, default_value_t = 100)]

@@ -163,7 +163,7 @@ impl Agent for Control {
         admit(&request)?;
         let migration = named(request.into_inner().migration)?;
         let was_source = self.registry.source(&migration).is_some();
-        let forgotten = self.registry.forget(&migration).map_err(|error| Status::internal(error.to_string()))?;
+        let forgotten = self.registry.forget(&migration).await.map_err(|error| Status::internal(error.to_string()))?;
         if !forgotten {
             return Err(Status::failed_precondition("the hand-over has not ended on this node"));
         }

@@ -71,8 +71,10 @@ enum Command {
     Empty(oneshot::Sender<Result<(), Failure>>),
     Prepared(Box<SourcePod>, HandoffClient<Channel>),
     Step(v1::Step),
-    /// Forgotten: what this migration holds is let go.
+    /// Another migration of the pod takes its place: what this one holds is let go.
     End,
+    /// The same, and its journal entry goes.
+    Forget(oneshot::Sender<std::io::Result<()>>),
 }
 
 /// A handle to one migration.
@@ -147,9 +149,20 @@ impl Session {
         self.feed(Event::Retire);
     }
 
-    /// Lets go of everything. Only for a migration that has ended and is forgotten: its own worker would hold it, and its connections, for ever.
+    /// Lets go of everything. Only for a migration that has ended: its own worker would hold it, and its connections, for ever.
     pub fn end(&self) {
         let _ = self.commands.send(Command::End);
+    }
+
+    /// As [`Session::end`], and its journal entry goes too: after what the worker still had to write.
+    ///
+    /// # Errors
+    /// When the journal cannot be changed.
+    pub async fn forget(&self) -> std::io::Result<()> {
+        let (reply, done) = oneshot::channel();
+        let _ = self.commands.send(Command::Forget(reply));
+        // A worker that has ended before has nothing in the journal.
+        done.await.unwrap_or(Ok(()))
     }
 
     /// Answers the target's question.
@@ -244,6 +257,10 @@ impl Worker {
                 }
                 Command::Step(step) => self.step(step),
                 Command::End => return,
+                Command::Forget(reply) => {
+                    let _ = reply.send(self.node.journal.remove(ROLE, &self.migration.source_pod_uid));
+                    return;
+                }
             }
         }
     }

@@ -61,8 +61,10 @@ pub struct Entry {
 
 enum Command {
     Event(Event),
-    /// Forgotten: what this migration holds is let go.
+    /// Another migration of the pod takes its place: what this one holds is let go.
     End,
+    /// The same, and its journal entry goes.
+    Forget(oneshot::Sender<std::io::Result<()>>),
     /// An answer of the API server, with the number of the call.
     Api(u64, Event),
     Create {
@@ -209,9 +211,20 @@ impl Session {
         self.ask(|reply| Command::Ask { abandon, reply }).await
     }
 
-    /// Lets go of everything. Only for a migration that has ended and is forgotten: its own worker would hold it, and its connections, for ever.
+    /// Lets go of everything. Only for a migration that has ended: its own worker would hold it, and its connections, for ever.
     pub fn end(&self) {
         let _ = self.commands.send(Command::End);
+    }
+
+    /// As [`Session::end`], and its journal entry goes too: after what the worker still had to write.
+    ///
+    /// # Errors
+    /// When the journal cannot be changed.
+    pub async fn forget(&self) -> std::io::Result<()> {
+        let (reply, done) = oneshot::channel();
+        let _ = self.commands.send(Command::Forget(reply));
+        // A worker that has ended before has nothing in the journal.
+        done.await.unwrap_or(Ok(()))
     }
 
     /// Takes the preparation back, if it is not too late.
@@ -278,13 +291,21 @@ impl Worker {
             command = self.inbox.recv() => command,
             _ = retry.tick(), if !self.session.machine().finished() => Some(Command::Event(Event::Retry)),
         } {
-            if matches!(command, Command::End) {
-                for (_, id) in &self.entry.keepers {
-                    self.desk.clear(id);
+            match command {
+                Command::End => return self.leave(),
+                Command::Forget(reply) => {
+                    self.leave();
+                    let _ = reply.send(self.node.journal.remove(ROLE, &self.session.migration.source_pod_uid));
+                    return;
                 }
-                return;
+                command => self.take(command).await,
             }
-            self.take(command).await;
+        }
+    }
+
+    fn leave(&self) {
+        for (_, id) in &self.entry.keepers {
+            self.desk.clear(id);
         }
     }
 
@@ -297,7 +318,7 @@ impl Worker {
                 }
                 self.feed(Event::Retry).await;
             }
-            Command::End => {}
+            Command::End | Command::Forget(_) => {}
             Command::Event(event) => self.feed(event).await,
             Command::Api(call, event) if call == self.api_call => self.feed(event).await,
             Command::Api(..) => {}
