@@ -123,6 +123,15 @@ impl Cluster {
         &self.client
     }
 
+    /// The newest migration that is under way.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn under_way(&self) -> Result<Option<PodMigration>, Error> {
+        let ended = |one: &PodMigration| one.status.as_ref().is_some_and(|status| status.phase.is_final());
+        Ok(self.list(false).await?.into_iter().rev().find(|one| !ended(one)))
+    }
+
     /// All nodes with an agent but that of the pod.
     ///
     /// # Errors
