@@ -123,6 +123,12 @@ impl Cluster {
         &self.client
     }
 
+    /// The node of a pod, if that may be known.
+    pub async fn node_of(&self, pod: &str) -> Option<String> {
+        let pods: Api<PodObject> = Api::namespaced(self.client.clone(), &self.namespace);
+        pods.get(pod).await.ok()?.spec?.node_name
+    }
+
     /// The newest migration that is under way.
     ///
     /// # Errors

@@ -141,6 +141,8 @@ pub enum Command {
 
 /// A pod and where it should go.
 #[derive(Clone, Debug, Args)]
+// The subcommand has a group of the name `Pod` already.
+#[group(id = "which-pod")]
 pub struct Pod {
     /// Name of the pod (`pod/NAME` is understood too)
     pub name: String,
@@ -163,6 +165,7 @@ pub struct Pod {
 
 /// What is to be told of a migration.
 #[derive(Clone, Debug, Args)]
+#[group(skip)]
 pub struct Trace {
     /// Name of the migration, or of a pod that is, was or will be moved. Without it: the migration of the namespace that is under way, else the next one
     pub name: Option<String>,

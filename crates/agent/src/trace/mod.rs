@@ -19,6 +19,8 @@ mod levels;
 mod logs;
 pub mod memory;
 mod signals;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

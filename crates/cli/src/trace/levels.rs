@@ -19,7 +19,11 @@ pub struct Raised(Vec<(String, u64)>);
 /// Raises the level of both nodes' kubelets, as far as it is known who they are, and says what it did.
 pub async fn raise(cluster: &Cluster, migration: &PodMigration) -> Raised {
     let status = migration.status.clone().unwrap_or_default();
-    let mut nodes: Vec<String> = [status.source_node, status.target_node.or_else(|| migration.spec.target_node.clone())].into_iter().flatten().collect();
+    let source = match status.source_node {
+        Some(node) => Some(node),
+        None => cluster.node_of(&migration.spec.pod_name).await,
+    };
+    let mut nodes: Vec<String> = [source, status.target_node.or_else(|| migration.spec.target_node.clone())].into_iter().flatten().collect();
     nodes.dedup();
     if nodes.len() < 2 {
         eprintln!("not both nodes are known yet: of those that are not, the kubelet logs no more than before");

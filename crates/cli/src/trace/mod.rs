@@ -53,8 +53,9 @@ pub async fn run(options: &Trace, place: &Place) -> Result<u8, Error> {
     let raised = if options.raise { Some(levels::raise(&cluster, &migration).await) } else { None };
     let api: Api<MigrationTrace> = Api::namespaced(cluster.client().clone(), &cluster.namespace);
     let name = order(&api, &migration, options).await?;
+    let record = migration.name_any();
     let outcome = tokio::select! {
-        outcome = tell(&cluster, &api, &name, &migration.name_any(), options, place.output) => outcome,
+        outcome = tell(&cluster, &api, &name, &record, options, place.output) => outcome,
         () = &mut interrupted => Ok(0),
     };
     // The controller takes it away later if this fails.

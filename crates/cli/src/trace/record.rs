@@ -28,11 +28,9 @@ pub fn lines(object: &PodMigration) -> Vec<Told> {
             "target" => status.target_node.as_deref(),
             _ => None,
         };
-        if node.is_none() {
-            if phase.is_none_or(|phase| phase < one.phase) {
-                phase = Some(one.phase);
-                say(CONTROLLER, Line::new(one.start_us, Source::Controller, Level::Info, &format!("{:?} begins", one.phase)));
-            }
+        if node.is_none() && phase.is_none_or(|phase| phase < one.phase) {
+            phase = Some(one.phase);
+            say(CONTROLLER, Line::new(one.start_us, Source::Controller, Level::Info, &format!("{:?} begins", one.phase)));
         }
         let does = steps::of(&one.step).map_or("", |known| known.does);
         say(node.unwrap_or(CONTROLLER), step::line(&one.step, &one.who, does, &one.detail, one.start_us, one.duration_us.max(0)));

@@ -134,9 +134,8 @@ impl Story {
     pub fn ready(&mut self) -> impl Iterator<Item = Told> {
         let mut until = i64::MIN;
         if self.past_told || self.begin.elapsed() > PAST {
-            while let Some((_, highest)) = self.marks.pop_front_if(|(came, _)| came.elapsed() >= HOLD) {
-                until = highest;
-            }
+            let waited = self.marks.partition_point(|(came, _)| came.elapsed() >= HOLD);
+            until = self.marks.drain(..waited).next_back().map_or(until, |(_, highest)| highest);
         }
         self.order.take_until(until).map(|(_, told)| told)
     }

@@ -19,7 +19,7 @@ pub enum Told {
     /// All that was there when it began.
     Past(&'static str),
     /// It has nothing more to say.
-    Ended(&'static str),
+    Ended,
 }
 
 /// Passes on what the agent of `node` tells, until it ends or nobody listens.
@@ -43,7 +43,7 @@ pub async fn listen(context: Arc<Context>, role: &'static str, node: String, mut
         }
         tokio::time::sleep(PAUSE).await;
     }
-    let _ = out.send(Told::Ended(role)).await;
+    let _ = out.send(Told::Ended).await;
 }
 
 async fn stream(context: &Context, role: &'static str, node: &str, request: &mut TraceRequest, out: &mpsc::Sender<Told>) -> Result<(), String> {

@@ -133,7 +133,7 @@ impl Worker {
                     self.nodes_changed = true;
                 }
             }
-            Told::Ended(_) => self.ended += 1,
+            Told::Ended => self.ended += 1,
         }
     }
 
