@@ -199,7 +199,7 @@ mod tests {
             [(10_000, "node-a", "kubelet", "info", "second"), (14_000, "node-b", "criu", "info", "first"), (16_000, "node-b", "runtime", "warning", "third")];
         assert_eq!(story.window(&status(0, &lines)), 3);
         assert_eq!(story.window(&status(1, &lines[1..])), 3);
-        assert_eq!(story.window(&status(1, &[lines[1], lines[2], (9_000, "node-a", "exec", "info", "late")])), 4);
+        assert_eq!(story.window(&status(1, &[lines[1], lines[2], (8_000, "node-a", "exec", "info", "late")])), 4);
         assert_eq!(texts(&mut story), ["late", "first", "second", "third"]);
     }
 
