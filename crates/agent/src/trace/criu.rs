@@ -15,9 +15,9 @@ use tokio::sync::Notify;
 use super::memory::MEMORY;
 
 /// How often a log that grows is looked at.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(1);
 /// After the end of whoever writes it.
-const REST: Duration = Duration::from_secs(1);
+const REST: Duration = Duration::from_millis(300);
 /// After this nobody writes any more, whatever became of it.
 const LONGEST: Duration = Duration::from_secs(600);
 /// Most that is read of a log, in bytes: its beginning.

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use super::*;
 
 const UID: &str = "84abe4ca-71ee-420d-b7bd-259ba141862f";
+/// Tests run side by side, and see each other's processes.
+const OTHER: &str = "0c3f6a52-1d0e-4b0b-9f37-2f0a6a4c9b11";
 
 fn listener(interest: Interest) -> (Listener, mpsc::Receiver<Result<TraceLine, Status>>) {
     let (out, lines) = mpsc::channel(64);
@@ -78,18 +80,79 @@ fn a_program_is_told_with_those_above_it() {
     if !is_root() {
         return;
     }
-    let (listener, mut lines) = listener(Interest::in_uids([UID]));
+    let (listener, mut lines) = listener(Interest::in_uids([OTHER]));
     let worker = std::thread::spawn(move || exec::follow(&godwit_node::host::Host::at("/"), &listener));
     std::thread::sleep(Duration::from_millis(500));
     // Its child names nothing of the migration, but is started by one that does.
-    let mut task = Command::new("sh").args(["-c", "sleep 1; :", UID]).stdout(Stdio::null()).spawn().unwrap();
+    let mut task = Command::new("sh").args(["-c", "sleep 1; :", OTHER]).stdout(Stdio::null()).spawn().unwrap();
     let mut said = Vec::new();
     let first = wait_for(&mut lines, "exec", &mut said).map(|line| line.text).unwrap_or_default();
     let second = wait_for(&mut lines, "exec", &mut said).map(|line| line.text).unwrap_or_default();
     drop(lines);
     worker.join().unwrap();
     task.wait().unwrap();
-    assert!(first.contains("→ sh[") && first.ends_with(UID), "{first} {said:?}");
+    assert!(first.contains("→ sh[") && first.ends_with(OTHER), "{first} {said:?}");
     assert!(second.contains("→ sh[") && second.contains("→ sleep["), "{second} {said:?}");
     eprintln!("how: {}", if said.is_empty() { "the kernel told it".to_owned() } else { said.join("; ") });
+}
+
+/// Stands for a node with a journal: a journald of its own, and somebody who says something when told to.
+const NODE: &str = "
+set -e
+mount -t tmpfs t /run
+mount -t tmpfs t /var/log
+mkdir -p /run/log/journal /run/systemd/journal
+/usr/lib/systemd/systemd-journald >/dev/null 2>&1 &
+journald=$!
+trap 'kill $journald' EXIT
+until [ -S /run/systemd/journal/dev-log ]; do sleep 0.05; done
+say() { logger -u /run/systemd/journal/dev-log -t \"$1\" \"$2\"; }
+say conmon 'conmon 84abe4ca-71ee-420d-b7bd-259ba141862f: before'
+say sshd '84abe4ca-71ee-420d-b7bd-259ba141862f: not about pods'
+say crun 'of another one'
+echo ready
+read -r word
+say crun \"84abe4ca-71ee-420d-b7bd-259ba141862f: $word\"
+read -r word
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_journal_is_read_and_followed() {
+    let missing = ["/usr/lib/systemd/systemd-journald", "/usr/bin/journalctl", "/usr/bin/logger"].into_iter().find(|path| !std::path::Path::new(path).exists());
+    if let (true, Some(missing)) = (is_root(), missing) {
+        eprintln!("skipped: {missing} is not here");
+    }
+    if !nix::unistd::geteuid().is_root() || missing.is_some() {
+        return;
+    }
+    let mut command = Command::new("unshare");
+    let mut node = command.args(["-m", "--propagation", "private", "sh", "-c", NODE]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut ready = [0; 6];
+    std::io::Read::read_exact(node.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    let host = godwit_node::host::Host::of_pid(i32::try_from(node.id()).unwrap());
+    assert!(journal::there(&host));
+    let (listener, mut lines) = listener(Interest::in_uids([UID]));
+    // What was said is in the journal a moment later.
+    let mut cursor = None;
+    let mut first = None;
+    for _ in 0..40 {
+        cursor = journal::past(&host, &listener).await;
+        first = lines.try_recv().ok();
+        if first.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let first = first.unwrap().unwrap();
+    assert_eq!((first.source.as_str(), first.text.as_str()), ("shim", format!("conmon {UID}: before").as_str()));
+    assert!(lines.try_recv().is_err(), "more than that was told");
+    let following = tokio::spawn(journal::follow(host, listener, cursor));
+    let stdin = node.stdin.as_mut().unwrap();
+    std::io::Write::write_all(stdin, b"after\n").unwrap();
+    let second = tokio::time::timeout(Duration::from_secs(20), lines.recv()).await.unwrap().unwrap().unwrap();
+    assert_eq!((second.source.as_str(), second.text.as_str()), ("oci", format!("{UID}: after").as_str()));
+    drop(lines);
+    tokio::time::timeout(Duration::from_secs(10), following).await.unwrap().unwrap();
+    std::io::Write::write_all(stdin, b"end\n").unwrap();
+    node.wait().unwrap();
 }

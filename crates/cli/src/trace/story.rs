@@ -13,7 +13,7 @@ use crate::options::Trace;
 use crate::text::precise;
 
 /// For so long a line waits for earlier ones of other nodes.
-const HOLD: Duration = Duration::from_millis(1200);
+const HOLD: Duration = Duration::from_secs(2);
 /// For so long the past of one node waits for that of the other.
 const PAST: Duration = Duration::from_secs(20);
 
