@@ -189,6 +189,15 @@ fn terminate(host: &Host, process: &str) -> io::Result<()> {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).map_err(io::Error::from)
 }
 
+/// Has a service of the node read its settings again.
+///
+/// # Errors
+/// When there is no such process.
+pub fn reload(host: &Host, process: &str) -> io::Result<()> {
+    let (pid, _) = oldest(host, process).ok_or(io::ErrorKind::NotFound)?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGHUP).map_err(io::Error::from)
+}
+
 /// Whether the service was started before the file was written: it may have read it since without acting on it (CRI-O on SIGHUP).
 fn older_than(host: &Host, process: &str, file: &Path) -> bool {
     let written = fs::metadata(file).and_then(|metadata| metadata.modified()).ok();

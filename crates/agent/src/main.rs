@@ -22,6 +22,7 @@ mod service;
 mod socket;
 mod source;
 mod target;
+mod trace;
 mod uninstall;
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
@@ -40,6 +41,7 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Largest message of the contract, in bytes.
 const MESSAGE: usize = 8 << 20;
@@ -79,13 +81,17 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run() -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("GODWIT_LOG").unwrap_or_else(|_| "info".into()))
-        .with_writer(std::io::stderr)
+    // The log for people, and what is kept for `kubectl migrate trace`: of Godwit's own, and more of it.
+    let own = Targets::new().with_target("godwit", tracing::Level::DEBUG);
+    let wanted = tracing_subscriber::EnvFilter::try_from_env("GODWIT_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::registry()
+        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(wanted))
+        .with(trace::memory::Ear.with_filter(own))
         .init();
     let arguments = Arguments::parse();
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let host = Host::detect();
+    trace::undo_leftovers(&host);
     let kube = kube::Client::try_default().await.context("no API server")?;
     let cri = install::install(&host).await.context("cannot install the runtime handler")?;
     let credentials = certificates::obtain(kube.clone(), &arguments.namespace, Identity::Agent(arguments.node_name.clone())).await;
@@ -125,7 +131,7 @@ async fn run() -> anyhow::Result<()> {
         });
     }
     let socket_path = node.host.path(SOCKET);
-    let socket = socket::serve(&socket_path, registry.desk.clone());
+    let socket = socket::serve(&socket_path, node.host.path(CONTAINERS), registry.desk.clone());
     tokio::spawn(target::consumed::keep_swept(node.host.clone()));
     tokio::spawn(node.clone().sweep_mirrors());
     announce(&node).await.context("cannot label the node")?;

@@ -4,7 +4,11 @@
 //!   godwit-runtime ──one JSON line──▶ socket ──▶ Desk::answer ──(may wait for long)──▶ one JSON line back
 //! ```
 
-use std::{os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context;
 use godwit_runtime::protocol::{Reply, Request};
@@ -13,13 +17,13 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-use crate::target::desk::Desk;
+use crate::{target::desk::Desk, trace};
 
-/// Serves until the process ends.
+/// Serves until the process ends; `containers` is where the containers' directories are.
 ///
 /// # Errors
 /// When the socket cannot be made.
-pub async fn serve(path: &Path, desk: Arc<Desk>) -> anyhow::Result<()> {
+pub async fn serve(path: &Path, containers: PathBuf, desk: Arc<Desk>) -> anyhow::Result<()> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
         std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
@@ -35,9 +39,9 @@ pub async fn serve(path: &Path, desk: Arc<Desk>) -> anyhow::Result<()> {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let desk = desk.clone();
+                let (desk, containers) = (desk.clone(), containers.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = answer(stream, &desk).await {
+                    if let Err(error) = answer(stream, &containers, &desk).await {
                         tracing::debug!(%error, "a question on the node's socket was left");
                     }
                 });
@@ -51,7 +55,8 @@ pub async fn serve(path: &Path, desk: Arc<Desk>) -> anyhow::Result<()> {
 }
 
 /// Reads one question and answers it, unless whoever asked leaves before.
-async fn answer(stream: UnixStream, desk: &Desk) -> anyhow::Result<()> {
+async fn answer(stream: UnixStream, containers: &Path, desk: &Desk) -> anyhow::Result<()> {
+    let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader).take(64 << 10);
     let mut line = String::new();
@@ -59,9 +64,14 @@ async fn answer(stream: UnixStream, desk: &Desk) -> anyhow::Result<()> {
     let reply = match serde_json::from_str::<Request>(&line) {
         Ok(request) => {
             tracing::debug!(?request, "asked");
+            trace::asked::asked(&request, peer);
+            trace::asked::follow_restore(&request, containers);
             let mut rest = [0u8; 1];
             tokio::select! {
-                reply = desk.answer(&request) => reply,
+                reply = desk.answer(&request) => {
+                    trace::asked::answered(&request, &reply);
+                    reply
+                }
                 _ = reader.read(&mut rest) => {
                     desk.left(&request);
                     anyhow::bail!("{request:?}: whoever asked has gone");

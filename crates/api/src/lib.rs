@@ -6,7 +6,8 @@
 //!                                     ▼
 //!                                 Handover  ◀──status.state── the two agents, nobody else
 //!
-//!   kubectl migrate doctor ──creates──▶ NodeCheck ◀──status── controller ◀── the node's agent
+//!   kubectl migrate doctor ──creates──▶ NodeCheck      ◀──status── controller ◀── the node's agent
+//!   kubectl migrate trace  ──creates──▶ MigrationTrace ◀──status── controller ◀── both agents
 //! ```
 
 pub mod check;
@@ -14,11 +15,13 @@ mod crds;
 pub mod handover;
 pub mod migration;
 pub mod names;
+pub mod trace;
 
 pub use check::{NodeCheck, NodeCheckSpec, NodeCheckStatus};
 pub use crds::crds;
 pub use handover::{Handover, HandoverSpec, HandoverState, HandoverStatus};
 pub use migration::{PodMigration, PodMigrationSpec, PodMigrationStatus};
+pub use trace::{MigrationTrace, MigrationTraceSpec, MigrationTraceStatus};
 
 /// API group of all objects.
 pub const GROUP: &str = "godwit.dev";

@@ -123,6 +123,21 @@ impl Cluster {
         &self.client
     }
 
+    /// The node of a pod, if that may be known.
+    pub async fn node_of(&self, pod: &str) -> Option<String> {
+        let pods: Api<PodObject> = Api::namespaced(self.client.clone(), &self.namespace);
+        pods.get(pod).await.ok()?.spec?.node_name
+    }
+
+    /// The newest migration that is under way.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn under_way(&self) -> Result<Option<PodMigration>, Error> {
+        let ended = |one: &PodMigration| one.status.as_ref().is_some_and(|status| status.phase.is_final());
+        Ok(self.list(false).await?.into_iter().rev().find(|one| !ended(one)))
+    }
+
     /// All nodes with an agent but that of the pod.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::options::{Command, Format, Options, Output, Place, Pod, Where};
 use crate::screen::Screen;
-use crate::{doctor, explain, matrix, report, text, timeline, view};
+use crate::{doctor, explain, matrix, report, text, timeline, trace, view};
 
 /// Does what the command line says.
 ///
@@ -33,6 +33,7 @@ pub async fn run(options: Options) -> Result<u8, Error> {
         (Some(Command::Explain { what, all, place }), _) => explain(what.as_deref(), all, &place).await,
         (Some(Command::Timeline { name, place }), _) => timeline(&name, &place).await,
         (Some(Command::Report { name, output, file, at }), _) => report(&name, output, file.as_deref(), &at).await,
+        (Some(Command::Trace { trace, place }), _) => trace::run(&trace, &place).await,
         (Some(Command::Release { name, place }), _) => release(&name, &place).await,
         (None, None) => Ok(3),
     }

@@ -20,6 +20,9 @@ pub enum Error {
     /// A file that cannot be explained.
     #[error("cannot explain {0}: {1}")]
     Unreadable(String, String),
+    /// A trace that the controller ended.
+    #[error("the trace ended early: {0}")]
+    Cut(String),
     /// Ctrl-C.
     #[error("not waiting any longer; the migration goes on\n  See it: kubectl migrate status {0} -n {1}\n  Stop it: kubectl migrate cancel {0} -n {1}")]
     Interrupted(String, String),
@@ -33,7 +36,7 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> u8 {
         match self {
-            Self::Unreachable(_) | Self::NotInstalled | Self::Print(_) => 4,
+            Self::Unreachable(_) | Self::NotInstalled | Self::Print(_) | Self::Cut(_) => 4,
             Self::Refused(_) | Self::NoMigration(..) | Self::Unreadable(..) => 5,
             Self::Interrupted(..) => 6,
         }

@@ -17,6 +17,7 @@ mod report;
 mod screen;
 mod text;
 mod timeline;
+mod trace;
 mod view;
 
 use std::process::ExitCode;

@@ -105,6 +105,13 @@ pub enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Tell what happens on both nodes and in the controller, in one stream: kubelet, runtime, runc, CRIU, kernel, signals
+    Trace {
+        #[command(flatten)]
+        trace: Trace,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Retire the anchor of a migration: connections that still use the old address are reset, the old pod goes
     Release {
         /// Name of the migration
@@ -134,6 +141,8 @@ pub enum Command {
 
 /// A pod and where it should go.
 #[derive(Clone, Debug, Args)]
+// The subcommand has a group of the name `Pod` already.
+#[group(id = "which-pod")]
 pub struct Pod {
     /// Name of the pod (`pod/NAME` is understood too)
     pub name: String,
@@ -152,6 +161,46 @@ pub struct Pod {
     /// Only order the migration
     #[arg(long)]
     pub no_wait: bool,
+}
+
+/// What is to be told of a migration.
+#[derive(Clone, Debug, Args)]
+#[group(skip)]
+pub struct Trace {
+    /// Name of the migration, or of a pod that is, was or will be moved. Without it: the migration of the namespace that is under way, else the next one
+    pub name: Option<String>,
+    /// Everything that the logs say, not only what matters
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Nothing older than this, e.g. 30s or 5m
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub since: Option<Duration>,
+    /// Only lines in which this regular expression is found
+    #[arg(long, value_name = "REGEX", value_parser = regex::Regex::new)]
+    pub grep: Option<regex::Regex>,
+    /// Only these sources, e.g. kubelet,criu
+    #[arg(long, value_name = "SOURCES", value_delimiter = ',', value_parser = source)]
+    pub source: Vec<godwit_trace::Source>,
+    /// Not what was, but the next migration
+    #[arg(long)]
+    pub next: bool,
+    /// Let kubelets and CRI-O log more while this runs; undone at the end
+    #[arg(long)]
+    pub raise: bool,
+    /// Colours
+    #[arg(long, value_enum, default_value_t = Colour::Auto)]
+    pub color: Colour,
+}
+
+/// Whether to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Colour {
+    /// On a terminal
+    Auto,
+    /// Yes
+    Always,
+    /// No
+    Never,
 }
 
 /// What becomes of the pod's connections.
@@ -226,6 +275,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(time).map_err(|_| "it must not be negative".to_owned())
 }
 
+/// Reads the tag of a source.
+fn source(tag: &str) -> Result<godwit_trace::Source, String> {
+    let all = || godwit_trace::Source::ALL.map(godwit_trace::Source::tag).join(", ");
+    godwit_trace::Source::of(tag).ok_or_else(|| format!("there are: {}", all()))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -255,6 +310,18 @@ mod tests {
         assert_eq!(pod.name, "list");
         let Some(Command::Pod { pod, .. }) = parse("pod pod").command else { panic!("a pod") };
         assert_eq!(pod.name, "pod");
+    }
+
+    #[test]
+    fn a_trace_is_told_what_to_leave_out() {
+        let Some(Command::Trace { trace, place }) = parse("trace web-0 -v --since 30s --grep cr.u --source criu,kubelet -o json").command else {
+            panic!("a trace")
+        };
+        assert_eq!((trace.name.as_deref(), trace.verbose, trace.since), (Some("web-0"), true, Some(Duration::from_secs(30))));
+        assert_eq!(trace.source, [godwit_trace::Source::Criu, godwit_trace::Source::Kubelet]);
+        assert!(trace.grep.unwrap().is_match("criu") && place.output == Output::Json);
+        assert!(Options::try_parse_from(["kubectl-migrate", "trace", "--source", "x"]).is_err());
+        assert!(Options::try_parse_from(["kubectl-migrate", "trace", "--grep", "("]).is_err());
     }
 
     #[test]

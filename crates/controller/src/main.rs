@@ -29,6 +29,7 @@ mod removal;
 mod run;
 mod signer;
 mod target;
+mod trace;
 
 use clap::{Parser, Subcommand};
 

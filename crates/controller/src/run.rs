@@ -11,13 +11,13 @@ use kube::runtime::{Controller, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::signal::unix::{SignalKind, signal};
 
-use godwit_api::{NodeCheck, PodMigration, names};
+use godwit_api::{MigrationTrace, NodeCheck, PodMigration, names};
 
 use crate::agents::Agents;
 use crate::context::Context;
 use crate::lease::Election;
 use crate::reconcile::{reconcile, retry};
-use crate::{authority, checks, signer};
+use crate::{authority, checks, signer, trace};
 
 /// What is counted.
 pub static METRICS: LazyLock<godwit_metrics::Controller> = LazyLock::new(godwit_metrics::Controller::default);
@@ -94,6 +94,10 @@ async fn lead(client: Client, options: &Options) -> anyhow::Result<()> {
         .run(checks::reconcile, checks::retry, Arc::clone(&context))
         .for_each(|_| std::future::ready(()));
     tokio::spawn(checks);
+    let traces = Controller::new(Api::<MigrationTrace>::all(client.clone()), watcher::Config::default())
+        .run(trace::reconcile, trace::retry, Arc::new(trace::Traces::new(Arc::clone(&context))))
+        .for_each(|_| std::future::ready(()));
+    tokio::spawn(traces);
     // Target pods carry the name of their migration: a change of one is a reason to look.
     let targets = watcher::Config::default().labels(names::LABEL_MIGRATION);
     controller

@@ -31,6 +31,7 @@ mod rivals;
 mod strangers;
 mod there_and_back;
 mod timeline;
+mod trace;
 mod unfit_targets;
 mod uninstall;
 
@@ -39,7 +40,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 37] = [
+const SCENARIOS: [Scenario; 38] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
@@ -65,6 +66,7 @@ const SCENARIOS: [Scenario; 37] = [
     rivals::SCENARIO,
     pod_deleted::SCENARIO,
     timeline::SCENARIO,
+    trace::SCENARIO,
     explain::SCENARIO,
     report::SCENARIO,
     doctor::SCENARIO,

@@ -8,6 +8,7 @@ use godwit_rpc::{
     Identity, tls,
     v1::{self, agent_server::Agent, anchor_request::Action, switch_event},
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{Replies, named};
@@ -128,6 +129,16 @@ impl Agent for Control {
     async fn check(&self, request: Request<v1::CheckRequest>) -> Result<Response<v1::CheckReply>, Status> {
         admit(&request)?;
         Ok(Response::new(crate::check::check(&self.registry.node, request.into_inner().fix).await))
+    }
+
+    type TraceStream = Replies<v1::TraceLine>;
+
+    async fn trace(&self, request: Request<v1::TraceRequest>) -> Result<Response<Self::TraceStream>, Status> {
+        admit(&request)?;
+        let request = request.into_inner();
+        let migration = named(request.migration.clone())?;
+        let lines = crate::trace::listen(&self.registry.node, &migration, &request);
+        Ok(Response::new(ReceiverStream::new(lines).boxed()))
     }
 
     async fn clock(&self, request: Request<v1::ClockRequest>) -> Result<Response<v1::ClockReply>, Status> {

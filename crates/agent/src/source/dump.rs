@@ -12,10 +12,12 @@ use godwit_node::{
     host::Host,
 };
 use godwit_rpc::v1::Failure;
+use godwit_trace::Source;
 
 use crate::{
     clock::{Notes, Timer},
     failure::{failure, internal},
+    trace,
 };
 
 /// After this a dump has hung and CRIU is killed: the one case in which that is done, because a killed CRIU may leave its code in the processes.
@@ -71,6 +73,9 @@ impl Dump {
         let words = shield::command(&std::iter::once("criu".to_owned()).chain(self.plan.args(&self.images, &self.work)).collect::<Vec<_>>());
         let mut command = host.command_in_pod(&sandbox.namespaces, &words[0], &words[1..]).map_err(|error| internal("cannot start criu", error))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let log = host.path(self.work.join("dump.log"));
+        // The name of the pod is in the path.
+        let _log = trace::criu::follow(move || vec![(log.clone(), Source::Criu)], &self.work.to_string_lossy());
         let mut criu = command.spawn().map_err(|error| internal("cannot start criu", error))?;
         let status = match tokio::time::timeout(HARD_LIMIT, criu.wait()).await {
             Ok(status) => status.map_err(|error| internal("cannot wait for criu", error))?,

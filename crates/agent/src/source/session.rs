@@ -292,7 +292,7 @@ impl Worker {
         let effects = {
             let mut machine = self.session.machine.lock().unwrap_or_else(PoisonError::into_inner);
             let before = format!("{:?}", machine.state());
-            tracing::debug!(migration = self.migration.name, ?event, state = before, "source");
+            tracing::debug!(migration = self.migration.name, uid = self.migration.uid, ?event, state = before, "source");
             machine.step(event)
         };
         for effect in effects {
@@ -301,7 +301,7 @@ impl Worker {
     }
 
     async fn execute(&mut self, effect: Effect) {
-        tracing::debug!(migration = self.migration.name, ?effect, "source does");
+        tracing::debug!(migration = self.migration.name, uid = self.migration.uid, ?effect, "source does");
         match effect {
             Effect::Journal => {
                 self.next_step("journal");
@@ -380,7 +380,14 @@ impl Worker {
         for attempt in 0..50 {
             match self.with_grip(act.clone()).await {
                 None | Some(Ok(())) => return,
-                Some(Err(why)) => tracing::warn!(migration = self.migration.name, reason = why.reason, message = why.message, attempt, "cannot {what}"),
+                Some(Err(why)) => tracing::warn!(
+                    migration = self.migration.name,
+                    uid = self.migration.uid,
+                    reason = why.reason,
+                    message = why.message,
+                    attempt,
+                    "cannot {what}"
+                ),
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
@@ -601,6 +608,7 @@ impl Worker {
             let since = Duration::from_micros(u64::try_from(since).unwrap_or_default());
             self.relay.follow(Instant::now().checked_sub(since).unwrap_or_else(Instant::now));
         }
+        crate::trace::step(&self.migration, &step);
         self.steps.push(step.clone());
         self.session.events.push(SwitchEvent { event: Some(switch_event::Event::Step(step)) });
     }

@@ -497,7 +497,7 @@ impl Worker {
     async fn feed(&mut self, event: Event) {
         let effects = {
             let mut machine = self.session.machine.lock().unwrap_or_else(PoisonError::into_inner);
-            tracing::debug!(migration = self.session.migration.name, ?event, state = ?machine.state(), "target");
+            tracing::debug!(migration = self.session.migration.name, uid = self.session.migration.uid, ?event, state = ?machine.state(), "target");
             machine.step(event)
         };
         for effect in effects {
@@ -506,7 +506,7 @@ impl Worker {
     }
 
     async fn execute(&mut self, effect: Effect) {
-        tracing::debug!(migration = self.session.migration.name, ?effect, "target does");
+        tracing::debug!(migration = self.session.migration.name, uid = self.session.migration.uid, ?effect, "target does");
         match effect {
             Effect::Journal => {
                 if self.relay.runs() {
@@ -678,6 +678,7 @@ impl Worker {
     }
 
     fn tell(&self, step: v1::Step) {
+        crate::trace::step(&self.session.migration, &step);
         self.session.events.push(RestoreEvent { event: Some(restore_event::Event::Step(step)) });
     }
 
