@@ -31,9 +31,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+pub use files::{FILE as FILES, PARTS};
 pub use frame::{Image, Payload, Source, Stream};
-pub use kind::{Body, Kind, of as kind};
+pub use kind::{Body, INVENTORY, Kind, of as kind};
 pub use manifest::{FILE as MANIFEST, Manifest, complete, seal, seal_whole};
+pub use memory::{FILE as FILE_MAPPING, GUARD, PAGE, Run, SHARED};
 pub use timers::rearm;
 pub use tree::Process;
 

@@ -18,6 +18,7 @@ pub mod dump;
 pub mod explain;
 mod failure;
 pub mod images;
+pub mod inspect;
 mod mountinfo;
 pub mod mounts;
 pub mod restore;

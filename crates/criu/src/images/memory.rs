@@ -13,9 +13,10 @@ pub const PAGE: u64 = 4096;
 const IN_PARENT: u64 = 1;
 const LAZY: u64 = 2;
 const PRESENT: u64 = 4;
-/// `VMA_FILE_PRIVATE` and `VMA_FILE_SHARED`, `VMA_ANON_SHARED`, `VMA_AREA_SYSVIPC`, `VMA_AREA_SOCKET`, `VMA_AREA_MEMFD`
+/// Mappings of files: `VMA_FILE_PRIVATE` and `VMA_FILE_SHARED`, `VMA_ANON_SHARED`, `VMA_AREA_SYSVIPC`, `VMA_AREA_SOCKET`, `VMA_AREA_MEMFD`
 /// (`criu/include/image.h`).
 pub const FILE: u64 = 1 << 6 | 1 << 7;
+/// Anonymous memory that several processes share.
 pub const SHARED: u64 = 1 << 8;
 const SYSV: u64 = 1 << 10;
 const SOCKET: u64 = 1 << 11;
