@@ -16,6 +16,7 @@
 //! CRIU's own definitions, which are its stable interface; what a newer CRIU adds is kept, for no message is ever written anew as a whole. Memory pages, and
 //! the content of files, pipes and sockets, are never loaded.
 
+pub mod decode;
 mod files;
 mod frame;
 mod kind;
@@ -25,15 +26,17 @@ mod places;
 pub mod schema;
 mod timers;
 mod tree;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 pub use files::{FILE as FILES, PARTS};
+pub(crate) use frame::write_entries;
 pub use frame::{Image, Payload, Source, Stream};
-pub use kind::{Body, INVENTORY, Kind, of as kind};
+pub use kind::{Body, INVENTORY, Kind, is_service, of as kind};
+pub(crate) use manifest::renew;
 pub use manifest::{FILE as MANIFEST, Manifest, complete, seal, seal_whole};
 pub use memory::{FILE as FILE_MAPPING, GUARD, PAGE, Run, SHARED};
 pub use timers::rearm;

@@ -57,7 +57,13 @@ fn without_a_manifest_a_torn_entry_is_refused() {
             ends.push(at);
             at += 4 + u32::from_le_bytes(word.try_into().unwrap()) as usize;
         }
-        let step = if whole.len() > 100_000 { 7919 } else if whole.len() > 600 { 13 } else { 1 };
+        let step = if whole.len() > 100_000 {
+            7919
+        } else if whole.len() > 600 {
+            13
+        } else {
+            1
+        };
         let raw = ["ghost-file", "pipes-data", "fifo-data", "sk-queues", "tcp-stream"].iter().any(|kind| name.starts_with(kind));
         for length in (0..whole.len()).step_by(step).filter(|length| !ends.contains(length) && !raw) {
             fs::write(&path, &whole[..length]).unwrap();
@@ -200,7 +206,9 @@ fn what_another_image_speaks_of_must_be_there() {
         fs::rename(&aside, directory.path().join(&name)).unwrap();
     }
     let before = fs::read(directory.path().join("fdinfo-2.img")).unwrap();
-    for (from, to) in [("fdinfo-2.img", "fdinfo-99.img"), ("ghost-file-1.img", "ghost-file-77.img"), ("core-8.img", "core-88.img"), ("pages-3.img", "pages-9.img")] {
+    for (from, to) in
+        [("fdinfo-2.img", "fdinfo-99.img"), ("ghost-file-1.img", "ghost-file-77.img"), ("core-8.img", "core-88.img"), ("pages-3.img", "pages-9.img")]
+    {
         fs::rename(directory.path().join(from), directory.path().join(to)).unwrap();
         assert!(verify(directory.path()).is_err(), "{from} → {to}");
         fs::rename(directory.path().join(to), directory.path().join(from)).unwrap();

@@ -156,6 +156,23 @@ impl Image {
     }
 }
 
+/// Writes an image anew that has messages and nothing else.
+///
+/// # Errors
+/// If it cannot be written, or is of another kind.
+pub fn write_entries(path: &Path, name: &str, entries: &[Vec<u8>]) -> io::Result<()> {
+    let kind = kind::of(name).filter(|kind| kind.body == Body::Entries && name != kind::INVENTORY && !kind::is_service(name));
+    let kind = kind.ok_or_else(|| io::Error::other(format!("{name} cannot be written anew")))?;
+    let mut bytes = Vec::new();
+    bytes.extend(COMMON.to_le_bytes());
+    bytes.extend(kind.magic.to_le_bytes());
+    for entry in entries {
+        bytes.extend(u32::try_from(entry.len()).map_err(io::Error::other)?.to_le_bytes());
+        bytes.extend(entry);
+    }
+    std::fs::write(path, bytes)
+}
+
 struct Reader<'a, S> {
     name: &'a str,
     at: u64,

@@ -149,7 +149,7 @@ pub fn of(name: &str) -> Option<Kind> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use crate::images::schema;
 
@@ -172,8 +172,13 @@ mod tests {
     #[test]
     fn names_are_understood() {
         for (name, message) in [
-            ("core-12.img", "core_entry"), ("pagemap-shmem-7.img", "pagemap_head"), ("ghost-file-1f.img", "ghost_file_entry"),
-            ("pipes-data.img", "pipe_data_entry"), ("stats-dump", "stats_entry"), ("pages-1.img", ""), ("tmpfs-dev-73.tar.gz.img", ""),
+            ("core-12.img", "core_entry"),
+            ("pagemap-shmem-7.img", "pagemap_head"),
+            ("ghost-file-1f.img", "ghost_file_entry"),
+            ("pipes-data.img", "pipe_data_entry"),
+            ("stats-dump", "stats_entry"),
+            ("pages-1.img", ""),
+            ("tmpfs-dev-73.tar.gz.img", ""),
         ] {
             assert_eq!(of(name).map(|kind| kind.message), Some(message), "{name}");
         }

@@ -83,6 +83,24 @@ pub fn complete(directory: &Path, digests: &BTreeMap<String, String>) -> io::Res
     fs::write(path, serde_json::to_vec(&manifest)?)
 }
 
+/// Takes lengths and digests of these files again, if there is a list.
+///
+/// # Errors
+/// If the list cannot be read or written.
+pub fn renew(directory: &Path, names: &[&str]) -> io::Result<()> {
+    let path = directory.join(FILE);
+    let text = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        text => text?,
+    };
+    let mut manifest: Manifest = serde_json::from_slice(&text)?;
+    for name in names {
+        let path = directory.join(name);
+        manifest.files.insert((*name).to_owned(), File { length: fs::metadata(&path)?.len(), digest: Some(digest(&path)?) });
+    }
+    fs::write(path, serde_json::to_vec(&manifest)?)
+}
+
 /// Compares a directory with its list, if it has one.
 pub fn check(directory: &Path, lengths: &BTreeMap<String, u64>) -> Result<Option<Manifest>, Problem> {
     if !lengths.contains_key(FILE) {

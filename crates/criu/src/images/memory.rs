@@ -61,7 +61,7 @@ impl Run {
         }
         let start = entry.number("vaddr").unwrap_or(0);
         let end = count.checked_mul(PAGE).and_then(|bytes| start.checked_add(bytes));
-        if start % PAGE != 0 || count == 0 || end.is_none() {
+        if !start.is_multiple_of(PAGE) || count == 0 || end.is_none() {
             return Err("an entry is no run of pages");
         }
         let present = flags & PRESENT != 0;
@@ -129,7 +129,7 @@ fn mappings(set: &Set, pid: &str) -> Result<Vec<(u64, u64)>, Problem> {
     let mut mappings: Vec<(u64, u64)> = Vec::new();
     for vma in set.first(&name)?.views("vmas").iter().filter(|vma| vma.number("status").unwrap_or(0) & GUARD == 0) {
         let (start, end) = (vma.number("start").unwrap_or(0), vma.number("end").unwrap_or(0));
-        if start % PAGE != 0 || end % PAGE != 0 || start >= end || mappings.last().is_some_and(|last| last.1 > start) {
+        if !start.is_multiple_of(PAGE) || !end.is_multiple_of(PAGE) || start >= end || mappings.last().is_some_and(|last| last.1 > start) {
             return Err(Problem::damaged(&name, format!("its mapping {start:#x}-{end:#x} cannot be")));
         }
         mappings.push((start, end));

@@ -29,7 +29,8 @@ pub fn mounts(set: &Set) -> Result<BTreeSet<u64>, Problem> {
 
 /// Checks what threads refer to.
 pub fn check(set: &Set, processes: &[(Process, Life)]) -> Result<(), Problem> {
-    let sets: BTreeSet<u64> = set.images.get("cgroup.img").iter().filter_map(|image| image.first()).flat_map(|all| all.views("sets")).filter_map(|one| one.number("id")).collect();
+    let sets: BTreeSet<u64> =
+        set.images.get("cgroup.img").iter().filter_map(|image| image.first()).flat_map(|all| all.views("sets")).filter_map(|one| one.number("id")).collect();
     let filters = set.images.get("seccomp.img").and_then(|image| image.first()).map_or(0, |all| all.views("seccomp_filters").len() as u64);
     for thread in processes.iter().filter(|(_, life)| life.alive).flat_map(|(process, _)| &process.threads) {
         let name = format!("core-{thread}.img");
@@ -47,7 +48,8 @@ pub fn check(set: &Set, processes: &[(Process, Life)]) -> Result<(), Problem> {
             return Err(Problem::damaged(&name, "it has no credentials"));
         }
     }
-    let namespaces = |pid: i32| set.first(&format!("core-{pid}.img")).ok().and_then(|core| core.view("ids")).or_else(|| set.first(&format!("ids-{pid}.img")).ok());
+    let namespaces =
+        |pid: i32| set.first(&format!("core-{pid}.img")).ok().and_then(|core| core.view("ids")).or_else(|| set.first(&format!("ids-{pid}.img")).ok());
     let has_mounts = set.images.keys().any(|name| name.starts_with("mountpoints-"));
     for (process, _) in processes.iter().filter(|(_, life)| life.alive) {
         if let Some(id) = namespaces(process.pid).and_then(|ids| ids.number("mnt_ns_id"))

@@ -24,6 +24,12 @@ pub fn message(name: &str) -> Option<MessageDescriptor> {
     POOL.get_message_by_name(name)
 }
 
+/// The name of a value of an enumeration; `None` if CRIU's definitions have neither.
+#[must_use]
+pub fn value(enumeration: &str, number: u64) -> Option<String> {
+    Some(POOL.get_enum_by_name(enumeration)?.get_value(i32::try_from(number).ok()?)?.name().to_owned())
+}
+
 /// A message and what it means.
 #[derive(Clone, Debug)]
 pub struct View<'a> {
@@ -198,7 +204,7 @@ pub(super) fn plain(field: &FieldDescriptor, value: u64) -> u64 {
     }
 }
 
-fn unpack(field: &FieldDescriptor, packed: &[u8]) -> Option<Vec<u64>> {
+pub(super) fn unpack(field: &FieldDescriptor, packed: &[u8]) -> Option<Vec<u64>> {
     Some(wire::unpack(packed, width(&field.kind()))?.into_iter().map(|value| plain(field, value)).collect())
 }
 

@@ -118,12 +118,10 @@ mod tests {
     #[test]
     fn fields_are_read_in_order() {
         let fields: Vec<_> = Fields(&MESSAGE).collect();
-        assert_eq!(fields.iter().map(|field| (field.number, field.value)).collect::<Vec<_>>(), [
-            (1, Value::Number(150)),
-            (2, Value::Bytes(b"hi")),
-            (3, Value::Number(1)),
-            (3, Value::Number(2)),
-        ]);
+        assert_eq!(
+            fields.iter().map(|field| (field.number, field.value)).collect::<Vec<_>>(),
+            [(1, Value::Number(150)), (2, Value::Bytes(b"hi")), (3, Value::Number(1)), (3, Value::Number(2)),]
+        );
         assert_eq!((fields[1].all, fields[3].fixed), ([0x12, 2, b'h', b'i'].as_slice(), Some(4)));
     }
 

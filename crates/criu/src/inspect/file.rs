@@ -43,9 +43,8 @@ impl<'a> Files<'a> {
             let part = PARTS.iter().find(|(number, _)| *number == kind)?.1;
             Some((file.number("id")?, (part, file.view(part)?)))
         });
-        let remapped = super::all(set, "remap-fpath.img").filter_map(|remap| {
-            Some((remap.number("orig_id")?, (remap.word_of("remap_type").unwrap_or_else(|| "GHOST".into()), remap.number("remap_id")?)))
-        });
+        let remapped = super::all(set, "remap-fpath.img")
+            .filter_map(|remap| Some((remap.number("orig_id")?, (remap.word_of("remap_type").unwrap_or_else(|| "GHOST".into()), remap.number("remap_id")?))));
         Self { entries: entries.collect(), memfds: by("memfd.img", "inode_id"), terminals: by("tty-info.img", "id"), remapped: remapped.collect() }
     }
 
@@ -110,8 +109,8 @@ impl<'a> Files<'a> {
     /// The path of a regular file.
     pub fn path(&self, id: u64) -> Option<String> {
         let (kind, file) = self.entries.get(&id)?;
-        let name = file.text("name")?;
-        (*kind == "reg").then(|| if name.starts_with('/') { name } else { format!("/{name}") })
+        let name = if *kind == "reg" { file.text("name")? } else { return None };
+        Some(if name.starts_with('/') { name } else { format!("/{name}") })
     }
 
     /// The descriptors of a process.

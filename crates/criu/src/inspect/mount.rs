@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::images::{Set, schema::View};
+use crate::images::{Set, schema, schema::View};
 
 /// A mount inside the container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,7 +40,7 @@ fn mount(entry: &View<'_>) -> Mount {
     let flags = entry.number("flags").unwrap_or(0);
     // `ext_key` alone since CRIU 3.x; `ext_mount` before that.
     let external = entry.text("ext_key").or_else(|| entry.flag("ext_mount").then(String::new));
-    let kind = entry.text("fsname").or_else(|| entry.word_of("fstype")).unwrap_or_default().to_lowercase();
+    let kind = entry.text("fsname").or_else(|| schema::value("fstype", entry.number("fstype")?)).unwrap_or_default().to_lowercase();
     Mount {
         mountpoint: text("mountpoint"),
         kind: if kind == "overlayfs" { "overlay".into() } else { kind },

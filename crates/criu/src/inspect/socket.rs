@@ -115,8 +115,21 @@ fn shape(socket: &View<'_>) -> &'static str {
 
 /// The kernel's states of TCP, which unix sockets share.
 fn state(socket: &View<'_>) -> &'static str {
-    const STATES: [&str; 13] =
-        ["", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSE", "CLOSE_WAIT", "LAST_ACK", "LISTEN", "CLOSING", "NEW_SYN_RECV"];
+    const STATES: [&str; 13] = [
+        "",
+        "ESTABLISHED",
+        "SYN_SENT",
+        "SYN_RECV",
+        "FIN_WAIT1",
+        "FIN_WAIT2",
+        "TIME_WAIT",
+        "CLOSE",
+        "CLOSE_WAIT",
+        "LAST_ACK",
+        "LISTEN",
+        "CLOSING",
+        "NEW_SYN_RECV",
+    ];
     let state = socket.number("state").and_then(|state| usize::try_from(state).ok()).and_then(|state| STATES.get(state)).copied().unwrap_or("");
     // Of sockets without connections it says nothing.
     if state == "CLOSE" && socket.number("type") != Some(1) { "" } else { state }
