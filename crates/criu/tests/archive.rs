@@ -173,7 +173,10 @@ fn layouts_are_converted_there_and_back() {
     let annotations: Value = serde_json::from_str(archive.spec["annotations"][CRIO_ANNOTATIONS].as_str().unwrap()).unwrap();
     assert_eq!(annotations["io.kubernetes.container.hash"], "77");
     assert!(archive.config.get("rootfsImageRef").is_none(), "not an id of CRI-O's store");
-    assert_eq!((names(&content(&back, "rootfs-diff.tar").unwrap()), content(&back, "deleted.files").unwrap()), (vec!["root/new".to_owned()], br#"["/etc/motd"]"#.to_vec()));
+    assert_eq!(
+        (names(&content(&back, "rootfs-diff.tar").unwrap()), content(&back, "deleted.files").unwrap()),
+        (vec!["root/new".to_owned()], br#"["/etc/motd"]"#.to_vec())
+    );
     let types: Value = serde_json::from_slice(&content(&back, "bind.mounts").unwrap()).unwrap();
     assert_eq!((types[0]["file_type"].as_str(), types[1]["file_type"].as_str()), (Some("directory"), Some("file")));
     assert!(content(&back, "status.dump").is_none());
