@@ -86,12 +86,17 @@ pub fn inspect(path: &Path, wish: Wish, output: Output) -> Result<(String, u8), 
     Ok((text, code))
 }
 
-/// One image as JSON.
+/// One image as JSON, or `all` of them by name.
 ///
 /// # Errors
 /// When there is no such image.
 pub fn decode(path: &Path, image: &str) -> Result<String, Error> {
     let archive = open(path)?;
+    if image == "all" {
+        let all: serde_json::Map<String, Value> =
+            archive.set.images.iter().map(|(name, image)| (name.clone(), Value::Array(decoded::entries(image)))).collect();
+        return Ok(serde_json::to_string(&all).unwrap_or_default());
+    }
     let found = archive.set.images.get(image);
     let found = found.ok_or_else(|| {
         let names: Vec<&str> = archive.set.images.keys().map(String::as_str).collect();
@@ -108,7 +113,7 @@ fn text(path: &Path, told: &Told, wish: Wish) -> Vec<String> {
         (None, true) => "✔ whole: as it was dumped (digests), and consistent".to_owned(),
         (None, false) => "✔ consistent; it has no list of digests that could say more".to_owned(),
     });
-    let stored: u64 = inspection.processes.iter().map(|process| process.memory.stored).sum();
+    let stored: u64 = inspection.processes.iter().map(|process| process.memory.stored).fold(0, u64::saturating_add);
     let images = u32::try_from(inspection.sizes.len()).unwrap_or(u32::MAX);
     let mut facts = vec![format!("{} with {}, {} of them memory of processes", count(images, "image", "images"), bytes(inspection.bytes), bytes(stored))];
     let dump = &inspection.dump;

@@ -111,7 +111,7 @@ pub enum Command {
         /// The environment of every process too; it often holds secrets
         #[arg(long)]
         environment: bool,
-        /// Print one image as JSON with CRIU's own names instead, e.g. `core-1.img`
+        /// Print one image as JSON with CRIU's own names instead, e.g. `core-1.img`; or `all` of them
         #[arg(long, value_name = "IMAGE", conflicts_with_all = ["files", "maps", "environment"])]
         decode: Option<String>,
         /// How to print

@@ -74,6 +74,8 @@ pub struct Archive {
     file: Option<File>,
     digests: BTreeMap<String, String>,
     manifest: Option<Manifest>,
+    /// Whether it is known before that there is no list of digests: then nothing is read but messages.
+    unsealed: bool,
     /// The first image that could not be read: everything else may still tell something.
     damage: Option<Problem>,
 }
@@ -118,7 +120,7 @@ impl Archive {
             let layer = oci::layer(|name| std::fs::read(path.join(name)).ok())?;
             return Self::open(&path.join(layer));
         }
-        let mut archive = Self::default();
+        let mut archive = Self { unsealed: !path.join(MANIFEST).exists() && !path.join(IMAGES).join(MANIFEST).exists(), ..Self::default() };
         for (folder, prefix) in [(path.to_path_buf(), ""), (path.join(IMAGES), IMAGES)] {
             if !folder.is_dir() {
                 continue;
@@ -152,11 +154,11 @@ impl Archive {
         Ok(())
     }
 
-    /// Takes one file. Reads all of it, so that its digest is known.
+    /// Takes one file. Reads all of it, so that its digest is known, unless there is nothing to compare it with.
     fn add(&mut self, name: &str, length: u64, reader: impl Read) -> io::Result<()> {
         let own = name.strip_prefix(IMAGES);
         let image = own.or_else(|| (!name.contains('/') && crate::images::kind(name).is_some()).then_some(name)).filter(|name| !name.contains('/'));
-        let mut reader = Hashing { reader, hasher: blake3::Hasher::new() };
+        let mut reader = Hashing { reader: io::BufReader::with_capacity(32 << 10, reader), hasher: (!self.unsealed).then(blake3::Hasher::new) };
         match image {
             Some(MANIFEST) => {
                 let mut text = Vec::new();
@@ -175,8 +177,10 @@ impl Archive {
                         self.damage.get_or_insert(damage);
                     }
                 }
-                io::copy(&mut reader, &mut io::sink())?;
-                self.digests.insert(image.to_owned(), reader.hasher.finalize().to_hex().to_string());
+                if reader.hasher.is_some() {
+                    io::copy(&mut reader, &mut io::sink())?;
+                }
+                self.digests.extend(reader.hasher.map(|hasher| (image.to_owned(), hasher.finalize().to_hex().to_string())));
             }
             None => {
                 if is_text(name) {
@@ -292,13 +296,15 @@ impl Read for Section {
 /// Takes the digest of what passes.
 struct Hashing<R> {
     reader: R,
-    hasher: blake3::Hasher,
+    hasher: Option<blake3::Hasher>,
 }
 
 impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.reader.read(buffer)?;
-        self.hasher.update(&buffer[..read]);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buffer[..read]);
+        }
         Ok(read)
     }
 }

@@ -27,7 +27,7 @@ pub fn unpacked<'a>(mut reader: impl Read + 'a) -> io::Result<(Packing, Box<dyn 
         _ if head.get(257..262) == Some(b"ustar") || (head.len() == 512 && head.iter().all(|byte| *byte == 0)) => Packing::None,
         _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no archive: neither tar, nor compressed with gzip or zstd")),
     };
-    let whole = io::Cursor::new(head).chain(reader);
+    let whole = io::BufReader::with_capacity(128 << 10, io::Cursor::new(head).chain(reader));
     Ok((
         packing,
         match packing {

@@ -1,9 +1,10 @@
 //! Memory: `mm-N` says which mappings a process has, `pagemap-N` which pages of them are in `pages-M`, in order. Only the lengths of pages files are looked at.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use super::Set;
-use super::schema::View;
+use super::schema::{Columns, View};
 use super::tree::{Life, Process};
 use crate::Problem;
 
@@ -23,6 +24,8 @@ const SOCKET: u64 = 1 << 11;
 const MEMFD: u64 = 1 << 14;
 /// `VMA_AREA_GUARD`: pages inside another mapping that must not be touched, listed behind all mappings (CRIU 4.2).
 pub const GUARD: u64 = 1 << 16;
+
+static VMA: LazyLock<Columns<4>> = LazyLock::new(|| Columns::of("vma_entry", ["start", "end", "status", "shmid"]));
 
 /// What the maps add up to.
 #[derive(Debug, Default)]
@@ -52,14 +55,16 @@ impl Run {
     /// # Errors
     /// What is wrong.
     pub fn of(entry: &View<'_>) -> Result<Self, &'static str> {
+        static COLUMNS: LazyLock<Columns<5>> = LazyLock::new(|| Columns::of("pagemap_entry", ["vaddr", "compat_nr_pages", "nr_pages", "flags", "in_parent"]));
+        let [start, compat, count, flags, in_parent] = COLUMNS.read(entry.bytes);
         // The first count has 32 bits; a newer CRIU writes both.
-        let count = entry.number("nr_pages").or_else(|| entry.number("compat_nr_pages")).ok_or("an entry without a count")?;
+        let count = count.or(compat).ok_or("an entry without a count")?;
         // Without flags: an image of before CRIU 2, where all pages are present.
-        let flags = entry.number("flags").unwrap_or(if entry.flag("in_parent") { IN_PARENT } else { PRESENT });
+        let flags = flags.unwrap_or(if in_parent == Some(1) { IN_PARENT } else { PRESENT });
         if flags & IN_PARENT != 0 {
             return Err("it needs the images of an earlier dump");
         }
-        let start = entry.number("vaddr").unwrap_or(0);
+        let start = start.unwrap_or(0);
         let end = count.checked_mul(PAGE).and_then(|bytes| start.checked_add(bytes));
         if !start.is_multiple_of(PAGE) || count == 0 || end.is_none() {
             return Err("an entry is no run of pages");
@@ -127,8 +132,11 @@ pub fn check(set: &Set, processes: &[(Process, Life)]) -> Result<Memory, Problem
 fn mappings(set: &Set, pid: &str) -> Result<Vec<(u64, u64)>, Problem> {
     let name = format!("mm-{pid}.img");
     let mut mappings: Vec<(u64, u64)> = Vec::new();
-    for vma in set.first(&name)?.views("vmas").iter().filter(|vma| vma.number("status").unwrap_or(0) & GUARD == 0) {
-        let (start, end) = (vma.number("start").unwrap_or(0), vma.number("end").unwrap_or(0));
+    for vma in set.first(&name)?.views("vmas") {
+        let [start, end, status, _] = VMA.read(vma.bytes).map(|value| value.unwrap_or(0));
+        if status & GUARD != 0 {
+            continue;
+        }
         if !start.is_multiple_of(PAGE) || !end.is_multiple_of(PAGE) || start >= end || mappings.last().is_some_and(|last| last.1 > start) {
             return Err(Problem::damaged(&name, format!("its mapping {start:#x}-{end:#x} cannot be")));
         }
@@ -159,15 +167,13 @@ fn inside(mappings: &[(u64, u64)], mut at: usize, run: &Run) -> Option<usize> {
 fn shared(set: &Set, pid: i32) -> Result<(), Problem> {
     let name = format!("mm-{pid}.img");
     let mm = set.first(&name)?;
-    let file = |id: u64, what: &str| match set.files.get(&id) {
-        Some(_) => Ok(()),
-        None => Err(Problem::damaged(&name, format!("{what} is file {id}, which is not in files.img"))),
-    };
-    file(mm.number("exe_file_id").unwrap_or(0), "the program")?;
+    set.file(&name, mm.number("exe_file_id").unwrap_or(0))?;
     for vma in mm.views("vmas") {
-        let (status, id) = (vma.number("status").unwrap_or(0), vma.number("shmid").unwrap_or(0));
-        if status & (FILE | SOCKET) != 0 || status & MEMFD != 0 {
-            file(id, &format!("the mapping at {:#x}", vma.number("start").unwrap_or(0)))?;
+        let [start, _, status, id] = VMA.read(vma.bytes).map(|value| value.unwrap_or(0));
+        if status & (FILE | SOCKET | MEMFD) != 0 {
+            if !set.files.contains_key(&id) {
+                return Err(Problem::damaged(&name, format!("the mapping at {start:#x} is of file {id}, which is not in files.img")));
+            }
         } else if status & SHARED != 0 && status & SYSV == 0 {
             set.image(&format!("pagemap-shmem-{id}.img"))?;
         }

@@ -18,6 +18,11 @@ static POOL: LazyLock<DescriptorPool> =
 /// Deepest nesting of messages; CRIU's own is at most seven, but for directories of cgroups.
 const DEEPEST: u32 = 64;
 
+/// Makes the definitions ready, which takes some milliseconds, once: where time matters it should be done before.
+pub fn ready() {
+    LazyLock::force(&POOL);
+}
+
 /// The definition of a message; `None` if CRIU has none of that name.
 #[must_use]
 pub fn message(name: &str) -> Option<MessageDescriptor> {
@@ -60,7 +65,11 @@ impl<'a> View<'a> {
     /// A number or boolean, the last one if there are several. Numbers with a sign are sign-extended: `as i64` gives them back.
     #[must_use]
     pub fn number(&self, name: &str) -> Option<u64> {
-        self.numbers(name).pop()
+        let last = self.values(name).last();
+        last.and_then(|(field, value)| match value {
+            Value::Number(value) => Some(plain(&field, value)),
+            Value::Bytes(packed) => unpack(&field, packed)?.pop(),
+        })
     }
 
     /// A number that fits 32 bits.
@@ -97,7 +106,7 @@ impl<'a> View<'a> {
     /// Bytes or text, the last one if there are several.
     #[must_use]
     pub fn bytes(&self, name: &str) -> Option<&'a [u8]> {
-        self.all_bytes(name).pop()
+        self.values(name).filter_map(|(_, value)| if let Value::Bytes(bytes) = value { Some(bytes) } else { None }).last()
     }
 
     /// All values of bytes or text.
@@ -136,6 +145,34 @@ impl<'a> View<'a> {
         let Kind::Enum(values) = self.descriptor.get_field_by_name(name)?.kind() else { return Some(number.to_string()) };
         let value = i32::try_from(number).ok().and_then(|number| values.get_value(number));
         Some(value.map_or_else(|| number.to_string(), |value| value.name().to_owned()))
+    }
+}
+
+/// Some numbers of many messages of one kind: their fields are looked up once. The last value of each counts.
+#[derive(Clone, Debug)]
+pub struct Columns<const N: usize>([Option<FieldDescriptor>; N]);
+
+impl<const N: usize> Columns<N> {
+    /// These fields of the message of that name.
+    #[must_use]
+    pub fn of(name: &str, fields: [&str; N]) -> Self {
+        let descriptor = message(name);
+        Self(fields.map(|field| descriptor.as_ref().and_then(|descriptor| descriptor.get_field_by_name(field))))
+    }
+
+    /// Reads them.
+    #[must_use]
+    pub fn read(&self, bytes: &[u8]) -> [Option<u64>; N] {
+        let mut values = [None; N];
+        for found in wire::Fields(bytes) {
+            let Value::Number(value) = found.value else { continue };
+            for (field, slot) in self.0.iter().zip(&mut values) {
+                if let Some(field) = field.as_ref().filter(|field| u64::from(field.number()) == found.number) {
+                    *slot = Some(plain(field, value));
+                }
+            }
+        }
+        values
     }
 }
 

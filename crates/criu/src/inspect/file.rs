@@ -131,7 +131,7 @@ pub fn deleted(set: &Set, files: &Files<'_>) -> Vec<(String, u64)> {
     ghosts
         .map(|(id, (_, ghost))| {
             let image = set.images.get(&format!("ghost-file-{ghost:x}.img"));
-            let stored = image.map_or(0, |image| image.with_payloads().map(|(_, payload)| payload.length).sum());
+            let stored = image.map_or(0, |image| image.with_payloads().map(|(_, payload)| payload.length).fold(0, u64::saturating_add));
             (files.path(*id).unwrap_or_else(|| format!("file {id}")), stored)
         })
         .collect()

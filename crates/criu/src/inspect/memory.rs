@@ -64,8 +64,8 @@ pub fn of(set: &Set, files: &Files<'_>, pid: i32) -> Memory {
     let runs: Vec<Run> = super::all(set, &format!("pagemap-{pid}.img")).skip(1).filter_map(|entry| Run::of(&entry).ok()).collect();
     let bytes = |run: &Run| run.count * PAGE;
     let mut memory = Memory {
-        stored: runs.iter().filter(|run| run.present).map(bytes).sum(),
-        lazy: runs.iter().filter(|run| run.lazy).map(bytes).sum(),
+        stored: runs.iter().filter(|run| run.present).map(bytes).fold(0, u64::saturating_add),
+        lazy: runs.iter().filter(|run| run.lazy).map(bytes).fold(0, u64::saturating_add),
         ..Memory::default()
     };
     let mut at = 0;
@@ -76,7 +76,7 @@ pub fn of(set: &Set, files: &Files<'_>, pid: i32) -> Memory {
             at += 1;
         }
         let inside = runs.get(at..).unwrap_or_default().iter().take_while(|run| run.start < end).filter(|run| run.present);
-        let stored = inside.map(|run| run.end().min(end).saturating_sub(run.start.max(start))).sum();
+        let stored = inside.map(|run| run.end().min(end).saturating_sub(run.start.max(start))).fold(0, u64::saturating_add);
         memory.mappings.push(Mapping { start: format!("{start:x}"), end: format!("{end:x}"), mode: mode(vma), stored, what: what(vma, files, &mm) });
     }
     memory
@@ -126,7 +126,7 @@ fn read(set: &Set, pid: i32, start: u64, length: u64, pages: &dyn Pages) -> Vec<
     for run in entries.filter_map(|entry| Run::of(&entry).ok()).filter(|run| run.present) {
         if wanted >= run.start && wanted < run.end() && wanted < end {
             let take = run.end().min(end) - wanted;
-            let found = pages.read(&name, offset + (wanted - run.start), usize::try_from(take).unwrap_or(0));
+            let found = pages.read(&name, offset.saturating_add(wanted - run.start), usize::try_from(take).unwrap_or(0));
             wanted += found.len() as u64;
             let short = (found.len() as u64) < take;
             bytes.extend(found);
@@ -134,7 +134,7 @@ fn read(set: &Set, pid: i32, start: u64, length: u64, pages: &dyn Pages) -> Vec<
                 break;
             }
         }
-        offset += run.count * PAGE;
+        offset = offset.saturating_add(run.count * PAGE);
     }
     bytes
 }

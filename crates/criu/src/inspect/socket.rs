@@ -33,7 +33,8 @@ pub fn all(set: &Set, owners: &BTreeMap<u64, Vec<String>>) -> Vec<Socket> {
     let mut queued: BTreeMap<u64, u64> = BTreeMap::new();
     for packet in super::all(set, "sk-queues.img") {
         if let (Some(id), Some(length)) = (packet.number("id_for"), packet.number("length")) {
-            *queued.entry(id).or_default() += length;
+            let sum = queued.entry(id).or_default();
+            *sum = sum.saturating_add(length);
         }
     }
     super::all(set, FILES)
@@ -56,7 +57,7 @@ pub fn all(set: &Set, owners: &BTreeMap<u64, Vec<String>>) -> Vec<Socket> {
                 let packet = file.view("psk")?;
                 Socket { kind: "packet".into(), state: "", local: self::packet(&packet), peer: String::new(), received: 0, sent: 0, owners: Vec::new() }
             };
-            socket.received += queued.get(&id).copied().unwrap_or(0);
+            socket.received = socket.received.saturating_add(queued.get(&id).copied().unwrap_or(0));
             socket.owners = owners.get(&id).cloned().unwrap_or_default();
             Some(socket)
         })
