@@ -110,6 +110,16 @@ bench: image lab ## Measures; writes benches/results/latest.json and prints it a
 bench-quick: image lab ## The same with fewer samples, in some minutes.
 	@cargo run --release --locked --quiet -p godwit-demo --bin bench -- --quick
 
+.PHONY: bench-images
+bench-images: bootstrap ## Reads CRIU's images with Godwit and with crit: time, memory, ratios. As root; installs crit in a root of its own.
+	@cargo build --release --locked --quiet -p godwit-cli
+	@scripts/bench-images $(PROGRAMS)/kubectl-migrate
+
+.PHONY: fuzz
+FUZZ_SECONDS ?= 300
+fuzz: bootstrap ## Every parser of images, archives and logs against mutated real files: FUZZ_SECONDS (300) each, with a new seed.
+	GODWIT_FUZZ_SECONDS=$(FUZZ_SECONDS) GODWIT_FUZZ_SEED=$${GODWIT_FUZZ_SEED:-$$RANDOM$$RANDOM} cargo test --release --locked -p godwit-criu --test fuzz -- --nocapture
+
 .PHONY: clean
 clean: ## Takes the lab away and removes what was built here. The cache stays; its folder may be removed by hand.
 	@if [ -e "$${GODWIT_LAB:-/var/lib/godwit-lab}/lab.json" ]; then $(MAKE) lab-down; fi

@@ -12,7 +12,7 @@ use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::options::{Command, Format, Options, Output, Place, Pod, Where};
 use crate::screen::Screen;
-use crate::{doctor, explain, matrix, report, text, timeline, trace, view};
+use crate::{doctor, explain, inspect, matrix, report, text, timeline, trace, view};
 
 /// Does what the command line says.
 ///
@@ -31,6 +31,15 @@ pub async fn run(options: Options) -> Result<u8, Error> {
         (Some(Command::Cancel { name, no_wait, place }), _) => cancel(&name, no_wait, &place).await,
         (Some(Command::Doctor { pod, node, fix, place }), _) => doctor(pod.as_deref(), node.as_deref(), fix, &place).await,
         (Some(Command::Explain { what, all, place }), _) => explain(what.as_deref(), all, &place).await,
+        (Some(Command::Inspect { path, files, maps, environment, decode, output }), _) => {
+            let wish = inspect::Wish { files, maps, environment };
+            let (text, code) = match decode {
+                Some(image) => (inspect::decode(&path, &image)?, 0),
+                None => inspect::inspect(&path, wish, output)?,
+            };
+            print(text.trim_end())?;
+            Ok(code)
+        }
         (Some(Command::Timeline { name, place }), _) => timeline(&name, &place).await,
         (Some(Command::Report { name, output, file, at }), _) => report(&name, output, file.as_deref(), &at).await,
         (Some(Command::Trace { trace, place }), _) => trace::run(&trace, &place).await,

@@ -17,8 +17,8 @@ pub enum Error {
     /// No such object.
     #[error("there is no migration {0} in namespace {1}\n  What to do: kubectl migrate list -n {1}")]
     NoMigration(String, String),
-    /// A file that cannot be explained.
-    #[error("cannot explain {0}: {1}")]
+    /// A file that cannot be read, or is nothing of the kind.
+    #[error("cannot read {0}: {1}")]
     Unreadable(String, String),
     /// A trace that the controller ended.
     #[error("the trace ended early: {0}")]

@@ -11,6 +11,7 @@ mod commands;
 mod doctor;
 mod error;
 mod explain;
+mod inspect;
 mod matrix;
 mod options;
 mod report;

@@ -98,6 +98,26 @@ pub enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Tell what is in a checkpoint: processes, threads, open files, sockets, mounts, memory; and whether it is whole
+    Inspect {
+        /// A checkpoint archive of CRI-O, Podman or containerd, an OCI image of one (directory or archive), or a directory of CRIU's images
+        path: std::path::PathBuf,
+        /// Every open file of every process too
+        #[arg(long)]
+        files: bool,
+        /// Every mapping of every process too
+        #[arg(long)]
+        maps: bool,
+        /// The environment of every process too; it often holds secrets
+        #[arg(long)]
+        environment: bool,
+        /// Print one image as JSON with CRIU's own names instead, e.g. `core-1.img`; or `all` of them
+        #[arg(long, value_name = "IMAGE", conflicts_with_all = ["files", "maps", "environment"])]
+        decode: Option<String>,
+        /// How to print
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
     /// Show every step of a migration with its time, and what the freeze was spent on
     Timeline {
         /// Name of the migration, or of a pod that was moved

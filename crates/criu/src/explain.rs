@@ -82,6 +82,17 @@ pub fn read(log: &str, which: Option<Which>) -> Reading {
     }
     let errors = || lines().filter(|(_, line)| line.contains("Error (") || line.contains("level=error") || line.starts_with("criu failed"));
     let telling = errors().filter(|(_, line)| !NOISE.iter().any(|noise| line.contains(noise))).last().or_else(|| errors().last());
+    // Nothing but a killed process: the kernel had no memory for it. (After any other error CRIU kills all of them itself.)
+    let killed = lines().find(|(_, line)| line.contains("killed by signal 9"));
+    if let Some((index, line)) = killed.filter(|_| errors().all(|(_, line)| NOISE.iter().any(|noise| line.contains(noise)))) {
+        return Reading {
+            reason: table::KILLED.reason,
+            what: table::KILLED.what,
+            remedy: table::KILLED.remedy,
+            line: Some((index + 1, line.to_owned())),
+            relevant: relevant(log, Some(index)),
+        };
+    }
     let restore = which == Some(Which::Restore) || (which.is_none() && log.contains("Restoring FAILED"));
     let telling = telling.or_else(|| lines().last());
     Reading {
@@ -166,6 +177,23 @@ mod tests {
     #[test]
     fn what_was_seen_is_recognised() {
         let dumps = [
+            ("(00.023130) Error (criu/sk-inet.c:137): inet: Unsupported proto 262 for socket 3a2b1c", "UnsupportedProtocol"),
+            ("(00.023130) Error (criu/sk-inet.c:504): inet: Can't dump corked dgram socket 3a2b1c", "DataInFlight"),
+            ("(00.023130) Error (criu/sk-queue.c:144): Control messages in queue, not supported", "DataInFlight"),
+            ("(00.011) Error (compel/src/lib/ptrace.c:27): suspending seccomp failed: Operation not permitted", "SeccompUnsupported"),
+            ("(00.011) Error (compel/src/lib/ptrace.c:27): suspending seccomp failed: Invalid argument", "SeccompUnsupported"),
+            ("(00.052) Error (compel/src/lib/infect.c:1): Unable to connect a transport socket: Permission denied", "SecurityModule"),
+            ("(00.031) Error (criu/files-ext.c:94): Can't dump file 7 of that type [20666] (chr 195:255 /dev/nvidiactl)", "DeviceFile"),
+            ("(00.031) Error (criu/files-ext.c:94): Can't dump file 7 of that type [20666] (chr 10:232 /dev/kvm)", "DeviceFile"),
+            ("(00.031) Error (criu/files-reg.c:1796): Open files on overmounted mounts are not supported yet; mount=71 fd=3 path=/x", "HiddenMount"),
+            ("(00.031) Error (criu/mount.c:4048): mnt: Nested mount namespaces are not supported without userns", "NestedNamespace"),
+            ("(00.031) Error (criu/seize.c:882): Zombies with threads are not supported", "ZombieWithChildren"),
+            ("(00.031) Error (criu/proc_parse.c:614): PID 12 has uprobes vma. Consider using --allow-uprobes.", "Traced"),
+            ("(00.031) Error (criu/proc_parse.c:760): Unsupported mapping found 00007f0000000000-00007f0000001000", "UnsupportedMapping"),
+            ("(00.031) Error (criu/shmem.c:282): Sysv shmem 4 with tail hole not supported", "SysvSegment"),
+            ("(00.031) Error (criu/namespaces.c:1117): Can't dump a pid namespace without the process init", "SharedPidNamespace"),
+            ("(00.031) Error (criu/sk-netlink.c:218): netlink: Groups above 32 are not supported yet", "NetlinkSocket"),
+            ("sh: 1: iptables: not found", "NetworkLock"),
             ("(00.034752) Error (criu/pipes.c:490): The packetized mode for pipes is not supported yet", "PacketPipe"),
             ("(00.021275) Error (criu/fsnotify.c:284): fsnotify: \tCan't dump that handle", "Inotify"),
             ("(00.017321) Error (criu/files-reg.c:1790): Can't lookup mount=1131 for fd=4 path=/queue", "FileOutside"),
@@ -183,6 +211,35 @@ mod tests {
             ("(00.1) Error (criu/mount.c:1): mnt: 121:./mnt doesn't have a proper root mount", "UnknownMount"),
         ];
         let restores = [
+            ("(00.022816)      1: Error (criu/unix.c:1): unix: Can't bind id 0x14 ino 3599401 addr /run/x/sock: No such file or directory", "UnixSocketPath"),
+            ("(00.019110)     17: Error (criu/sk-inet.c:1100): inet: Can't connect inet socket back: Network is unreachable", "AddressMissing"),
+            (
+                "(00.014250)      1: Error (criu/sk-inet.c:930): inet: Can't create inet socket: Address family not supported by protocol",
+                "AddressFamilyMissing",
+            ),
+            ("(00.016022)      9: Error (soccr/soccr.c:144): Can't turn TCP repair mode ON: Operation not permitted", "CapabilityMissing"),
+            ("(00.015803)      1: Error (criu/mount-v2.c:412): mnt-v2: Can't bind-mount at /tmp/cr-tmpfs.x/mnt: Not a directory", "MountKindDiffers"),
+            ("(00.042119)      1: Error (criu/mount.c:2345): mnt: Can't mount at ./sys/fs/cgroup: Operation not permitted", "MountRefused"),
+            ("(00.042119)      1: Error (criu/mount.c:2345): mnt: Can't mount at ./mnt: No such device", "MountRefused"),
+            ("(00.000301) Error (criu/image.c:89): Not supported images version 7", "ImagesVersion"),
+            ("(00.001020) Error (criu/image.c:584): Magic doesn't match for core-1.img", "ImagesDamaged"),
+            ("(00.001020) Error (criu/protobuf.c:72): Unexpected EOF on core-1.img", "ImagesDamaged"),
+            ("(00.001020) Error (criu/protobuf.c:107): Failed unpacking object 0x7ffd from mm-1.img", "ImagesDamaged"),
+            ("(00.000400) Error (criu/lsm.c:413): selinux LSM specified but selinux not supported by kernel", "SecurityModuleDiffers"),
+            ("Error (criu/tty.c:399): Found slave peer index without correspond master", "Terminal"),
+            (
+                "(00.021000)      1: Error (criu/mem.c:1201): Can't restore high memory region 7fffffffe000-ff00000000000 because kernel does only support vmas up to 7ffffffff000",
+                "CpuFeatures",
+            ),
+            ("(00.100200) Error (criu/cr-restore.c:1480): 28 killed by signal 31: Bad system call", "SeccompKilled"),
+            ("(00.000600) Error (criu/vdso.c:304): vdso: Kdat sizes of vdso/vvar differ to maps file", "CriuTooOld"),
+            ("(00.030000) Error (criu/uffd.c:120): uffd: Unable to open an userfaultfd descriptor: Operation not permitted", "UserfaultMissing"),
+            ("failed to read \"io.kubernetes.cri-o.Annotations\": unexpected end of JSON input", "LayoutDiffers"),
+            ("failed to pull checkpoint base image docker.io/library/x:1: not found", "BaseImageMissing"),
+            (
+                "namespaced signature policy /etc/containers/policies/ns.json defined for pods in namespace ns; signature validation is not supported for container restore",
+                "SignaturePolicy",
+            ),
             ("(00.1)      7: Error (criu/sk-inet.c:1032): inet: Can't bind inet socket back: Cannot assign requested address", "AddressMissing"),
             ("(00.1)      7: Error (criu/sk-inet.c:1): inet: Can't bind inet socket (id 12): Cannot assign requested address", "AddressMissing"),
             ("(00.1)      1: Error (criu/sk-inet.c:1): Need to set the --tcp-close options.", "ConnectionModeDiffers"),
@@ -205,6 +262,14 @@ mod tests {
         for (line, reason) in restores {
             assert_eq!(explain(line, Which::Restore).reason, reason, "{line}");
         }
+    }
+
+    #[test]
+    fn a_process_that_is_killed_and_nothing_else_had_no_memory() {
+        let killed = "(01.328117) Error (cr-restore.c:978): 3127 killed by signal 9: Killed\n(01.344246) Error (cr-restore.c:1840): Restoring FAILED.\n";
+        assert_eq!(explain(killed, Which::Restore).reason, "NoMemory");
+        let after = format!("(01.3) Error (criu/x.c:1): The moon is full\n{killed}");
+        assert_eq!(explain(&after, Which::Restore).reason, "RestoreFailed");
     }
 
     #[test]

@@ -73,6 +73,12 @@ pub enum Problem {
         /// What is wrong.
         what: String,
     },
+    /// What was to be changed in the images is not in them.
+    #[error("there is nothing in the images for the change: {what}")]
+    NothingToAdapt {
+        /// The change.
+        what: String,
+    },
 }
 
 impl Problem {
@@ -94,6 +100,9 @@ impl Problem {
             Self::UnknownMount { .. } => ("UnknownMount", "unmount it inside the container, or declare it as a volume of the pod"),
             Self::MissingMount { .. } => ("MountMissing", "give the target pod the same volumes; admission webhooks on the target may have removed one"),
             Self::ReadOnlyMount { .. } => ("MountReadOnly", "make the volume writable for the target pod too"),
+            Self::NothingToAdapt { .. } => {
+                ("NothingToAdapt", "these are other images than expected, or of another runtime; look what is in them: kubectl migrate inspect")
+            }
             Self::MissingImage { .. } | Self::Damaged { .. } => ("ImagesDamaged", "nothing has run from them; migrate again"),
         };
         let message = match self {

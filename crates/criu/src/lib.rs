@@ -13,11 +13,14 @@
 //! The source's processes are dumped by CRIU itself, not through their runtime, and restored by `runc restore`. The two meet in the keys of external
 //! mounts: [`mounts`] says which mount gets which key, and why.
 
+pub mod adapt;
+pub mod archive;
 pub mod descriptors;
 pub mod dump;
 pub mod explain;
 mod failure;
 pub mod images;
+pub mod inspect;
 mod mountinfo;
 pub mod mounts;
 pub mod restore;

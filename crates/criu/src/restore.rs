@@ -55,6 +55,8 @@ pub struct Prepared {
 /// # Errors
 /// [`Problem::MissingMount`] and [`Problem::ReadOnlyMount`] name a mount that the target's container lacks.
 pub fn prepare(externals: &[External], target: &Target<'_>) -> Result<Prepared, Problem> {
+    // The images are verified inside the freeze: what that needs is made ready now.
+    crate::images::schema::ready();
     let binds = binds(target.spec)?;
     let mut prepared = Prepared { lines: LINES.iter().map(|line| (*line).to_owned()).collect(), warnings: Vec::new(), scratch: Scratch::new(target.scratch) };
     for external in externals {

@@ -1,37 +1,14 @@
-//! Images of a real dump: a program with children, threads, pipes, sockets of every kind, locks, unlinked files and shared memory (CRIU 4.2.1, x86-64).
-//! Memory pages are left out of the fixture and made again as zeros of the same length.
+//! Images of real dumps are understood, and what is wrong with them is found.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::collections::BTreeMap;
+mod common;
+
 use std::fs;
 use std::path::Path;
 
+use common::{everything as dumped, metadata};
 use godwit_criu::Problem;
-use godwit_criu::images::{seal, verify};
-use tempfile::TempDir;
-
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
-
-/// A directory as CRIU left it.
-fn dumped() -> TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(Path::new(FIXTURES).join("everything")).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), directory.path().join(entry.file_name())).unwrap();
-    }
-    let pages: BTreeMap<String, u64> = serde_json::from_slice(&fs::read(Path::new(FIXTURES).join("everything.pages.json")).unwrap()).unwrap();
-    for (name, length) in pages {
-        fs::File::create(directory.path().join(name)).unwrap().set_len(length).unwrap();
-    }
-    directory
-}
-
-fn metadata(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).filter(|name| !name.starts_with("pages-")).collect();
-    names.sort();
-    names
-}
+use godwit_criu::images::{MANIFEST, Set, seal, seal_whole, verify};
 
 #[test]
 fn a_whole_dump_is_understood() {
@@ -41,6 +18,7 @@ fn a_whole_dump_is_understood() {
     let summary = verify(directory.path()).unwrap();
     assert_eq!(unsealed.processes, summary.processes);
     assert_eq!(summary.files as usize, manifest.files.len());
+    assert_eq!((unsealed.sealed, summary.sealed, summary.unknown), (false, true, 0));
     assert_eq!(summary.lazy_pages, 0);
     assert!(summary.pages > 10_000, "{}", summary.pages);
     let shape: Vec<_> = summary.processes.iter().map(|process| (process.pid, process.ppid, process.threads.len(), process.comm.as_str())).collect();
@@ -55,7 +33,8 @@ fn every_truncation_of_every_metadata_image_is_refused() {
     for name in metadata(directory.path()) {
         let path = directory.path().join(&name);
         let whole = fs::read(&path).unwrap();
-        for length in 0..whole.len() {
+        // Of the one large file (the content of an unlinked one) not quite every length.
+        for length in (0..whole.len()).step_by(whole.len() / 5000 + 1) {
             fs::File::options().write(true).open(&path).unwrap().set_len(length as u64).unwrap();
             let problem = verify(directory.path()).expect_err(&format!("{name} with {length} of {} bytes", whole.len()));
             assert_eq!(problem.failure().reason, "ImagesDamaged");
@@ -78,13 +57,20 @@ fn without_a_manifest_a_torn_entry_is_refused() {
             ends.push(at);
             at += 4 + u32::from_le_bytes(word.try_into().unwrap()) as usize;
         }
+        let step = if whole.len() > 100_000 {
+            7919
+        } else if whole.len() > 600 {
+            13
+        } else {
+            1
+        };
         let raw = ["ghost-file", "pipes-data", "fifo-data", "sk-queues", "tcp-stream"].iter().any(|kind| name.starts_with(kind));
-        for length in (0..whole.len()).step_by(if whole.len() > 600 { 13 } else { 1 }).filter(|length| !ends.contains(length) && !raw) {
+        for length in (0..whole.len()).step_by(step).filter(|length| !ends.contains(length) && !raw) {
             fs::write(&path, &whole[..length]).unwrap();
             assert!(verify(directory.path()).is_err(), "{name} with {length} of {} bytes", whole.len());
         }
         // These say what else must be there, so that not even whole entries may be missing.
-        if ["pstree", "pagemap-", "core-", "inventory", "mm-", "ids-", "fs-"].iter().any(|kind| name.starts_with(kind)) {
+        if ["pstree", "pagemap-", "core-", "inventory", "mm-", "ids-", "fs-", "files", "memfd", "remap-fpath"].iter().any(|kind| name.starts_with(kind)) {
             for length in &ends {
                 fs::write(&path, &whole[..*length]).unwrap();
                 let refused = verify(directory.path()).is_err();
@@ -149,4 +135,101 @@ fn a_changed_byte_and_a_stranger_are_refused() {
     fs::remove_file(directory.path().join("core-99.img")).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", directory.path().join("link.img")).unwrap();
     assert!(verify(directory.path()).is_err());
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_refused() {
+    let directory = dumped();
+    let one = tempfile::tempdir().unwrap();
+    for name in metadata(directory.path()) {
+        let mut bytes = fs::read(directory.path().join(&name)).unwrap();
+        let path = one.path().join(&name);
+        fs::write(&path, &bytes).unwrap();
+        seal(one.path()).unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        // One bit of every byte; of the one large file (the content of an unlinked one) not quite every byte.
+        for at in (0..bytes.len()).step_by(bytes.len() / 20_000 + 1) {
+            bytes[at] ^= 1 << (at % 8);
+            std::os::unix::fs::FileExt::write_all_at(&file, &bytes[at..=at], at as u64).unwrap();
+            match verify(one.path()) {
+                Err(Problem::Damaged { file, what }) if file == name && what.contains("not what was dumped") => {}
+                other => panic!("{name}, byte {at}: {other:?}"),
+            }
+            bytes[at] ^= 1 << (at % 8);
+            std::os::unix::fs::FileExt::write_all_at(&file, &bytes[at..=at], at as u64).unwrap();
+        }
+        fs::remove_file(path).unwrap();
+        fs::remove_file(one.path().join(MANIFEST)).unwrap();
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_the_list_itself_is_refused() {
+    let directory = common::shell();
+    seal_whole(directory.path()).unwrap();
+    let path = directory.path().join(MANIFEST);
+    let whole = fs::read(&path).unwrap();
+    for at in 0..whole.len() * 8 {
+        let mut changed = whole.clone();
+        changed[at / 8] ^= 1 << (at % 8);
+        fs::write(&path, changed).unwrap();
+        assert!(verify(directory.path()).is_err(), "bit {at}");
+    }
+}
+
+#[test]
+fn a_changed_page_is_refused() {
+    let directory = common::shell();
+    seal_whole(directory.path()).unwrap();
+    verify(directory.path()).unwrap();
+    let path = directory.path().join("pages-1.img");
+    let whole = fs::read(&path).unwrap();
+    for page in 0..whole.len() / 4096 {
+        let mut changed = whole.clone();
+        changed[page * 4096 + 17 * page % 4096] ^= 4;
+        fs::write(&path, changed).unwrap();
+        assert!(matches!(verify(directory.path()), Err(Problem::Damaged { file, .. }) if file == "pages-1.img"), "page {page}");
+    }
+}
+
+/// Without a list of digests: references between images tell.
+#[test]
+fn what_another_image_speaks_of_must_be_there() {
+    let directory = dumped();
+    for name in metadata(directory.path()) {
+        let aside = directory.path().with_extension("aside");
+        fs::rename(directory.path().join(&name), &aside).unwrap();
+        let refused = verify(directory.path()).is_err();
+        // Nothing speaks of these: a process without any would have no such images at all.
+        let free = ["filelocks", "pipes-data", "fifo-data", "sk-queues", "tcp-stream", "stats-dump", "timens", "mountpoints", "netns", "cpuinfo"];
+        assert!(refused || free.iter().any(|kind| name.starts_with(kind)), "{name}");
+        fs::rename(&aside, directory.path().join(&name)).unwrap();
+    }
+    let before = fs::read(directory.path().join("fdinfo-2.img")).unwrap();
+    for (from, to) in
+        [("fdinfo-2.img", "fdinfo-99.img"), ("ghost-file-1.img", "ghost-file-77.img"), ("core-8.img", "core-88.img"), ("pages-3.img", "pages-9.img")]
+    {
+        fs::rename(directory.path().join(from), directory.path().join(to)).unwrap();
+        assert!(verify(directory.path()).is_err(), "{from} → {to}");
+        fs::rename(directory.path().join(to), directory.path().join(from)).unwrap();
+    }
+    assert_eq!(fs::read(directory.path().join("fdinfo-2.img")).unwrap(), before);
+    verify(directory.path()).unwrap();
+}
+
+#[test]
+fn a_large_pages_file_is_not_loaded() {
+    // As long as the map says: it is only looked at.
+    let directory = dumped();
+    let before = peak();
+    let set = Set::open(directory.path()).unwrap();
+    assert!(set.lengths.iter().filter(|(name, _)| name.starts_with("pages-")).map(|(_, length)| length).sum::<u64>() > 50 << 20);
+    assert!(peak() - before < 8 << 20, "{} bytes", peak() - before);
+}
+
+/// Most memory that this process has had, in bytes.
+fn peak() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }

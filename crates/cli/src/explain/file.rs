@@ -23,12 +23,10 @@ pub fn explain(path: &Path) -> Result<Explanation, Error> {
         std::io::stdin().take(LARGEST).read_to_end(&mut text).map_err(unreadable)?;
         return Ok(of_logs("standard input", &[("log".to_owned(), lossy(&text))], Vec::new()));
     }
-    if path.is_dir() {
-        let found = archive::directory(path).map_err(unreadable)?;
-        return whole(path, found);
+    if !path.exists() {
+        return Err(unreadable(std::io::ErrorKind::NotFound.into()));
     }
-    let mut file = std::fs::File::open(path).map_err(unreadable)?;
-    if let Some(found) = archive::archive(&mut file).map_err(unreadable)? {
+    if let Some(found) = archive::look(path).map_err(|why| Error::Unreadable(path.display().to_string(), why))? {
         return whole(path, found);
     }
     let mut text = Vec::new();

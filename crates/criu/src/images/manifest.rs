@@ -18,6 +18,7 @@ pub const FILE: &str = "manifest.json";
 
 /// What an image directory holds.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// By name.
     pub files: BTreeMap<String, File>,
@@ -25,6 +26,7 @@ pub struct Manifest {
 
 /// One file.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
 pub struct File {
     /// In bytes.
     pub length: u64,
@@ -38,6 +40,18 @@ pub struct File {
 /// # Errors
 /// If something cannot be read or written.
 pub fn seal(directory: &Path) -> io::Result<Manifest> {
+    list(directory, is_pages)
+}
+
+/// As [`seal`], with the digests of memory pages too: for images that stay where they are. Reads all of them.
+///
+/// # Errors
+/// If something cannot be read or written.
+pub fn seal_whole(directory: &Path) -> io::Result<Manifest> {
+    list(directory, |_| false)
+}
+
+fn list(directory: &Path, without_digest: impl Fn(&str) -> bool) -> io::Result<Manifest> {
     let mut manifest = Manifest::default();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -45,7 +59,7 @@ pub fn seal(directory: &Path) -> io::Result<Manifest> {
         if name == FILE {
             continue;
         }
-        let digest = if is_pages(&name) { None } else { Some(digest(&entry.path())?) };
+        let digest = if without_digest(&name) { None } else { Some(digest(&entry.path())?) };
         manifest.files.insert(name, File { length: entry.metadata()?.len(), digest });
     }
     fs::write(directory.join(FILE), serde_json::to_vec(&manifest)?)?;
@@ -65,6 +79,24 @@ pub fn complete(directory: &Path, digests: &BTreeMap<String, String>) -> io::Res
     let mut manifest: Manifest = serde_json::from_slice(&text)?;
     for (name, file) in manifest.files.iter_mut().filter(|(_, file)| file.digest.is_none()) {
         file.digest = digests.get(name).cloned();
+    }
+    fs::write(path, serde_json::to_vec(&manifest)?)
+}
+
+/// Takes lengths and digests of these files again, if there is a list.
+///
+/// # Errors
+/// If the list cannot be read or written.
+pub fn renew(directory: &Path, names: &[&str]) -> io::Result<()> {
+    let path = directory.join(FILE);
+    let text = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        text => text?,
+    };
+    let mut manifest: Manifest = serde_json::from_slice(&text)?;
+    for name in names {
+        let path = directory.join(name);
+        manifest.files.insert((*name).to_owned(), File { length: fs::metadata(&path)?.len(), digest: Some(digest(&path)?) });
     }
     fs::write(path, serde_json::to_vec(&manifest)?)
 }

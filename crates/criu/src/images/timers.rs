@@ -13,7 +13,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::wire;
+use super::wire::{Fields, Value};
 use crate::Problem;
 
 /// The image of open files.
@@ -54,7 +54,7 @@ fn expired(image: &[u8]) -> Vec<usize> {
         let length = u32::from_le_bytes(*head) as usize;
         let Some(entry) = rest.get(..length) else { break };
         at += head.len();
-        if let Some((offset, timer)) = wire::place(entry, TFD)
+        if let Some((offset, timer)) = place(entry, TFD)
             && let Some(inner) = vnsec(timer)
         {
             places.push(at + offset + inner);
@@ -66,9 +66,32 @@ fn expired(image: &[u8]) -> Vec<usize> {
 
 /// Where the `vnsec` of a timer is, if the timer is periodic and nothing of it remains.
 fn vnsec(timer: &[u8]) -> Option<usize> {
-    let of = |field| wire::number(timer, field).unwrap_or(0);
+    let of = |field| match last(timer, field) {
+        Some(Value::Number(value)) => value,
+        _ => 0,
+    };
     let is_expired = of(VSEC) == 0 && of(VNSEC) == 0 && (of(ISEC) != 0 || of(INSEC) != 0);
-    wire::place(timer, VNSEC).filter(|(_, value)| is_expired && *value == [0]).map(|(offset, _)| offset)
+    place(timer, VNSEC).filter(|(_, value)| is_expired && *value == [0]).map(|(offset, _)| offset)
+}
+
+fn last(message: &[u8], field: u64) -> Option<Value<'_>> {
+    Fields(message).filter(|found| found.number == field).last().map(|found| found.value)
+}
+
+/// Where the bytes of a field's last value are in a message, and these bytes: of a number its own encoding, of a string or message without its length.
+fn place(message: &[u8], field: u64) -> Option<(usize, &[u8])> {
+    let (mut at, mut found) = (0, None);
+    for candidate in Fields(message) {
+        let end = at + candidate.all.len();
+        if candidate.number == field {
+            // The key of a number: as many bytes as have their highest bit set, and one more.
+            let key = candidate.all.iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
+            let start = if let Value::Bytes(bytes) = candidate.value { end - bytes.len() } else { at + key };
+            found = message.get(start..end).map(|bytes| (start, bytes));
+        }
+        at = end;
+    }
+    found
 }
 
 #[cfg(test)]
@@ -92,6 +115,16 @@ mod tests {
             image.extend(entry);
         }
         image
+    }
+
+    #[test]
+    fn values_are_found_in_place() {
+        let message = [0x08, 0x96, 0x01, 0x12, 2, b'h', b'i', 0x18, 1, 0x18, 2];
+        assert_eq!(place(&message, 1), Some((1, [0x96, 0x01].as_slice())));
+        assert_eq!(place(&message, 2), Some((5, b"hi".as_slice())));
+        assert_eq!(place(&message, 3), Some((10, [2].as_slice())));
+        assert_eq!(place(&message, 4), None);
+        assert_eq!(place(&message[..2], 1), None);
     }
 
     #[test]

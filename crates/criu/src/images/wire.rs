@@ -1,4 +1,4 @@
-//! Single fields of protobuf messages, by number (encoding: protobuf.dev/programming-guides/encoding).
+//! Protobuf's encoding (protobuf.dev/programming-guides/encoding): fields of a message, in place.
 
 /// A value on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,86 +9,85 @@ pub enum Value<'a> {
     Bytes(&'a [u8]),
 }
 
-/// All fields of a message in order; `None` if it is not a message.
-pub fn fields(mut rest: &[u8]) -> Option<Vec<(u64, Value<'_>)>> {
-    let mut fields = Vec::new();
-    while !rest.is_empty() {
-        let key = varint(&mut rest)?;
-        let value = match key & 7 {
-            0 => Value::Number(varint(&mut rest)?),
-            1 => Value::Number(u64::from_le_bytes(take(&mut rest, 8)?.try_into().ok()?)),
-            2 => {
-                let length = usize::try_from(varint(&mut rest)?).ok()?;
-                Value::Bytes(take(&mut rest, length)?)
-            }
-            5 => Value::Number(u64::from(u32::from_le_bytes(take(&mut rest, 4)?.try_into().ok()?))),
-            _ => return None,
-        };
-        if key >> 3 == 0 {
+/// A field of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field<'a> {
+    /// Its number in the definition.
+    pub number: u64,
+    /// Its value.
+    pub value: Value<'a>,
+    /// Bytes of a fixed word.
+    pub fixed: Option<u8>,
+    /// The whole of it, key and length too.
+    pub all: &'a [u8],
+}
+
+/// The fields of a message in order. It ends early, with the rest in it, where the bytes are no message.
+#[derive(Clone, Debug)]
+pub struct Fields<'a>(pub &'a [u8]);
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Field<'a>;
+
+    fn next(&mut self) -> Option<Field<'a>> {
+        let mut rest = self.0;
+        if rest.is_empty() {
             return None;
         }
-        fields.push((key >> 3, value));
-    }
-    Some(fields)
-}
-
-/// Where the bytes of a field's last value are in a message, and these bytes: of a number its own encoding, of a string or message without its length.
-pub fn place(message: &[u8], field: u64) -> Option<(usize, &[u8])> {
-    let mut rest = message;
-    let mut found = None;
-    while !rest.is_empty() {
         let key = varint(&mut rest)?;
-        let before = rest;
-        let value = match key & 7 {
-            0 => {
-                varint(&mut rest)?;
-                before.get(..before.len() - rest.len())?
-            }
-            1 => take(&mut rest, 8)?,
+        let (value, fixed) = match key & 7 {
+            0 => (Value::Number(varint(&mut rest)?), None),
+            1 => (Value::Number(u64::from_le_bytes(take(&mut rest, 8)?.try_into().ok()?)), Some(8)),
             2 => {
                 let length = usize::try_from(varint(&mut rest)?).ok()?;
-                take(&mut rest, length)?
+                (Value::Bytes(take(&mut rest, length)?), None)
             }
-            5 => take(&mut rest, 4)?,
+            5 => (Value::Number(u64::from(u32::from_le_bytes(take(&mut rest, 4)?.try_into().ok()?))), Some(4)),
             _ => return None,
         };
-        if key >> 3 == field {
-            found = Some((message.len() - rest.len() - value.len(), value));
+        let number = key >> 3;
+        // The highest number that protobuf allows is 2^29 - 1.
+        if number == 0 || number >> 29 != 0 {
+            return None;
         }
+        let all = self.0.get(..self.0.len() - rest.len())?;
+        self.0 = rest;
+        Some(Field { number, value, fixed, all })
     }
-    found
 }
 
-/// The last value of a number field.
-pub fn number(message: &[u8], field: u64) -> Option<u64> {
-    fields(message)?.into_iter().rev().find_map(|(number, value)| match value {
-        Value::Number(value) if number == field => Some(value),
-        _ => None,
-    })
-}
-
-/// The last value of a string or message field.
-pub fn bytes(message: &[u8], field: u64) -> Option<&[u8]> {
-    fields(message)?.into_iter().rev().find_map(|(number, value)| match value {
-        Value::Bytes(value) if number == field => Some(value),
-        _ => None,
-    })
-}
-
-/// All values of a repeated number field, packed or not.
-pub fn numbers(message: &[u8], field: u64) -> Option<Vec<u64>> {
+/// Numbers one after the other, variable or of a fixed width in bytes; `None` if they are none.
+pub fn unpack(mut packed: &[u8], width: Option<u8>) -> Option<Vec<u64>> {
     let mut numbers = Vec::new();
-    for (_, value) in fields(message)?.into_iter().filter(|(number, _)| *number == field) {
-        match value {
-            Value::Number(value) => numbers.push(value),
-            Value::Bytes(mut packed) => {
-                while !packed.is_empty() {
-                    numbers.push(varint(&mut packed)?);
-                }
-            }
-        }
+    while !packed.is_empty() {
+        numbers.push(match width {
+            None => varint(&mut packed)?,
+            Some(width) => take(&mut packed, usize::from(width))?.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        });
     }
     Some(numbers)
+}
+
+/// Appends a number.
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Appends a field with bytes.
+pub fn put_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
+    put_varint(out, number << 3 | 2);
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Appends a field with a variable number.
+pub fn put_number(out: &mut Vec<u8>, number: u64, value: u64) {
+    put_varint(out, number << 3);
+    put_varint(out, value);
 }
 
 fn varint(rest: &mut &[u8]) -> Option<u64> {
@@ -114,31 +113,39 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    #[test]
-    fn reads_numbers_strings_and_lists() {
-        let message = [0x08, 0x96, 0x01, 0x12, 2, b'h', b'i', 0x18, 1, 0x18, 2, 0x22, 2, 3, 4];
-        assert_eq!(number(&message, 1), Some(150));
-        assert_eq!(bytes(&message, 2), Some(b"hi".as_slice()));
-        assert_eq!(numbers(&message, 3), Some(vec![1, 2]));
-        assert_eq!(numbers(&message, 4), Some(vec![3, 4]));
-        assert_eq!(number(&message, 9), None);
-    }
+    const MESSAGE: [u8; 14] = [0x08, 0x96, 0x01, 0x12, 2, b'h', b'i', 0x18, 1, 0x1d, 2, 0, 0, 0];
 
     #[test]
-    fn values_are_found_in_place() {
-        let message = [0x08, 0x96, 0x01, 0x12, 2, b'h', b'i', 0x18, 1, 0x18, 2];
-        assert_eq!(place(&message, 1), Some((1, [0x96, 0x01].as_slice())));
-        assert_eq!(place(&message, 2), Some((5, b"hi".as_slice())));
-        assert_eq!(place(&message, 3), Some((10, [2].as_slice())));
-        assert_eq!(place(&message, 4), None);
-        assert_eq!(place(&message[..2], 1), None);
+    fn fields_are_read_in_order() {
+        let fields: Vec<_> = Fields(&MESSAGE).collect();
+        assert_eq!(
+            fields.iter().map(|field| (field.number, field.value)).collect::<Vec<_>>(),
+            [(1, Value::Number(150)), (2, Value::Bytes(b"hi")), (3, Value::Number(1)), (3, Value::Number(2)),]
+        );
+        assert_eq!((fields[1].all, fields[3].fixed), ([0x12, 2, b'h', b'i'].as_slice(), Some(4)));
     }
 
     #[test]
     fn what_ends_too_early_is_no_message() {
-        for length in [1, 2, 4, 5, 6] {
-            assert_eq!(fields(&[0x08, 0x96, 0x01, 0x12, 2, b'h', b'i'][..length]), None, "{length}");
+        for length in [1, 2, 4, 5, 6, 8, 10, 13] {
+            let mut fields = Fields(&MESSAGE[..length]);
+            assert!((&mut fields).count() < 4 && !fields.0.is_empty(), "{length}");
         }
-        assert_eq!(fields(&[0xff; 12]), None);
+        assert_eq!(Fields(&[0xff; 12]).next(), None);
+        assert_eq!(Fields(&[0, 0]).next(), None);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX] {
+            let mut out = Vec::new();
+            put_number(&mut out, 5, value);
+            put_bytes(&mut out, 900, b"x");
+            let fields: Vec<_> = Fields(&out).map(|field| (field.number, field.value)).collect();
+            assert_eq!(fields, [(5, Value::Number(value)), (900, Value::Bytes(b"x"))]);
+        }
+        assert_eq!(unpack(&[3, 0x96, 1], None), Some(vec![3, 150]));
+        assert_eq!(unpack(&[1, 0, 0, 0], Some(4)), Some(vec![1]));
+        assert_eq!(unpack(&[1, 0, 0], Some(4)), None);
     }
 }
