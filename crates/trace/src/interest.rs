@@ -2,7 +2,7 @@
 //!
 //! A line does when it names one of the migration's own names: its UID, the UIDs of its pods, `namespace/pod`, a container's or sandbox's id, the pid of a
 //! task. Ids are learned on the way: a line that names a pod and one or two ids says whose they are. A line with many ids is a list of everything on the
-//! node: it teaches nothing and concerns nobody.
+//! node: it teaches nothing and concerns nobody. Nor does one that lists pods teach, and one that is about a pod (`pod="namespace/name"`) is about that one.
 
 use std::collections::BTreeSet;
 
@@ -10,6 +10,10 @@ use std::collections::BTreeSet;
 const ID: usize = 64;
 /// With more ids than this a line is a list.
 const LIST: usize = 3;
+/// What lists of pods and containers begin with, in the kubelet's and the runtimes' words; a short one has few ids.
+const LISTS: [&str; 3] = ["pods=[", "v1.List", "ContainersResponse"];
+/// How the kubelet says which pod a line is about.
+const SUBJECT: &str = "pod=\"";
 
 /// The names of one migration on one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,13 +69,22 @@ impl Interest {
             return false;
         }
         let found = ids(text);
-        if found.len() > LIST {
+        if found.len() > LIST || self.is_of_another(text) {
             return false;
+        }
+        if LISTS.iter().any(|list| text.contains(list)) {
+            return true;
         }
         for id in found {
             self.names.insert(id.to_owned());
         }
         true
+    }
+
+    /// Whether the line says itself that it is about another pod.
+    fn is_of_another(&self, text: &str) -> bool {
+        let subject = text.split_once(SUBJECT).and_then(|(_, rest)| rest.split_once('"')).map(|(pod, _)| pod);
+        subject.is_some_and(|pod| !self.names.contains(pod))
     }
 
     /// Whether a process with this pid is a task of the pod.
@@ -145,6 +158,18 @@ mod tests {
         assert!(!interest.concerns(&id('a')));
         assert!(interest.concerns(&format!("image {UID} docker.io/x@sha256:{}", id('e'))));
         assert!(!interest.concerns(&id('e')));
+    }
+
+    #[test]
+    fn a_short_list_teaches_nothing_and_a_pods_line_is_about_that_pod() {
+        let mut interest = Interest::in_uids([UID]);
+        interest.add_pod("shop", "web-1");
+        assert!(interest.concerns(&format!(r#"Response: *v1.ListContainersResponse: {{pod uid {UID}}} {{id:"{CONTAINER}"}}"#)));
+        assert!(interest.concerns(r#""SyncLoop (SYNC) pods" total=2 pods=["shop/web-1","shop/web-2"]"#));
+        assert!(!interest.concerns(&format!("Starting container: {CONTAINER}")));
+        assert!(!interest.concerns(&format!(r#""Status updated" pod="shop/web-2" status={{"ownerUid":"{UID}"}}"#)));
+        assert!(interest.concerns(&format!(r#""Status updated" pod="shop/web-1" id={CONTAINER}"#)));
+        assert!(interest.concerns(&format!("Starting container: {CONTAINER}")));
     }
 
     #[test]
