@@ -1,4 +1,4 @@
-//! From CRI-O's layout to containerd's and back. The images are not touched.
+//! From CRI-O's layout to containerd's and back. Of the images only the mode of the root directory goes, which the runtimes make differently.
 //!
 //! ```text
 //!                      CRI-O                                            containerd
@@ -14,9 +14,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Archive, CRIO_ANNOTATIONS, Layout, clean, oci, rootfs, unpacked};
-use crate::Problem;
-use crate::images::FILES;
+use super::{Archive, CRIO_ANNOTATIONS, IMAGES, Layout, clean, oci, rootfs, unpacked};
+use crate::images::{FILES, MANIFEST};
+use crate::{Problem, adapt};
 
 /// The log of the container, in CRI-O's layout and containerd's.
 const LOGS: (&str, &str) = ("io.kubernetes.cri-o.LogPath", "container.log");
@@ -41,15 +41,16 @@ pub fn convert(source: &Path, target: &Path, to: Layout) -> Result<(), Problem> 
         .transpose()
         .map_err(|error| Problem::damaged(DELETED, error.to_string()))?
         .unwrap_or_default();
+    let files = adapt::without_root_mode(&archive.set).map_err(Problem::read(source))?;
     let out = oci::private(target).map_err(Problem::read(target))?;
-    let written = write(source, out, to, &texts, &deleted, root_mode(&archive));
+    let written = write(source, out, to, &texts, &deleted, files.as_deref());
     if written.is_err() {
         let _ = std::fs::remove_file(target);
     }
     written.map_err(Problem::read(source))
 }
 
-fn write(source: &Path, out: File, to: Layout, texts: &[(&str, Value)], deleted: &[String], root: Option<u32>) -> io::Result<()> {
+fn write(source: &Path, out: File, to: Layout, texts: &[(&str, Value)], deleted: &[String], files: Option<&[u8]>) -> io::Result<()> {
     let mut tar = tar::Builder::new(io::BufWriter::new(out));
     for (name, value) in texts {
         put(&mut tar, name, value.to_string().as_bytes())?;
@@ -67,11 +68,24 @@ fn write(source: &Path, out: File, to: Layout, texts: &[(&str, Value)], deleted:
         if !kind.is_file() {
             continue;
         }
+        if let Some(files) = files
+            && name.strip_prefix(IMAGES) == Some(FILES)
+        {
+            put(&mut tar, &name, files)?;
+            continue;
+        }
+        if let Some(files) = files
+            && name.strip_prefix(IMAGES) == Some(MANIFEST)
+        {
+            let mut list: Value = serde_json::from_reader(&mut entry)?;
+            list["files"][FILES] = json!({"length": files.len(), "digest": blake3::hash(files).to_hex().to_string()});
+            put(&mut tar, &name, list.to_string().as_bytes())?;
+            continue;
+        }
         let name = match (name.as_str(), to) {
             (DIFF, Layout::CriO) => {
                 let mut plain = tempfile::tempfile()?;
-                let deleted = rootfs::without_whiteouts(unpacked_layer(&mut entry)?, root, &mut plain)?;
-                done = true;
+                let deleted = rootfs::without_whiteouts(unpacked_layer(&mut entry)?, &mut plain)?;
                 if !deleted.is_empty() {
                     put(&mut tar, DELETED, json!(deleted).to_string().as_bytes())?;
                 }
@@ -79,7 +93,7 @@ fn write(source: &Path, out: File, to: Layout, texts: &[(&str, Value)], deleted:
                 continue;
             }
             (DIFF, _) => {
-                file(&mut tar, DIFF, packed_layer(Some(&mut entry), root, deleted)?)?;
+                file(&mut tar, DIFF, packed_layer(Some(&mut entry), deleted)?)?;
                 done = true;
                 continue;
             }
@@ -94,12 +108,8 @@ fn write(source: &Path, out: File, to: Layout, texts: &[(&str, Value)], deleted:
         let name = name.to_owned();
         tar.append_data(&mut header, name, &mut entry)?;
     }
-    if !done && to == Layout::Containerd {
-        file(&mut tar, DIFF, packed_layer(None::<io::Empty>, root, deleted)?)?;
-    } else if !done {
-        let mut plain = tempfile::tempfile()?;
-        rootfs::with_whiteouts(None::<io::Empty>, root, &[], &mut plain)?;
-        file(&mut tar, DIFF, plain)?;
+    if to == Layout::Containerd && !done && !deleted.is_empty() {
+        file(&mut tar, DIFF, packed_layer(None::<io::Empty>, deleted)?)?;
     }
     tar.into_inner()?.flush()
 }
@@ -108,9 +118,9 @@ fn unpacked_layer<'a>(entry: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     Ok(unpacked(entry)?.1)
 }
 
-fn packed_layer(changes: Option<impl Read>, root: Option<u32>, deleted: &[String]) -> io::Result<File> {
+fn packed_layer(changes: Option<impl Read>, deleted: &[String]) -> io::Result<File> {
     let mut out = flate2::write::GzEncoder::new(tempfile::tempfile()?, flate2::Compression::fast());
-    rootfs::with_whiteouts(changes, root, deleted, &mut out)?;
+    rootfs::with_whiteouts(changes, deleted, &mut out)?;
     out.finish()
 }
 
@@ -203,14 +213,6 @@ fn to_crio(archive: &Archive) -> Result<Vec<(&'static str, Value)>, Problem> {
         files.push(("bind.mounts", Value::Array(types)));
     }
     Ok(files)
-}
-
-/// The mode that the container's root directory had, if a process has it open as its root.
-fn root_mode(archive: &Archive) -> Option<u32> {
-    let root = archive.set.first("fs-1.img").ok()?.number("root_id")?;
-    let files = archive.set.images.get(FILES)?;
-    let regular = files.views().find(|file| file.number("id") == Some(root))?.view("reg")?;
-    Some(regular.word("mode")? & 0o7777)
 }
 
 /// Whether it is the id of an image in CRI-O's store.

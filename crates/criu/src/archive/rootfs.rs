@@ -17,10 +17,9 @@ const OPAQUE: &str = ".wh..wh..opq";
 ///
 /// # Errors
 /// If it cannot be read or written, or hides the whole content of a directory: a list cannot say that without the image.
-pub fn without_whiteouts(layer: impl Read, root: Option<u32>, out: &mut impl Write) -> io::Result<Vec<String>> {
+pub fn without_whiteouts(layer: impl Read, out: &mut impl Write) -> io::Result<Vec<String>> {
     let mut deleted = Vec::new();
     let mut tar = tar::Builder::new(out);
-    root_directory(&mut tar, root)?;
     for entry in tar::Archive::new(layer).entries()? {
         let entry = entry?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
@@ -42,9 +41,8 @@ pub fn without_whiteouts(layer: impl Read, root: Option<u32>, out: &mut impl Wri
 ///
 /// # Errors
 /// If it cannot be read or written.
-pub fn with_whiteouts(tar_of_changes: Option<impl Read>, root: Option<u32>, deleted: &[String], out: &mut impl Write) -> io::Result<()> {
+pub fn with_whiteouts(tar_of_changes: Option<impl Read>, deleted: &[String], out: &mut impl Write) -> io::Result<()> {
     let mut tar = tar::Builder::new(out);
-    root_directory(&mut tar, root)?;
     if let Some(changes) = tar_of_changes {
         for entry in tar::Archive::new(changes).entries()? {
             append(&mut tar, entry?)?;
@@ -59,16 +57,6 @@ pub fn with_whiteouts(tar_of_changes: Option<impl Read>, root: Option<u32>, dele
         tar.append_data(&mut header, format!("{folder}{}{WHITEOUT}{name}", if folder.is_empty() { "" } else { "/" }), io::empty())?;
     }
     tar.finish()
-}
-
-/// The root directory itself: the runtimes make it with different modes (containerd 0755, CRI-O 0555), and CRIU refuses open files whose mode is another.
-fn root_directory(tar: &mut tar::Builder<impl Write>, mode: Option<u32>) -> io::Result<()> {
-    let Some(mode) = mode else { return Ok(()) };
-    let mut header = tar::Header::new_gnu();
-    header.set_entry_type(tar::EntryType::Directory);
-    header.set_size(0);
-    header.set_mode(mode);
-    tar.append_data(&mut header, "./", io::empty())
 }
 
 /// Copies an entry with everything that belongs to it.
@@ -119,11 +107,11 @@ mod tests {
     #[test]
     fn whiteouts_become_a_list_and_back() {
         let mut plain = Vec::new();
-        let deleted = without_whiteouts(tar_of(&[("root/new", "x"), ("etc/.wh.motd", ""), (".wh.top", "")]).as_slice(), None, &mut plain).unwrap();
+        let deleted = without_whiteouts(tar_of(&[("root/new", "x"), ("etc/.wh.motd", ""), (".wh.top", "")]).as_slice(), &mut plain).unwrap();
         assert_eq!((names(&plain), deleted.clone()), (vec!["root/new".to_owned()], vec!["/etc/motd".to_owned(), "/top".to_owned()]));
         let mut layer = Vec::new();
-        with_whiteouts(Some(plain.as_slice()), None, &deleted, &mut layer).unwrap();
+        with_whiteouts(Some(plain.as_slice()), &deleted, &mut layer).unwrap();
         assert_eq!(names(&layer), ["root/new", "etc/.wh.motd", ".wh.top"]);
-        assert!(without_whiteouts(tar_of(&[("etc/.wh..wh..opq", "")]).as_slice(), None, &mut Vec::new()).is_err());
+        assert!(without_whiteouts(tar_of(&[("etc/.wh..wh..opq", "")]).as_slice(), &mut Vec::new()).is_err());
     }
 }
