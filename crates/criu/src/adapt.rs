@@ -135,21 +135,20 @@ pub fn runc_to_crun(mountpoints: &[&str]) -> Vec<Change> {
     mountpoints.iter().map(|path| Change::MountKey { from: (*path).to_owned(), to: format!("/{path}") }).collect()
 }
 
-/// The image of open files in which nothing is said of the mode of root directories; `None` if nothing was said before. Runtimes make that directory with
+/// The image of open files in which nothing is said of the mode of the root directory; `None` if nothing was said before. Runtimes make that directory with
 /// different modes (containerd 0755, CRI-O 0555), and CRIU refuses an open file that has another mode than before, but does not ask for one that is not said.
 ///
 /// # Errors
 /// If the image cannot be written.
 pub(crate) fn without_root_mode(set: &Set) -> io::Result<Option<Vec<u8>>> {
     let Some(files) = set.images.get(FILES) else { return Ok(None) };
-    let kinds = set.images.iter().filter(|(name, _)| name.starts_with("fs-"));
-    let roots: Vec<u64> = kinds.filter_map(|(_, image)| image.first()?.number("root_id")).collect();
     let mut changed = false;
     let entries: Vec<Vec<u8>> = files
         .views()
         .map(|view| {
             let new = rewrite(&view, &mut |message| {
-                let is_root = message.descriptor.name() == "reg_file_entry" && message.number("id").is_some_and(|id| roots.contains(&id));
+                // Opened as root, as current directory, or by a descriptor.
+                let is_root = message.descriptor.name() == "reg_file_entry" && matches!(message.bytes("name"), Some(b"/" | b"." | b""));
                 if is_root && message.number("mode").is_some() { vec![("mode", Vec::new())] } else { Vec::new() }
             });
             changed |= new.is_some();
