@@ -40,6 +40,10 @@ pub async fn run(options: Options) -> Result<u8, Error> {
             print(text.trim_end())?;
             Ok(code)
         }
+        (Some(Command::Convert { archive, target, to, image }), _) => {
+            print(&inspect::convert(&archive, &target, to, image.as_deref())?)?;
+            Ok(0)
+        }
         (Some(Command::Timeline { name, place }), _) => timeline(&name, &place).await,
         (Some(Command::Report { name, output, file, at }), _) => report(&name, output, file.as_deref(), &at).await,
         (Some(Command::Trace { trace, place }), _) => trace::run(&trace, &place).await,

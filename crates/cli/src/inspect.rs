@@ -8,14 +8,14 @@
 use std::path::Path;
 
 use comfy_table::{ContentArrangement, Table, presets};
-use godwit_criu::archive::{Archive, Directory, Layout};
+use godwit_criu::archive::{Archive, Directory, Layout, oci};
 use godwit_criu::images::decode as decoded;
 use godwit_criu::inspect::{Inspection, Process};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::options::Output;
+use crate::options::{Output, Runtime};
 use crate::text::{bytes, count};
 
 /// What else to show.
@@ -103,6 +103,27 @@ pub fn decode(path: &Path, image: &str) -> Result<String, Error> {
         Error::Unreadable(format!("{image} in {}", path.display()), format!("there is no such image; there are {}", names.join(" ")))
     })?;
     Ok(serde_json::to_string_pretty(&decoded::entries(found)).unwrap_or_default())
+}
+
+/// Writes an archive for another runtime, or as an OCI image; gives what to say.
+///
+/// # Errors
+/// When it is damaged or cannot be read or written.
+pub fn convert(path: &Path, target: &Path, to: Option<Runtime>, image: Option<&str>) -> Result<String, Error> {
+    let failed = |problem: godwit_criu::Problem| Error::Unreadable(path.display().to_string(), problem.failure().message);
+    open(path)?.verify().map_err(failed)?;
+    let layout = match to {
+        Some(Runtime::Crio) => Layout::CriO,
+        Some(Runtime::Containerd) => Layout::Containerd,
+        None => {
+            let name = image.unwrap_or_default();
+            std::fs::create_dir(target)?;
+            oci::write(path, target, name).map_err(failed)?;
+            return Ok(format!("{}: OCI layout of {name}", target.display()));
+        }
+    };
+    godwit_criu::archive::convert::convert(path, target, layout).map_err(failed)?;
+    Ok(format!("{}: {}", target.display(), if layout == Layout::CriO { "layout of CRI-O" } else { "layout of containerd" }))
 }
 
 fn text(path: &Path, told: &Told, wish: Wish) -> Vec<String> {

@@ -118,6 +118,19 @@ pub enum Command {
         #[arg(short, long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
+    /// Write a checkpoint archive anew: in the layout of the other runtime, or as an OCI image that a kubelet takes
+    Convert {
+        /// The archive
+        archive: std::path::PathBuf,
+        /// The new file; with --image the directory of an OCI layout, which is made
+        target: std::path::PathBuf,
+        /// Which runtime is to restore it
+        #[arg(long, value_enum, conflicts_with = "image", required_unless_present = "image")]
+        to: Option<Runtime>,
+        /// Name of the image, e.g. registry.example/checkpoints/web:1; the archive is put into it as it is
+        #[arg(long, value_name = "NAME")]
+        image: Option<String>,
+    },
     /// Show every step of a migration with its time, and what the freeze was spent on
     Timeline {
         /// Name of the migration, or of a pod that was moved
@@ -235,6 +248,15 @@ pub enum Network {
     Anchor,
     /// They end; peers reconnect
     Close,
+}
+
+/// A runtime whose checkpoint archives have a layout of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Runtime {
+    /// CRI-O
+    Crio,
+    /// containerd
+    Containerd,
 }
 
 /// Which cluster and namespace, and how to print.

@@ -13,12 +13,12 @@
 mod rewrite;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
+use std::{fs, io};
 
 use crate::Problem;
-use crate::images::{FILES, Set, schema::View, write_entries};
+use crate::images::{FILES, Set, put_entries, schema::View, write_entries};
 use rewrite::{Edits, New, rewrite};
 
 /// Something to change.
@@ -133,6 +133,29 @@ pub fn crun_to_runc(directory: &Path) -> Result<Vec<Change>, Problem> {
 #[must_use]
 pub fn runc_to_crun(mountpoints: &[&str]) -> Vec<Change> {
     mountpoints.iter().map(|path| Change::MountKey { from: (*path).to_owned(), to: format!("/{path}") }).collect()
+}
+
+/// The image of open files in which nothing is said of the mode of the root directory; `None` if nothing was said before. Runtimes make that directory with
+/// different modes (containerd 0755, CRI-O 0555), and CRIU refuses an open file that has another mode than before, but does not ask for one that is not said.
+///
+/// # Errors
+/// If the image cannot be written.
+pub(crate) fn without_root_mode(set: &Set) -> io::Result<Option<Vec<u8>>> {
+    let Some(files) = set.images.get(FILES) else { return Ok(None) };
+    let mut changed = false;
+    let entries: Vec<Vec<u8>> = files
+        .views()
+        .map(|view| {
+            let new = rewrite(&view, &mut |message| {
+                // Opened as root, as current directory, or by a descriptor.
+                let is_root = message.descriptor.name() == "reg_file_entry" && matches!(message.bytes("name"), Some(b"/" | b"." | b""));
+                if is_root && message.number("mode").is_some() { vec![("mode", Vec::new())] } else { Vec::new() }
+            });
+            changed |= new.is_some();
+            new.unwrap_or_else(|| view.bytes.to_vec())
+        })
+        .collect();
+    if changed { put_entries(FILES, &entries).map(Some) } else { Ok(None) }
 }
 
 /// The keys of all mounts that the restore must be given.

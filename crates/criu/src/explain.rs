@@ -211,6 +211,7 @@ mod tests {
             ("(00.1) Error (criu/mount.c:1): mnt: 121:./mnt doesn't have a proper root mount", "UnknownMount"),
         ];
         let restores = [
+            ("(00.028422)     10: Error (criu/files-reg.c:2294): File . has bad mode 040555 (expect 040755)", "RootModeDiffers"),
             ("(00.022816)      1: Error (criu/unix.c:1): unix: Can't bind id 0x14 ino 3599401 addr /run/x/sock: No such file or directory", "UnixSocketPath"),
             ("(00.019110)     17: Error (criu/sk-inet.c:1100): inet: Can't connect inet socket back: Network is unreachable", "AddressMissing"),
             (

@@ -33,8 +33,8 @@ use std::fs;
 use std::path::Path;
 
 pub use files::{FILE as FILES, PARTS};
-pub(crate) use frame::write_entries;
 pub use frame::{Image, Payload, Source, Stream};
+pub(crate) use frame::{put_entries, write_entries};
 pub use kind::{Body, INVENTORY, Kind, is_service, of as kind};
 pub(crate) use manifest::renew;
 pub use manifest::{FILE as MANIFEST, Manifest, complete, seal, seal_whole};

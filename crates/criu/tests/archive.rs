@@ -238,3 +238,38 @@ fn what_is_no_checkpoint_is_refused() {
     fs::write(&path, tar_of(&[("checkpoint/inventory.img", b"x")])).unwrap();
     assert!(oci::write(&path, &empty, "x").is_err());
 }
+
+#[test]
+fn archives_of_real_runtimes_are_read_and_converted() {
+    for (name, layout, other) in [("crio", Layout::CriO, Layout::Containerd), ("containerd", Layout::Containerd, Layout::CriO)] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut archive = Archive::open(&common::archive(name)).unwrap();
+        assert_eq!(archive.layout, layout);
+        let summary = archive.verify().unwrap();
+        assert_eq!((summary.processes.len(), summary.unknown, summary.processes[0].comm.as_str()), (2, 0, "sh"));
+        assert!(inspect(&archive.set, None).hostname.unwrap().starts_with("shell-node-"));
+        let converted = directory.path().join("converted.tar");
+        convert(&common::archive(name), &converted, other).unwrap();
+        let mut archive = Archive::open(&converted).unwrap();
+        archive.verify().unwrap();
+        assert_eq!(inspect(&archive.set, Some(&archive)).processes[0].arguments[0], "sh");
+        assert_eq!(oci::annotations(&archive)[oci::CRIO_NAME], "main");
+        let changes = names(&content(&converted, "rootfs-diff.tar").unwrap());
+        assert!(changes.iter().any(|name| name.trim_end_matches('/') == "root/new"), "{changes:?}");
+        let gone = |path: &str| match other {
+            Layout::CriO => content(&converted, "deleted.files").is_some_and(|list| String::from_utf8(list).unwrap().contains(path)),
+            _ => changes.iter().any(|name| *name == path.replace("/etc/", "etc/.wh.")),
+        };
+        assert!(gone("/etc/motd") && gone("/etc/issue"), "{changes:?}");
+        if other == Layout::Containerd {
+            assert_eq!(
+                (archive.status["metadata"]["name"].as_str(), archive.status["image"]["image"].as_str()),
+                (Some("main"), Some("localhost/godwit-lab/app:1"))
+            );
+            assert!(archive.status["created_at"].as_i64().unwrap() > 0);
+        } else {
+            let annotations: Value = serde_json::from_str(archive.spec["annotations"][CRIO_ANNOTATIONS].as_str().unwrap()).unwrap();
+            assert!(annotations["io.kubernetes.container.hash"].is_string(), "{annotations}");
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! From CRI-O's layout to containerd's and back. The images are not touched.
+//! From CRI-O's layout to containerd's and back. Of the images only the mode of the root directory goes, which the runtimes make differently.
 //!
 //! ```text
 //!                      CRI-O                                            containerd
@@ -14,8 +14,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Archive, CRIO_ANNOTATIONS, Layout, clean, oci, rootfs, unpacked};
-use crate::Problem;
+use super::{Archive, CRIO_ANNOTATIONS, IMAGES, Layout, clean, oci, rootfs, unpacked};
+use crate::images::{FILES, MANIFEST};
+use crate::{Problem, adapt};
 
 /// The log of the container, in CRI-O's layout and containerd's.
 const LOGS: (&str, &str) = ("io.kubernetes.cri-o.LogPath", "container.log");
@@ -40,15 +41,16 @@ pub fn convert(source: &Path, target: &Path, to: Layout) -> Result<(), Problem> 
         .transpose()
         .map_err(|error| Problem::damaged(DELETED, error.to_string()))?
         .unwrap_or_default();
+    let files = adapt::without_root_mode(&archive.set).map_err(Problem::read(source))?;
     let out = oci::private(target).map_err(Problem::read(target))?;
-    let written = write(source, out, to, &texts, &deleted);
+    let written = write(source, out, to, &texts, &deleted, files.as_deref());
     if written.is_err() {
         let _ = std::fs::remove_file(target);
     }
     written.map_err(Problem::read(source))
 }
 
-fn write(source: &Path, out: File, to: Layout, texts: &[(&str, Value)], deleted: &[String]) -> io::Result<()> {
+fn write(source: &Path, out: File, to: Layout, texts: &[(&str, Value)], deleted: &[String], files: Option<&[u8]>) -> io::Result<()> {
     let mut tar = tar::Builder::new(io::BufWriter::new(out));
     for (name, value) in texts {
         put(&mut tar, name, value.to_string().as_bytes())?;
@@ -64,6 +66,20 @@ fn write(source: &Path, out: File, to: Layout, texts: &[(&str, Value)], deleted:
             tar.append_data(&mut header, "checkpoint/", io::empty())?;
         }
         if !kind.is_file() {
+            continue;
+        }
+        if let Some(files) = files
+            && name.strip_prefix(IMAGES) == Some(FILES)
+        {
+            put(&mut tar, &name, files)?;
+            continue;
+        }
+        if let Some(files) = files
+            && name.strip_prefix(IMAGES) == Some(MANIFEST)
+        {
+            let mut list: Value = serde_json::from_reader(&mut entry)?;
+            list["files"][FILES] = json!({"length": files.len(), "digest": blake3::hash(files).to_hex().to_string()});
+            put(&mut tar, &name, list.to_string().as_bytes())?;
             continue;
         }
         let name = match (name.as_str(), to) {

@@ -236,6 +236,13 @@ pub const KNOWN: &[Known] = &[
     ),
     known(
         RESTORE,
+        &["File . has bad mode"],
+        "RootModeDiffers",
+        "the container's root directory has another mode at the target: CRI-O makes it 0555, containerd 0755",
+        "convert the archive to the layout of the runtime that restores it (kubectl migrate convert), or set skip-file-rwx-check in its CRIU configuration",
+    ),
+    known(
+        RESTORE,
         &["has bad mode"],
         "FileChanged",
         "an open file is not what it was at the source",

@@ -161,6 +161,14 @@ impl Image {
 /// # Errors
 /// If it cannot be written, or is of another kind.
 pub fn write_entries(path: &Path, name: &str, entries: &[Vec<u8>]) -> io::Result<()> {
+    std::fs::write(path, put_entries(name, entries)?)
+}
+
+/// The bytes of such an image.
+///
+/// # Errors
+/// If it is of another kind.
+pub fn put_entries(name: &str, entries: &[Vec<u8>]) -> io::Result<Vec<u8>> {
     let kind = kind::of(name).filter(|kind| kind.body == Body::Entries && name != kind::INVENTORY && !kind::is_service(name));
     let kind = kind.ok_or_else(|| io::Error::other(format!("{name} cannot be written anew")))?;
     let mut bytes = Vec::new();
@@ -170,7 +178,7 @@ pub fn write_entries(path: &Path, name: &str, entries: &[Vec<u8>]) -> io::Result
         bytes.extend(u32::try_from(entry.len()).map_err(io::Error::other)?.to_le_bytes());
         bytes.extend(entry);
     }
-    std::fs::write(path, bytes)
+    Ok(bytes)
 }
 
 struct Reader<'a, S> {

@@ -10,7 +10,7 @@ use crate::images::{Set, schema, schema::View};
 pub struct Mount {
     /// Where.
     pub mountpoint: String,
-    /// Type of its file system, e.g. `overlay`.
+    /// Type of its file system, e.g. `overlay`; empty if it comes from outside and is of a kind that CRIU does not know.
     pub kind: String,
     /// What is mounted.
     pub source: String,
@@ -43,7 +43,12 @@ fn mount(entry: &View<'_>) -> Mount {
     let kind = entry.text("fsname").or_else(|| schema::value("fstype", entry.number("fstype")?)).unwrap_or_default().to_lowercase();
     Mount {
         mountpoint: text("mountpoint"),
-        kind: if kind == "overlayfs" { "overlay".into() } else { kind },
+        kind: match kind.as_str() {
+            "overlayfs" => "overlay".into(),
+            // A file system that CRIU would not make again; one that the restore is given needs no name.
+            "unsupported" if external.is_some() => String::new(),
+            _ => kind,
+        },
         source: text("source"),
         root: text("root"),
         flags: FLAGS.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, word)| *word).collect(),

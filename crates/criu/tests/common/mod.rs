@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -22,6 +22,11 @@ pub fn everything() -> TempDir {
 /// A shell with a child, pages and all.
 pub fn shell() -> TempDir {
     unpacked("shell")
+}
+
+/// An archive that a real runtime wrote: `crio` or `containerd`. Both of the same pod: a shell that made one file and removed two.
+pub fn archive(name: &str) -> PathBuf {
+    Path::new(FIXTURES).join(format!("{name}.tar.gz"))
 }
 
 fn unpacked(name: &str) -> TempDir {
