@@ -103,7 +103,9 @@ fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Fai
             image_ref: container.image_ref.clone(),
         });
     }
-    reply.resident_bytes = godwit_memory::footprint(&pids).rss;
+    let memory = godwit_memory::footprint(&pids);
+    (reply.resident_bytes, reply.private_bytes) = (memory.rss, memory.anon);
+    reply.stop_and_copy = untrackable(&pids).unwrap_or_default();
     if let Some(first) = pod.containers.first() {
         let connections = process::connections(first.pid).map_err(|error| internal("cannot list connections", error))?;
         reply.connections = u32::try_from(connections.outside.len()).unwrap_or(u32::MAX);
@@ -115,6 +117,17 @@ fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Fai
         reply.files_bytes += Index::read(&directory, BTreeSet::new()).map_err(|error| internal("cannot list the pod's files", error))?.bytes();
     }
     Ok(reply)
+}
+
+/// Why the memory of these processes cannot travel while they run.
+fn untrackable(pids: &[i32]) -> Option<String> {
+    if let Err(error) = godwit_memory::scan::Support::probe() {
+        return Some(error.to_string());
+    }
+    if cfg!(not(target_arch = "x86_64")) {
+        return Some("memory can be tracked on x86-64 only yet".into());
+    }
+    pids.iter().find_map(|pid| godwit_memory::hazard::of(*pid, &godwit_memory::maps::of(*pid).ok()?))
 }
 
 /// Answers `Assess`: could this node take it?

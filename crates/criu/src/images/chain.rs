@@ -17,8 +17,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::frame::Image;
-use super::wire;
+use super::wire::{Fields, Value, put_varint};
 use crate::Problem;
 
 /// Name of the list of pages that are in the page store, among the images.
@@ -64,7 +63,7 @@ pub fn present(directory: &Path) -> Result<ByProcess, Problem> {
         let Some(process) = number.and_then(|number| number.parse::<i32>().ok()) else { continue };
         let (_, entries) = read(directory, &name)?;
         let mut pages: Vec<Pages> = Vec::new();
-        for entry in entries.iter().filter(|entry| wire::number(&entry.message, 4).unwrap_or(PRESENT) & PRESENT != 0) {
+        for entry in entries.iter().filter(|entry| number(&entry.message, 4).unwrap_or(PRESENT) & PRESENT != 0) {
             match pages.last_mut() {
                 Some(last) if last.1 == entry.pages.0 => last.1 = entry.pages.1,
                 _ => pages.push(entry.pages),
@@ -142,7 +141,7 @@ pub fn link(directory: &Path, list: &ByProcess, levels: &[Level]) -> Result<(), 
             let name = format!("pagemap-{process}.img");
             let entries = parts.iter().map(|(pages, here)| entry(*pages, if *here { PRESENT } else { IN_PARENT })).collect();
             let mut head = vec![0x08];
-            varint(&mut head, u64::try_from(*process).unwrap_or(0));
+            put_varint(&mut head, u64::try_from(*process).unwrap_or(0));
             write(&place.join(&name), &head, entries, &name)?;
         }
     }
@@ -170,17 +169,12 @@ fn lazy_mappings(directory: &Path, process: i32) -> Result<Vec<Pages>, Problem> 
     const KERNELS: u64 = 1 << 3 | 1 << 4 | 1 << 12; // VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR (criu/include/image.h)
     let name = format!("mm-{process}.img");
     let path = directory.join(&name);
-    let length = fs::metadata(&path).map_err(Problem::read(&path))?.len();
-    let image = Image::read(directory, &name, length)?.ok_or_else(|| Problem::damaged(&name, "not a list of mappings"))?;
-    let message = image.entries.first().ok_or_else(|| Problem::damaged(&name, "it is empty"))?;
-    let fields = wire::fields(message).ok_or_else(|| Problem::damaged(&name, "not a message"))?;
+    let messages = messages(&path, &name)?;
+    let message = messages.first().ok_or_else(|| Problem::damaged(&name, "it is empty"))?;
     let mut found: Vec<Pages> = Vec::new();
-    for (number, value) in fields {
-        let wire::Value::Bytes(mapping) = value else { continue };
-        if number != 14 {
-            continue;
-        }
-        let field = |number| wire::number(mapping, number).ok_or_else(|| Problem::damaged(&name, "a mapping lacks a field"));
+    for field in Fields(message).filter(|field| field.number == 14) {
+        let Value::Bytes(mapping) = field.value else { continue };
+        let field = |wanted| number(mapping, wanted).ok_or_else(|| Problem::damaged(&name, "a mapping lacks a field"));
         let (start, end, flags, status) = (field(1)?, field(2)?, field(6)?, field(7)?);
         if flags & NEEDED == NEEDED && flags & FORBIDDEN == 0 && status & KERNELS == 0 {
             match found.last_mut() {
@@ -200,7 +194,7 @@ pub fn keep_own(directory: &Path) -> Result<(), Problem> {
     for process in present(directory)?.into_keys() {
         let name = format!("pagemap-{process}.img");
         let (head, entries) = read(directory, &name)?;
-        let own = |kept: Entry| if wire::number(&kept.message, 4) == Some(PRESENT | LAZY) { entry(kept.pages, PRESENT) } else { kept };
+        let own = |kept: Entry| if number(&kept.message, 4) == Some(PRESENT | LAZY) { entry(kept.pages, PRESENT) } else { kept };
         write(&directory.join(&name), &head, entries.into_iter().map(own).collect(), &name)?;
     }
     Ok(())
@@ -220,7 +214,7 @@ fn add(directory: &Path, process: i32, pages: &[Pages], flags: u64) -> Result<()
         return Err(Problem::MissingImage { file: name });
     }
     let (head, mut entries) = read(directory, &name)?;
-    if entries.iter().any(|entry| wire::number(&entry.message, 4).unwrap_or(PRESENT) & IN_PARENT != 0) {
+    if entries.iter().any(|entry| number(&entry.message, 4).unwrap_or(PRESENT) & IN_PARENT != 0) {
         return Err(Problem::damaged(&name, "it needs the images of an earlier dump"));
     }
     entries.extend(pages.iter().map(|pages| entry(*pages, flags)));
@@ -245,18 +239,37 @@ fn check(level: &Level, process: i32, parts: &[(Pages, bool)]) -> Result<(), Pro
 
 fn read(directory: &Path, name: &str) -> Result<(Vec<u8>, Vec<Entry>), Problem> {
     let path = directory.join(name);
-    let length = fs::metadata(&path).map_err(Problem::read(&path))?.len();
-    let image = Image::read(directory, name, length)?.ok_or_else(|| Problem::damaged(name, "not a table of pages"))?;
-    let mut messages = image.entries.into_iter();
+    let mut messages = messages(&path, name)?.into_iter();
     let head = messages.next().ok_or_else(|| Problem::damaged(name, "it has no head"))?;
     let entries = messages.map(|message| {
-        let start = wire::number(&message, 1).ok_or_else(|| Problem::damaged(name, "an entry without an address"))?;
-        let count = wire::number(&message, 5).or_else(|| wire::number(&message, 2)).ok_or_else(|| Problem::damaged(name, "an entry without a count"))?;
+        let start = number(&message, 1).ok_or_else(|| Problem::damaged(name, "an entry without an address"))?;
+        let count = number(&message, 5).or_else(|| number(&message, 2)).ok_or_else(|| Problem::damaged(name, "an entry without a count"))?;
         let end =
             count.checked_mul(PAGE).and_then(|length| start.checked_add(length)).ok_or_else(|| Problem::damaged(name, "an entry beyond all addresses"))?;
         Ok(Entry { pages: (start, end), message })
     });
     Ok((head, entries.collect::<Result<_, Problem>>()?))
+}
+
+/// The messages of an image that has nothing else: two words of magic, then each with its length.
+fn messages(path: &Path, name: &str) -> Result<Vec<Vec<u8>>, Problem> {
+    let bytes = fs::read(path).map_err(Problem::read(path))?;
+    let short = || Problem::damaged(name, "it ends too early");
+    let mut rest = bytes.get(8..).ok_or_else(short)?;
+    let mut found = Vec::new();
+    while !rest.is_empty() {
+        let (length, behind) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| short())?;
+        let (message, behind) = behind.split_at_checked(length).ok_or_else(short)?;
+        found.push(message.to_vec());
+        rest = behind;
+    }
+    Ok(found)
+}
+
+/// The number in a field of a message.
+fn number(message: &[u8], wanted: u64) -> Option<u64> {
+    Fields(message).filter(|field| field.number == wanted).find_map(|field| if let Value::Number(number) = field.value { Some(number) } else { None })
 }
 
 /// Writes a table in order of addresses; what was there goes.
@@ -277,20 +290,12 @@ fn write(path: &Path, head: &[u8], mut entries: Vec<Entry>, name: &str) -> Resul
 /// A `pagemap_entry` as CRIU writes it: address, the count of old (0), flags, count.
 fn entry(pages: Pages, flags: u64) -> Entry {
     let mut message = vec![0x08];
-    varint(&mut message, pages.0);
+    put_varint(&mut message, pages.0);
     message.extend([0x10, 0, 0x20]);
-    varint(&mut message, flags);
+    put_varint(&mut message, flags);
     message.push(0x28);
-    varint(&mut message, (pages.1 - pages.0) / PAGE);
+    put_varint(&mut message, (pages.1 - pages.0) / PAGE);
     Entry { pages, message }
-}
-
-fn varint(bytes: &mut Vec<u8>, mut value: u64) {
-    while value > 0x7f {
-        bytes.push(u8::try_from(value & 0x7f).unwrap_or(0) | 0x80);
-        value >>= 7;
-    }
-    bytes.push(u8::try_from(value).unwrap_or(0));
 }
 
 #[cfg(test)]
@@ -351,7 +356,7 @@ mod tests {
             let mut message = Vec::new();
             for (field, value) in [(1u8, start), (2, end), (3, 0), (4, 0), (5, 3), (6, flags), (7, 1)] {
                 message.push(field << 3);
-                varint(&mut message, value);
+                put_varint(&mut message, value);
             }
             message
         };
@@ -375,7 +380,7 @@ mod tests {
         write(&directory.path().join("pagemap-7.img"), &[0x08, 2], vec![entry((0x1000, 0x2000), PRESENT | LAZY)], "x").unwrap();
         keep_own(directory.path()).unwrap();
         let (_, kept) = read(directory.path(), "pagemap-7.img").unwrap();
-        assert_eq!(wire::number(&kept[0].message, 4), Some(PRESENT));
+        assert_eq!(number(&kept[0].message, 4), Some(PRESENT));
         mark(directory.path(), &list).unwrap();
         assert_eq!(present(directory.path()).unwrap()[&7], [(0x1000, 0x2000)]);
         assert!(mark(directory.path(), &list).is_err());
