@@ -13,6 +13,12 @@ pub fn pod(name: &str, mib: u32, rate: u32) -> Pod {
     Pod::new(name, [python(CONTAINER, PROGRAM, &[&mib.to_string(), &rate.to_string()])])
 }
 
+/// The same with a child that was forked, shares the heap at first, and changes its copy of it.
+#[must_use]
+pub fn family(name: &str, mib: u32, rate: u32) -> Pod {
+    Pod::new(name, [python(CONTAINER, PROGRAM, &[&mib.to_string(), &rate.to_string(), "fork"])])
+}
+
 /// The longest time that the program stood still by its own clock, in milliseconds. `None`: it noticed nothing.
 #[must_use]
 pub fn gap(logs: &str) -> Option<u64> {

@@ -75,9 +75,32 @@ impl Index {
     #[must_use]
     pub fn pick(&self, ranges: &[Range], known: Known) -> Vec<Range> {
         let mut found = Vec::new();
-        for address in ranges.iter().flat_map(Range::pages) {
-            if self.get(address) == known {
-                push(&mut found, Range { start: address, end: address + PAGE });
+        for range in ranges {
+            let mut at = range.start;
+            while at < range.end {
+                // One word of bits: up to 64 pages.
+                let (block, word, bit) = place(at);
+                let (stored, zero) = self.blocks.get(&block).map_or((0, 0), |block| (block.stored[word], block.zero[word]));
+                let bits = match known {
+                    Known::No => !(stored | zero),
+                    Known::Stored => stored,
+                    Known::Zero => zero,
+                };
+                let first = u64::from(bit.trailing_zeros());
+                let end = range.end.min(at + (64 - first) * PAGE);
+                let mut bits = bits >> first;
+                let mut page = at;
+                while page < end && bits != 0 {
+                    let (skipped, length) = (bits.trailing_zeros(), (bits >> bits.trailing_zeros()).trailing_ones());
+                    let start = page + u64::from(skipped) * PAGE;
+                    let stop = (start + u64::from(length) * PAGE).min(end);
+                    if start < stop {
+                        push(&mut found, Range { start, end: stop });
+                    }
+                    page = start + u64::from(length) * PAGE;
+                    bits = bits.checked_shr(skipped + length).unwrap_or(0);
+                }
+                at = end;
             }
         }
         found
@@ -110,6 +133,16 @@ mod tests {
         assert_eq!(index.pick(&all, Known::Stored), [range(500, 510), range(512, 520)]);
         assert_eq!(index.pick(&all, Known::Zero), [range(510, 511)]);
         assert_eq!(index.stored(), 18 * PAGE);
+        // Against every page one by one, from and to everywhere in a word.
+        for (start, end) in [(490, 600), (501, 502), (509, 513), (511, 577), (512, 640), (447, 512), (0, 2000)] {
+            for known in [Known::No, Known::Stored, Known::Zero] {
+                let picked = index.pick(&[range(start, end)], known);
+                for page in start..end {
+                    assert_eq!(picked.iter().any(|one| one.start <= at(page) && at(page) < one.end), index.get(at(page)) == known, "{page} {known:?}");
+                }
+                assert!(picked.windows(2).all(|pair| pair[0].end < pair[1].start) && picked.iter().all(|one| one.start >= at(start) && one.end <= at(end)));
+            }
+        }
         index.forget(range(495, 515));
         assert_eq!(index.pick(&all, Known::Stored), [range(515, 520)]);
         assert_eq!(index.get(at(510)), Known::No);

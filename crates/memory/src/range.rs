@@ -46,6 +46,21 @@ pub fn push(ranges: &mut Vec<Range>, next: Range) {
     }
 }
 
+/// The same addresses, in order, in as few ranges as there can be.
+#[must_use]
+pub fn joined(ranges: impl IntoIterator<Item = Range>) -> Vec<Range> {
+    let mut sorted: Vec<Range> = ranges.into_iter().filter(|range| !range.is_empty()).collect();
+    sorted.sort_unstable();
+    let mut all: Vec<Range> = Vec::new();
+    for range in sorted {
+        match all.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => all.push(range),
+        }
+    }
+    all
+}
+
 /// What is in `from` and in none of `without`. Both sorted and disjoint.
 #[must_use]
 pub fn subtract(from: &[Range], without: &[Range]) -> Vec<Range> {
@@ -100,6 +115,7 @@ mod tests {
         }
         assert_eq!(all, [range(0, 3), range(5, 6)]);
         assert_eq!(bytes(&all), 4);
+        assert_eq!(joined([range(5, 6), range(1, 3), range(2, 2), range(3, 4), range(0, 2)]), [range(0, 4), range(5, 6)]);
     }
 
     #[test]

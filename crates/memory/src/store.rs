@@ -165,15 +165,27 @@ impl Store {
     pub fn rows(&self, wanted: &BTreeMap<i32, Vec<Range>>) -> io::Result<Vec<Row>> {
         let mut rows: Vec<Row> = Vec::new();
         for (process, ranges) in wanted {
-            for at in ranges.iter().flat_map(Range::pages) {
-                let place = self.processes.get(process).and_then(|known| known.find(at)).ok_or_else(|| missing(*process, at))?;
-                let (level, offset) = (u64::try_from(place.level).unwrap_or(u64::MAX), place.slot * PAGE);
-                match rows.last_mut() {
-                    Some(last) if last.process == *process && last.range.end == at && last.level == level && last.offset + last.range.len() == offset => {
-                        last.range.end = at + PAGE;
+            if ranges.windows(2).any(|pair| pair[0].end > pair[1].start) {
+                return Err(invalid("the list of pages is not in order"));
+            }
+            let nothing = Process::default();
+            let runs = self.processes.get(process).unwrap_or(&nothing).runs();
+            // Both in order of addresses: one walk along both.
+            let mut rest = runs.iter().peekable();
+            for range in ranges {
+                let mut at = range.start;
+                while at < range.end {
+                    while rest.next_if(|(run, _)| run.range.end <= at).is_some() {}
+                    let (run, level) = rest.peek().filter(|(run, _)| run.range.start <= at).ok_or_else(|| missing(*process, at))?;
+                    let (end, level) = (run.range.end.min(range.end), u64::try_from(*level).unwrap_or(u64::MAX));
+                    let offset = run.slot * PAGE + (at - run.range.start);
+                    match rows.last_mut() {
+                        Some(last) if last.process == *process && last.range.end == at && last.level == level && last.offset + last.range.len() == offset => {
+                            last.range.end = end;
+                        }
+                        _ => rows.push(Row { process: *process, range: Range { start: at, end }, level, offset }),
                     }
-                    Some(last) if last.process == *process && last.range.end > at => return Err(invalid("the list of pages is not in order")),
-                    _ => rows.push(Row { process: *process, range: Range { start: at, end: at + PAGE }, level, offset }),
+                    at = end;
                 }
             }
         }
@@ -218,6 +230,13 @@ impl Store {
 }
 
 impl Process {
+    /// All runs with their levels, in order of addresses: no page is in two.
+    fn runs(&self) -> Vec<(Run, usize)> {
+        let mut runs: Vec<(Run, usize)> = self.levels.iter().flat_map(|(level, held)| held.runs.iter().map(move |run| (*run, *level))).collect();
+        runs.sort_unstable_by_key(|(run, _)| run.range.start);
+        runs
+    }
+
     /// Where a page is; `None` if it is new.
     fn find(&self, address: u64) -> Option<Place> {
         self.levels.iter().find_map(|(level, held)| held.slot(address).map(|slot| Place { level: *level, slot }))

@@ -1,11 +1,14 @@
 //! Which pages of one process have changed: userfaultfd's asynchronous write protection, seen through PAGEMAP_SCAN. The process notices nothing.
 //!
 //! ```text
-//!   attach ─▶ round ─▶ round ─▶ … ─▶ [frozen] ─▶ last            each round: maps, register whole ranges, maps again, scan
+//!   attach: register ─▶ round ─▶ round ─▶ … ─▶ [frozen] ─▶ last            each round: maps, scan
 //! ```
 //! Rules, each from a corruption that was seen:
 //! - Whole ranges are registered, never a single mapping ([`maps::between`]).
-//! - A scan that meets an unregistered mapping (EPERM) has protected what lies before it and lost its answer: the whole mapping is taken again, written or not.
+//! - They are registered once, before anything is known. A mapping that mremap moves to the side of another may take that one's registration away, and what was protected
+//!   stays marked as such while it is written. Registered again, it would pass for unchanged. So what is not registered in the end is CRIU's: it is new, or it was moved.
+//! - A scan that meets an unregistered mapping (EPERM) has protected what lies before it and lost its answer: what was to be scanned is taken again, written or not, as
+//!   soon as it can be looked at.
 //! - Only entries with a page (present or swapped) are matched and so protected.
 //! - In the end all pages that are there are looked at: what was dropped since (MADV_DONTNEED) is known no more, what is there and not known counts as changed.
 //! - Guard pages look swapped and cannot be read: they are left out.
@@ -22,12 +25,12 @@ use nix::libc;
 
 use crate::index::{Index, Known};
 use crate::maps::{self, Mapping};
-use crate::range::{Range, bytes, push};
+use crate::range::{Range, bytes, joined, push, subtract};
 use crate::scan::{Mode, Pages, Support, register};
 use crate::{Error, hazard};
 
 /// How often a scan is repeated because mappings come and go meanwhile.
-const AGAIN: usize = 4;
+const AGAIN: usize = 2;
 
 /// One process whose memory is tracked.
 #[derive(Debug)]
@@ -39,7 +42,7 @@ pub struct Tracker {
     support: Support,
     /// What the other side has.
     pub index: Index,
-    /// Mappings whose last scan was lost.
+    /// Where the answer of a scan was lost: what is there counts as written until it was looked at as a whole. In order.
     lost: Vec<Range>,
     droppable: Vec<Range>,
 }
@@ -103,40 +106,40 @@ impl Tracker {
     pub fn round(&mut self) -> Result<Vec<Range>, Error> {
         self.check()?;
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
+        // A mapping that was split or moved since `maps` was read is looked at once more.
+        let mut failed: Option<Vec<Range>> = None;
         for _ in 0..AGAIN {
             let mappings = maps::of(self.pid).map_err(|_| Error::Gone(self.pid))?;
-            self.register(&mappings)?;
-            let mappings = maps::of(self.pid).map_err(|_| Error::Gone(self.pid))?;
             let pagemap = self.pagemap()?;
-            let before = std::mem::take(&mut self.lost);
+            let mut again = Vec::new();
             for mapping in mappings.iter().filter(|mapping| mapping.travels()) {
                 let range = mapping.range;
-                let mode = if before.iter().any(|lost| lost.meets(&range)) { Mode::Everything } else { Mode::Written };
+                if failed.as_ref().is_some_and(|failed| !failed.iter().any(|failed| failed.meets(&range))) {
+                    continue;
+                }
+                let mode = if self.lost.iter().any(|lost| lost.meets(&range)) { Mode::Everything } else { Mode::Written };
                 let scanned = self.support.scan(&pagemap, range, mode, |pages| if pages.own { changed.push(pages.range) } else { gone.push(pages.range) });
                 match scanned {
+                    // What lies in a mapping that does not travel just now (it is unreadable for a moment) stays lost until it does.
+                    Ok(()) if mode == Mode::Everything => self.lost = subtract(&self.lost, &[range]),
                     Ok(()) => {}
-                    Err(error) if may_be_repeated(&error) => self.lost.push(range),
+                    Err(error) if may_be_repeated(&error) => again.push(range),
                     Err(error) => return Err(Error::call(format!("PAGEMAP_SCAN of process {}", self.pid))(error)),
                 }
             }
-            if self.lost.is_empty() {
+            if again.is_empty() {
                 break;
             }
+            self.lost = joined(self.lost.iter().copied().chain(again.iter().copied()));
+            failed = Some(again);
         }
         self.check()?;
-        changed.sort_unstable();
-        let mut joined: Vec<Range> = Vec::new();
-        for range in changed {
-            // The same pages may have been found by two scans.
-            match joined.last_mut() {
-                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-                _ => joined.push(range),
-            }
-        }
-        for range in gone.iter().chain(&joined) {
+        // The same pages may have been found by two scans.
+        let changed = joined(changed);
+        for range in gone.iter().chain(&changed) {
             self.index.forget(*range);
         }
-        Ok(joined)
+        Ok(changed)
     }
 
     /// What is there and what has changed, when no thread of the process runs. Protects nothing.
@@ -165,7 +168,7 @@ impl Tracker {
                         }
                         continue;
                     }
-                    // Mapped since the last round: CRIU takes it.
+                    // Mapped or moved since the beginning: CRIU takes it.
                     Err(error) if error.raw_os_error() == Some(libc::EPERM) => found.clear(),
                     Err(error) => return Err(Error::call(format!("PAGEMAP_SCAN of process {}", self.pid))(error)),
                 }
@@ -228,7 +231,7 @@ impl Tracker {
     }
 }
 
-/// EPERM: a mapping that is not registered (yet). ENOMEM: one that is gone.
+/// EPERM: a mapping that is not registered. ENOMEM: one that is gone.
 fn may_be_repeated(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOMEM))
 }

@@ -1,7 +1,7 @@
 //! A large heap that changes all the time travels while its pod runs: every page arrives as it was, and the pod stands still for a moment only.
 
 use anyhow::{Context, Result, ensure};
-use godwit_demo::{pages, pods};
+use godwit_demo::{migrate, pages, pods};
 use godwit_e2e::{Case, Scenario};
 
 pub const SCENARIO: Scenario = Scenario::new("memory", "1 GiB that changes by 50 MB/s travels while the pod runs, there and back.", run);
@@ -12,11 +12,11 @@ const HEAP: u32 = 1024;
 const RATE: u32 = 50;
 
 fn run(case: &Case) -> Result<()> {
-    let mut pod = case.start(pages::pod("pages", HEAP, RATE))?;
+    let mut pod = case.start(pages::family("pages", HEAP, RATE))?;
     let mut before = case.good(&pod, "main", 0)?;
     for way in ["there", "back"] {
         let node = case.pair.other(pods::node(&case.pod(&pod)?)).to_owned();
-        let moved = case.migrate(&pod, &node)?.moved()?;
+        let moved = migrate::migrate_with(&case.lab, &case.namespace, &[&pod, "--to", &node, "--memory", "pre-copy"])?.moved()?;
         let name = moved.target_pod()?;
         case.ready(&name)?;
         let plan = moved.status("/plan/memory");

@@ -115,6 +115,14 @@ impl Memory {
             for pid in ended {
                 tracked.processes.remove(&pid);
             }
+            // What forked processes share is each one's own when a pager has filled it.
+            let all: u64 = tracked.processes.values().filter_map(|process| process.last.as_ref()).map(|last| bytes(&last.pages)).sum();
+            if let Some(limit) = tracked.cgroup.memory_limit()
+                && tracked.processes.len() > 1
+                && all > usable(limit)
+            {
+                return Err(Error::Unsupported(format!("the processes of container {} would exceed its memory limit if they did not share", tracked.name)));
+            }
         }
         Ok(late)
     }
@@ -245,6 +253,12 @@ fn inside(pid: i32) -> Option<i32> {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
     field("VmSize:")?;
     field("NSpid:")?.split_whitespace().last()?.parse().ok()
+}
+
+/// What of a container's memory limit its processes may take: the rest is the kernel's and the runtime's.
+#[must_use]
+pub fn usable(limit: u64) -> u64 {
+    limit - limit / 10
 }
 
 /// Where the veil's table of a container lies, as the node names it.

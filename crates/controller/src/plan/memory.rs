@@ -12,6 +12,9 @@ pub const STOP_AND_COPY: &str = "StopAndCopy";
 /// Below this, in bytes, there is nothing to gain.
 const WORTH_IT: u64 = 32 << 20;
 
+/// Forked processes that share more than one part in so many of their memory keep it shared.
+const SHARED: u64 = 4;
+
 /// What was chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
@@ -46,6 +49,10 @@ pub fn choose(wish: MemoryStrategy, inspected: &InspectReply) -> Result<Choice, 
             let mib = inspected.private_bytes >> 20;
             choice(STOP_AND_COPY, Some(format!("{mib} MiB of memory travel while the pod stands still: {why_not}")))
         }
+        MemoryStrategy::Auto if inspected.forked_bytes > inspected.private_bytes / SHARED => {
+            let mib = inspected.forked_bytes >> 20;
+            choice(STOP_AND_COPY, Some(format!("memory travels while the pod stands still: forked processes share {mib} MiB, which would be copied otherwise")))
+        }
         MemoryStrategy::Auto => choice(PRE_COPY, None),
     }
 }
@@ -66,6 +73,15 @@ mod tests {
         assert_eq!(choose(MemoryStrategy::Auto, &pod(1 << 20, "")).unwrap().strategy, STOP_AND_COPY);
         assert_eq!(choose(MemoryStrategy::PreCopy, &pod(1 << 20, "")).unwrap().strategy, PRE_COPY);
         assert_eq!(choose(MemoryStrategy::StopAndCopy, &pod(large, "")).unwrap().strategy, STOP_AND_COPY);
+    }
+
+    #[test]
+    fn forked_processes_go_on_sharing() {
+        let forked = InspectReply { forked_bytes: 1 << 29, ..pod(1 << 30, "") };
+        let told = choose(MemoryStrategy::Auto, &forked).unwrap();
+        assert!(told.strategy == STOP_AND_COPY && told.warning.unwrap().contains("512 MiB"));
+        assert_eq!(choose(MemoryStrategy::PreCopy, &forked).unwrap().strategy, PRE_COPY);
+        assert_eq!(choose(MemoryStrategy::Auto, &InspectReply { forked_bytes: 1 << 25, ..forked }).unwrap().strategy, PRE_COPY);
     }
 
     #[test]

@@ -5,6 +5,10 @@ use nix::libc;
 
 /// Mappings of one thread.
 const SLOTS: usize = 12;
+/// The first of them stay where they are: there before the tracking begins, they are what travels in the end.
+const SETTLED: usize = 5;
+/// Room behind each of these, into which something is moved now and then.
+const ROOM: usize = 64 * 4096;
 
 struct Random(u64);
 
@@ -61,11 +65,57 @@ fn map(at: *mut libc::c_void, length: usize, flags: i32) -> *mut u8 {
     if start == libc::MAP_FAILED { std::ptr::null_mut() } else { start.cast() }
 }
 
+/// Something new is moved to the side of a mapping, where the kernel may join the two, and goes again.
+unsafe fn brush(start: *mut u8, length: usize, random: &mut Random) {
+    let part = (random.below(ROOM / 4096) + 1) * 4096;
+    let new = map(std::ptr::null_mut(), part, 0);
+    if new.is_null() {
+        return;
+    }
+    // SAFETY: the room behind the mapping is the caller's, and reserved.
+    unsafe {
+        let room = start.add(length);
+        if random.next().is_multiple_of(4) {
+            fill(new, part, random);
+        }
+        std::thread::sleep(std::time::Duration::from_micros(random.next() % 3000));
+        if libc::mremap(new.cast(), part, part, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, room) == libc::MAP_FAILED {
+            complain("mremap to the side");
+        }
+        let first = random.below(length / 4096);
+        fill(start.add(first * 4096), (length - first * 4096).min(1 << 20), random);
+        reserve(room);
+    }
+}
+
+/// Nothing but room.
+unsafe fn reserve(room: *mut u8) {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    // SAFETY: a range of the caller's.
+    if unsafe { libc::mmap(room.cast(), ROOM, libc::PROT_NONE, flags, -1, 0) } == libc::MAP_FAILED {
+        complain("room");
+    }
+}
+
 #[allow(clippy::too_many_lines)]
 fn chaos(mut random: Random, huge: bool) {
     let mut places: [(*mut u8, usize); SLOTS] = [(std::ptr::null_mut(), 0); SLOTS];
     // SAFETY: a path of ours, flags only.
     let noise = unsafe { libc::open(c"/dev/urandom".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    for place in places.iter_mut().take(SETTLED) {
+        let length = (random.below(1500) + 100) * 4096;
+        let start = map(std::ptr::null_mut(), length + ROOM, 0);
+        if start.is_null() {
+            complain("mmap");
+            continue;
+        }
+        // SAFETY: a mapping of ours.
+        unsafe {
+            reserve(start.add(length));
+            fill(start, length, &mut random);
+        }
+        *place = (start, length);
+    }
     loop {
         let slot = random.below(SLOTS);
         let (start, length) = places[slot];
@@ -93,7 +143,13 @@ fn chaos(mut random: Random, huge: bool) {
         // SAFETY: inside a mapping of ours, here and below; all pointers are to what this thread has mapped and nobody else knows.
         let inside = unsafe { start.add(first * 4096) };
         unsafe {
-            match random.next() % 14 {
+            // What is settled stays and stays as large as it is.
+            let what = match random.next() % 16 {
+                0 | 1 | 4 | 5 if slot < SETTLED => 12,
+                12 if slot >= SETTLED => 13,
+                what => what,
+            };
+            match what {
                 0 => {
                     libc::munmap(start.cast(), length);
                     places[slot] = (std::ptr::null_mut(), 0);
@@ -164,6 +220,7 @@ fn chaos(mut random: Random, huge: bool) {
                     inside.read_volatile();
                     libc::madvise(inside.cast(), part, 21); // MADV_PAGEOUT
                 }
+                12 => brush(start, length, &mut random),
                 _ => fill(inside, part, &mut random),
             }
         }
