@@ -11,13 +11,14 @@ use godwit_demo::{pages, pods};
 const NAMESPACE: &str = "godwit-bench-memory";
 const MINUTE: Duration = Duration::from_secs(60);
 /// MiB of the heap, MB of it that change every second, and when memory travels.
-const CASES: [(u32, u32, &str); 7] = [
-    (64, 0, "pre-copy"),
-    (64, 50, "pre-copy"),
+const CASES: [(u32, u32, &str); 8] = [
+    (256, 0, "pre-copy"),
+    (256, 0, "stop-and-copy"),
     (256, 50, "pre-copy"),
-    (1024, 0, "pre-copy"),
-    (1024, 50, "pre-copy"),
     (256, 50, "stop-and-copy"),
+    (1024, 0, "pre-copy"),
+    (1024, 0, "stop-and-copy"),
+    (1024, 50, "pre-copy"),
     (1024, 50, "stop-and-copy"),
 ];
 
