@@ -18,8 +18,7 @@ use super::memory::veil_of;
 use crate::{
     clock::{Notes, Timer},
     failure::{failure, internal},
-    install,
-    trace,
+    install, trace,
 };
 
 /// After this a dump has hung and CRIU is killed: the one case in which that is done, because a killed CRIU may leave its code in the processes.

@@ -59,8 +59,8 @@ pub fn present(directory: &Path) -> Result<ByProcess, Problem> {
     let mut found = ByProcess::new();
     for entry in fs::read_dir(directory).map_err(Problem::read(directory))? {
         let name = entry.map_err(Problem::read(directory))?.file_name().to_string_lossy().into_owned();
-        let number = name.strip_prefix("pagemap-").and_then(|rest| rest.strip_suffix(".img"));
-        let Some(process) = number.and_then(|number| number.parse::<i32>().ok()) else { continue };
+        let process = name.strip_prefix("pagemap-").and_then(|rest| rest.strip_suffix(".img"));
+        let Some(process) = process.and_then(|process| process.parse::<i32>().ok()) else { continue };
         let (_, entries) = read(directory, &name)?;
         let mut pages: Vec<Pages> = Vec::new();
         for entry in entries.iter().filter(|entry| number(&entry.message, 4).unwrap_or(PRESENT) & PRESENT != 0) {
