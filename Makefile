@@ -34,9 +34,10 @@ bootstrap: ## Installs what this machine lacks (Debian, Ubuntu; as root). Does n
 	@scripts/bootstrap
 
 .PHONY: build
-build: bootstrap ## Builds all programs; the OCI wrapper as a static one.
+build: bootstrap ## Builds all programs; the OCI wrapper as a static one; the library for criu dump.
 	cargo build --release --locked --workspace --bins
 	cargo rustc --locked --profile runtime -p godwit-runtime --bin godwit-runtime -- -C target-feature=+crt-static -C relocation-model=static
+	cargo rustc --locked --profile runtime -p godwit-veil --features library --crate-type cdylib -- -C link-arg=-nostdlib -C link-arg=-nostartfiles
 
 .PHONY: cache
 cache: lab-program ## Makes what the lab is made of: two Debian roots, Kubernetes, Helm, CoreDNS, images. Once.

@@ -16,6 +16,7 @@ use godwit_rpc::v1::{self, AssessReply, AssessRequest, Failure, InspectReply};
 use crate::{
     convert,
     failure::{failure, internal},
+    source,
 };
 
 /// So many of the other ends of connections are named.
@@ -77,12 +78,14 @@ fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Fai
         node: Some(node),
         ..InspectReply::default()
     };
-    let mut pids = Vec::new();
+    let (mut pids, mut too_much) = (Vec::new(), None);
     for (container, cgroup) in pod.containers.iter().zip(pod.cgroups(host)?) {
         let processes = process::tree(&cgroup).map_err(|error| internal("cannot list processes", error))?;
         reply.processes += u32::try_from(processes.len()).unwrap_or(u32::MAX);
         reply.fds += processes.iter().map(|process| u32::try_from(process.fds.len()).unwrap_or(u32::MAX)).sum::<u32>();
-        pids.extend(processes.iter().map(|process| process.pid));
+        let own: Vec<i32> = processes.iter().map(|process| process.pid).collect();
+        too_much = too_much.or_else(|| shares_too_much(&container.name, &own, cgroup.memory_limit()?));
+        pids.extend(own);
         let runtime = match &container.runtime {
             Runtime::Runc => "runc".to_owned(),
             Runtime::Crun => "crun".to_owned(),
@@ -103,7 +106,10 @@ fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Fai
             image_ref: container.image_ref.clone(),
         });
     }
-    reply.resident_bytes = godwit_memory::footprint(&pids).rss;
+    let memory = godwit_memory::footprint(&pids);
+    (reply.resident_bytes, reply.private_bytes) = (memory.rss, memory.anon);
+    reply.forked_bytes = memory.anon_each.saturating_sub(memory.anon);
+    reply.stop_and_copy = untrackable(&pids).or(too_much).unwrap_or_default();
     if let Some(first) = pod.containers.first() {
         let connections = process::connections(first.pid).map_err(|error| internal("cannot list connections", error))?;
         reply.connections = u32::try_from(connections.outside.len()).unwrap_or(u32::MAX);
@@ -115,6 +121,25 @@ fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Fai
         reply.files_bytes += Index::read(&directory, BTreeSet::new()).map_err(|error| internal("cannot list the pod's files", error))?.bytes();
     }
     Ok(reply)
+}
+
+/// What forked processes share is each process's own where a pager has filled it: that may be more than the container may have.
+fn shares_too_much(name: &str, pids: &[i32], limit: u64) -> Option<String> {
+    let memory = godwit_memory::footprint(pids);
+    (memory.anon_each > memory.anon && memory.anon_each > source::memory::usable(limit)).then(|| {
+        format!("the processes of container {name} share {} MiB and would exceed its memory limit if each had its own", (memory.anon_each - memory.anon) >> 20)
+    })
+}
+
+/// Why the memory of these processes cannot travel while they run.
+fn untrackable(pids: &[i32]) -> Option<String> {
+    if let Err(error) = godwit_memory::scan::Support::probe() {
+        return Some(error.to_string());
+    }
+    if cfg!(not(target_arch = "x86_64")) {
+        return Some("memory can be tracked on x86-64 only yet".into());
+    }
+    pids.iter().find_map(|pid| godwit_memory::hazard::of(*pid, &godwit_memory::maps::of(*pid).ok()?))
 }
 
 /// Answers `Assess`: could this node take it?

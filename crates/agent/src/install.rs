@@ -3,6 +3,7 @@
 //! ```text
 //!   agent's image                      node
 //!   /usr/local/bin/godwit-runtime ──▶  /opt/godwit/bin/godwit-runtime
+//!   /usr/local/lib/libgodwit_veil.so ▶ /opt/godwit/lib/libgodwit_veil.so
 //!                                      /etc/containerd/conf.d/godwit.toml        (containerd: then restarted; its shims keep every pod running)
 //!                                      /etc/crio/crio.conf.d/50-godwit.conf      (CRI-O: likewise; a reload by SIGHUP shows a new handler in its status, but does not run it)
 //! ```
@@ -28,6 +29,10 @@ const IN_IMAGE: &str = "/usr/local/bin/godwit-runtime";
 pub const FOLDER: &str = "/opt/godwit";
 /// The wrapper on the node.
 pub const ON_NODE: &str = "/opt/godwit/bin/godwit-runtime";
+/// The library that is preloaded into `criu dump`, in the agent's image.
+const VEIL_IN_IMAGE: &str = "/usr/local/lib/libgodwit_veil.so";
+/// The same on the node.
+pub const VEIL_ON_NODE: &str = "/opt/godwit/lib/libgodwit_veil.so";
 /// Which runtime is below the wrapper, for the wrapper.
 const SETTINGS: &str = "/opt/godwit/etc/runtime.json";
 /// For how long a runtime may need to come back with the handler.
@@ -87,6 +92,9 @@ pub async fn install(host: &Host) -> anyhow::Result<cri::Client> {
     write_if_other(&host.path(SETTINGS), settings.as_bytes(), 0o644)?;
     let wrapper = fs::read(IN_IMAGE).with_context(|| format!("{IN_IMAGE} is not in the agent's image"))?;
     write_if_other(&host.path(ON_NODE), &wrapper, 0o755)?;
+
+    let veil = fs::read(VEIL_IN_IMAGE).with_context(|| format!("{VEIL_IN_IMAGE} is not in the agent's image"))?;
+    write_if_other(&host.path(VEIL_ON_NODE), &veil, 0o755)?;
 
     let client = cri::Client::detect(host).await.context("neither containerd nor CRI-O answers on this node")?;
     let drop_in = drop_in(client.kind());

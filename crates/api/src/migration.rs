@@ -38,7 +38,10 @@ const DNS_NAME: &str = r"self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9
     validation = Rule::new("(has(self.network) ? self.network : 'Auto') == (has(oldSelf.network) ? oldSelf.network : 'Auto')").message("network cannot be changed; make another PodMigration"),
     validation = Rule::new("has(self.anchorTtlSeconds) == has(oldSelf.anchorTtlSeconds) && (!has(self.anchorTtlSeconds) || self.anchorTtlSeconds == oldSelf.anchorTtlSeconds)").message("anchorTtlSeconds cannot be changed"),
     validation = Rule::new("!(has(oldSelf.releaseAnchor) && oldSelf.releaseAnchor) || (has(self.releaseAnchor) && self.releaseAnchor)").message("the release of an anchor cannot be withdrawn"),
-    validation = Rule::new("has(self.ttlSeconds) == has(oldSelf.ttlSeconds) && (!has(self.ttlSeconds) || self.ttlSeconds == oldSelf.ttlSeconds)").message("ttlSeconds cannot be changed")
+    validation = Rule::new("has(self.ttlSeconds) == has(oldSelf.ttlSeconds) && (!has(self.ttlSeconds) || self.ttlSeconds == oldSelf.ttlSeconds)").message("ttlSeconds cannot be changed"),
+    validation = Rule::new("has(self.memory) == has(oldSelf.memory) && (!has(self.memory) || self.memory == oldSelf.memory)").message("memory cannot be changed; make another PodMigration"),
+    validation = Rule::new("has(self.freezeBudgetMs) == has(oldSelf.freezeBudgetMs) && (!has(self.freezeBudgetMs) || self.freezeBudgetMs == oldSelf.freezeBudgetMs)").message("freezeBudgetMs cannot be changed"),
+    validation = Rule::new("has(self.bandwidthMiB) == has(oldSelf.bandwidthMiB) && (!has(self.bandwidthMiB) || self.bandwidthMiB == oldSelf.bandwidthMiB)").message("bandwidthMiB cannot be changed")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PodMigrationSpec {
@@ -74,6 +77,31 @@ pub struct PodMigrationSpec {
     /// Seconds for which the record stays once the migration has ended. Default: one day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u32>,
+    /// When memory travels. Default: Auto.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryStrategy>,
+    /// Milliseconds for which the pod may stand still, as a wish: memory travels ahead in rounds until what is left fits, or does not get less. Default: 200.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub freeze_budget_ms: Option<u32>,
+    /// MiB a second that memory may use of the network while the pod runs. Default: no limit. Inside the freeze there is none.
+    #[serde(default, rename = "bandwidthMiB", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub bandwidth_mib: Option<u32>,
+}
+
+/// When memory travels.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
+pub enum MemoryStrategy {
+    /// PreCopy where it is possible and worth it, else StopAndCopy.
+    #[default]
+    Auto,
+    /// While the pod stands still.
+    StopAndCopy,
+    /// While the pod runs, as far as it can; the pod moves only when all of it is at the target.
+    PreCopy,
+    /// After the pod runs at the target. Not built yet: a blocker in the plan.
+    PostCopy,
 }
 
 /// What becomes of a pod's connections when its address changes.
@@ -193,7 +221,7 @@ pub struct PodMigrationStatus {
 pub struct PlanSummary {
     /// `Live`.
     pub engine: String,
-    /// `StopAndCopy`.
+    /// `PreCopy` or `StopAndCopy`.
     pub memory: String,
     /// `KeepAddress`, `Anchor` or `Close`.
     pub network: String,
@@ -249,6 +277,18 @@ pub struct Progress {
     pub total: u64,
     /// Bytes per second over the last interval.
     pub rate: u64,
+    /// Rounds of memory that have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<u32>,
+    /// Bytes of memory per second that the pod changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dirty_rate: Option<u64>,
+    /// Bytes of memory that would be left if the pod were frozen now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<u64>,
+    /// Milliseconds that these would add to the freeze.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast_ms: Option<u32>,
 }
 
 /// One step of the migration.

@@ -12,12 +12,12 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::json;
 
-use godwit_api::migration::{Network, PodMigrationSpec};
+use godwit_api::migration::{MemoryStrategy, Network, PodMigrationSpec};
 use godwit_api::{PodMigration, names};
 
 use crate::error::{Error, innermost};
 use crate::explain::Happened;
-use crate::options::{self, Pod, Where};
+use crate::options::{self, Memory, Pod, Where};
 
 /// For how long the cluster may be away while a migration is watched.
 const AWAY: Duration = Duration::from_secs(60);
@@ -73,6 +73,14 @@ impl Cluster {
             spec: PodMigrationSpec {
                 pod_name: name.to_owned(),
                 target_node: pod.to.clone(),
+                memory: pod.memory.map(|memory| match memory {
+                    Memory::Auto => MemoryStrategy::Auto,
+                    Memory::StopAndCopy => MemoryStrategy::StopAndCopy,
+                    Memory::PreCopy => MemoryStrategy::PreCopy,
+                    Memory::PostCopy => MemoryStrategy::PostCopy,
+                }),
+                freeze_budget_ms: pod.freeze_budget,
+                bandwidth_mib: pod.bandwidth,
                 deadline_seconds: pod.deadline.map(|time| u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX)),
                 network: match pod.network {
                     options::Network::Auto => Network::Auto,
@@ -155,8 +163,18 @@ impl Cluster {
     /// # Errors
     /// When the API server does not take it.
     pub async fn dry_run(&self, pod: &str, node: &str) -> Result<PodMigration, Error> {
-        self.order(&Pod { name: pod.to_owned(), to: Some(node.to_owned()), dry_run: true, deadline: None, network: options::Network::Auto, no_wait: true })
-            .await
+        self.order(&Pod {
+            name: pod.to_owned(),
+            to: Some(node.to_owned()),
+            dry_run: true,
+            deadline: None,
+            memory: None,
+            freeze_budget: None,
+            bandwidth: None,
+            network: options::Network::Auto,
+            no_wait: true,
+        })
+        .await
     }
 
     /// Takes the record of a dry run away; its time to live does so too.

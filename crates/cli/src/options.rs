@@ -191,6 +191,15 @@ pub struct Pod {
     /// What becomes of its connections
     #[arg(long, value_enum, default_value_t = Network::Auto)]
     pub network: Network,
+    /// When memory travels: auto, stop-and-copy or pre-copy
+    #[arg(long, value_name = "WHEN", value_enum)]
+    pub memory: Option<Memory>,
+    /// For how long the pod may stand still, as a wish, in milliseconds: memory travels ahead until what is left fits
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub freeze_budget: Option<u32>,
+    /// What memory may use of the network while the pod runs, in MiB a second
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub bandwidth: Option<u32>,
     /// Only order the migration
     #[arg(long)]
     pub no_wait: bool,
@@ -257,6 +266,19 @@ pub enum Runtime {
     Crio,
     /// containerd
     Containerd,
+}
+
+/// When memory travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Memory {
+    /// While the pod runs where that is possible and worth it
+    Auto,
+    /// While the pod stands still
+    StopAndCopy,
+    /// While the pod runs
+    PreCopy,
+    /// After the pod runs at the target (not built yet)
+    PostCopy,
 }
 
 /// Which cluster and namespace, and how to print.

@@ -102,6 +102,7 @@ pub fn plan(plan: &PlanSummary) -> String {
     let words = |text: &str| match text {
         "Live" => "live".to_owned(),
         "StopAndCopy" => "stop-and-copy".to_owned(),
+        "PreCopy" => "pre-copy".to_owned(),
         "Close" => "connections close".to_owned(),
         "Anchor" => "connections kept (anchor)".to_owned(),
         "KeepAddress" => "connections kept (same address)".to_owned(),
@@ -152,6 +153,14 @@ fn switch(status: &PodMigrationStatus) -> String {
         return condition.message.clone();
     }
     match &status.progress {
+        Some(progress) if progress.round.is_some() => format!(
+            "{} sent, {}/s · round {}, {} left, {}/s change",
+            bytes(progress.bytes),
+            bytes(progress.rate),
+            progress.round.unwrap_or_default(),
+            bytes(progress.remaining.unwrap_or_default()),
+            bytes(progress.dirty_rate.unwrap_or_default())
+        ),
         Some(progress) if progress.bytes > 0 => format!("{} sent, {}/s", bytes(progress.bytes), bytes(progress.rate)),
         _ => "the pod stands still".into(),
     }
@@ -347,6 +356,9 @@ mod tests {
         let lines = lines(&object);
         let last = lines.last().unwrap();
         assert_eq!((last.label, last.text.as_str(), last.done), ("switch", "1 MiB sent, 512 KiB/s", false));
+        let object = migration(json!({"phase": "Switching", "sourceNode": "node-a", "targetNode": "node-b", "targetPod": "web-0-m1", "plan": plan(),
+            "progress": {"bytes": 1_048_576, "total": 0, "rate": 524_288, "round": 3, "dirtyRate": 1024, "remaining": 2048, "forecastMs": 4}}));
+        assert_eq!(super::lines(&object).last().unwrap().text, "1 MiB sent, 512 KiB/s · round 3, 2 KiB left, 1 KiB/s change");
         assert!(lines[..lines.len() - 1].iter().all(|line| line.done));
     }
 }

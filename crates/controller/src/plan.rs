@@ -1,11 +1,12 @@
 //! From what the cluster and the agents know to the plan. What blocks is decided here from values only; the few reads that it needs stand apart.
 
+pub mod memory;
 mod spec;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{Api, ResourceExt};
 
-use godwit_api::migration::{Failure, Network, PlanSummary};
+use godwit_api::migration::{Failure, MemoryStrategy, Network, PlanSummary};
 use godwit_migration::plan::network::{self, Driver, Situation, Wish};
 use godwit_rpc::v1::InspectReply;
 
@@ -45,7 +46,7 @@ pub async fn facts(context: &Context, pod: &Pod) -> Result<Facts, Error> {
 
 /// The plan for one of `candidates` (several: the scheduler will choose, each of them has no blockers).
 #[must_use]
-pub fn decide(facts: &Facts, wish: Network, inspected: &InspectReply, candidates: &[Candidate]) -> PlanSummary {
+pub fn decide(facts: &Facts, (wish, memory): (Network, MemoryStrategy), inspected: &InspectReply, candidates: &[Candidate]) -> PlanSummary {
     let mut blockers = facts.blockers.clone();
     blockers.extend(inspected.blockers.iter().cloned().map(api_failure));
     let mut warnings = facts.warnings.clone();
@@ -71,9 +72,19 @@ pub fn decide(facts: &Facts, wish: Network, inspected: &InspectReply, candidates
             String::new()
         }
     };
+    let memory = match memory::choose(memory, inspected) {
+        Ok(choice) => {
+            warnings.extend(choice.warning);
+            choice.strategy.into()
+        }
+        Err(why) => {
+            blockers.push(why);
+            String::new()
+        }
+    };
     PlanSummary {
         engine: "Live".into(),
-        memory: "StopAndCopy".into(),
+        memory,
         network,
         containers: u32::try_from(inspected.containers.len()).unwrap_or(u32::MAX),
         processes: inspected.processes,

@@ -16,6 +16,7 @@
 //! CRIU's own definitions, which are its stable interface; what a newer CRIU adds is kept, for no message is ever written anew as a whole. Memory pages, and
 //! the content of files, pipes and sockets, are never loaded.
 
+pub mod chain;
 pub mod decode;
 mod files;
 mod frame;

@@ -18,6 +18,7 @@ pub mod migrate;
 pub mod notice;
 pub mod numbers;
 pub mod objects;
+pub mod pages;
 pub mod pods;
 pub mod pulse;
 pub mod redis;

@@ -22,6 +22,9 @@ const COREDNS: &str = "localhost/godwit-lab/coredns:1";
 /// Image of Godwit itself.
 pub const GODWIT: &str = "localhost/godwit:dev";
 
+/// The library that the agent preloads into `criu dump`.
+const VEIL: &str = "libgodwit_veil.so";
+
 /// Parts of the workload root that no program reads.
 const UNUSED: &[&str] = &["dev", "proc", "run", "sys", "tmp", "usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache", "var/lib/apt"];
 
@@ -116,9 +119,12 @@ pub fn build_godwit(settings: &Settings, ingredients: &Ingredients, programs: &P
         let tree = Tree::new(settings, "godwit")?;
         let bin = tree.root.join("usr/local/bin");
         fs::create_dir_all(&bin)?;
+        let lib = tree.root.join("usr/local/lib");
+        fs::create_dir_all(&lib)?;
         for program in &found {
             if let Some(name) = program.file_name() {
-                copy_stripped(program, &bin.join(name))?;
+                let folder = if name == VEIL { &lib } else { &bin };
+                copy_stripped(program, &folder.join(name))?;
             }
         }
         Ok(vec![Layer::existing(&base)?, tree.pack(settings, "godwit")?])
@@ -143,6 +149,11 @@ fn find_programs(folder: &Path) -> Result<Vec<PathBuf>> {
     match candidates.into_iter().find(|path| elf::is_static(path)) {
         Some(path) => found.push(path),
         None => missing.push("godwit-runtime (static)"),
+    }
+    // Built with the same profile.
+    match folder.join("../runtime").join(VEIL) {
+        path if path.is_file() => found.push(path),
+        _ => missing.push(VEIL),
     }
     if missing.is_empty() {
         return Ok(found);

@@ -25,6 +25,8 @@ pub struct Footprint {
     pub shared: u64,
     /// Anonymous memory, proportionally: heaps, stacks, written pages of private file mappings.
     pub anon: u64,
+    /// The same, once for each process: what it would be if forked processes shared nothing.
+    pub anon_each: u64,
     /// Shared anonymous memory, memfds and tmpfs files that are mapped, proportionally.
     pub shmem: u64,
     /// Dirty pages of file mappings, proportionally.
@@ -55,6 +57,7 @@ impl Footprint {
                 "Pss" => self.pss += bytes,
                 "Pss_Anon" => anon = bytes,
                 "Pss_Shmem" => shmem = bytes,
+                "Anonymous" => self.anon_each += bytes,
                 "Pss_Dirty" => pss_dirty = bytes,
                 "Shared_Clean" | "Shared_Dirty" => self.shared += bytes,
                 "SwapPss" => self.swap += bytes,
@@ -129,12 +132,13 @@ mod tests {
     #[test]
     fn fields_are_read_as_bytes() {
         let mut total = Footprint::default();
-        total.add("00400000-7ffd ---p 00000000 00:00 0    [rollup]\nRss:  8 kB\nPss: 6 kB\nPss_Dirty: 5 kB\nPss_Anon: 2 kB\nPss_File: 3 kB\nPss_Shmem: 1 kB\nShared_Clean: 4 kB\nSwapPss: 16 kB\nPrivate_Hugetlb: 2048 kB\n");
+        total.add("00400000-7ffd ---p 00000000 00:00 0    [rollup]\nRss:  8 kB\nPss: 6 kB\nPss_Dirty: 5 kB\nPss_Anon: 2 kB\nPss_File: 3 kB\nPss_Shmem: 1 kB\nShared_Clean: 4 kB\nAnonymous: 4 kB\nSwapPss: 16 kB\nPrivate_Hugetlb: 2048 kB\n");
         let expected = Footprint {
             rss: 8 << 10,
             pss: 6 << 10,
             shared: 4 << 10,
             anon: 2 << 10,
+            anon_each: 4 << 10,
             shmem: 1 << 10,
             file_dirty: 2 << 10,
             swap: 16 << 10,

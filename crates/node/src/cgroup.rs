@@ -159,6 +159,18 @@ impl Cgroup {
         self.path().is_dir()
     }
 
+    /// How much memory may be charged to it, in bytes; `None` if there is no limit, or none that can be read.
+    #[must_use]
+    pub fn memory_limit(&self) -> Option<u64> {
+        // v1: a page less than 2^63 is "no limit" (mm/memcontrol-v1.c).
+        const UNLIMITED: u64 = 1 << 60;
+        let text = match self.version {
+            Version::V1 => fs::read_to_string(self.mount.parent()?.join("memory").join(&self.name).join("memory.limit_in_bytes")).ok()?,
+            Version::V2 => self.read("memory.max").ok()?,
+        };
+        text.trim().parse().ok().filter(|limit| *limit < UNLIMITED)
+    }
+
     /// All processes in it and below, by the agent's pid namespace. A cgroup that is gone has none.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Which of the four programs this is.
+//! Which of the five programs this is.
 
 use std::{ffi::OsString, path::Path};
 
@@ -11,6 +11,9 @@ pub const CRIU: &str = "criu";
 /// `argv[0]` of the gate.
 pub const GATE: &str = "gate";
 
+/// `argv[0]` of the pager.
+pub const PAGER: &str = "godwit-pager";
+
 /// Runs the program and gives its exit code.
 #[must_use]
 pub fn run() -> i32 {
@@ -21,6 +24,7 @@ pub fn run() -> i32 {
         Some(KEEPER) => keeper::run(&rest),
         Some(CRIU) => standin::run(&rest),
         Some(GATE) => gate::run(),
+        Some(PAGER) => keeper::pager::run(&rest),
         _ => wrapper(&rest),
     }
 }

@@ -98,6 +98,9 @@ pub enum Reply {
         images: PathBuf,
         /// More lines for the CRIU configuration file of this restore, e.g. `external mnt[/dev]:/run/godwit/…`.
         criu: Vec<String>,
+        /// The page store: memory that travelled before, which fills the processes while they run. Its table is there once `Images` is answered.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        store: Option<PathBuf>,
     },
     /// To `Keeper`: there is nothing to restore (an init container that is done, a migration that was undone).
     Exit {

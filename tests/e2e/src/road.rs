@@ -25,6 +25,8 @@ pub struct Road<'a> {
     pub pod: String,
     /// Its node now.
     pub node: String,
+    /// What else `kubectl migrate` is told.
+    pub options: Vec<String>,
 }
 
 impl<'a> Road<'a> {
@@ -34,7 +36,7 @@ impl<'a> Road<'a> {
     /// When it does not tick.
     pub fn start(case: &'a Case) -> Result<Self> {
         let (witness, pod) = case.start_pulse("traveller")?;
-        Ok(Self { case, witness, pod, node: case.pair.a.clone() })
+        Ok(Self { case, witness, pod, node: case.pair.a.clone(), options: Vec::new() })
     }
 
     /// The same as the only replica of a Deployment.
@@ -49,7 +51,7 @@ impl<'a> Road<'a> {
         witness.wait_for_ticks(ALIVE, MINUTE)?;
         let node = pods::node(&pod).to_owned();
         ensure!(node == case.pair.a || node == case.pair.b, "the replica is on {node}, which is none of the pair");
-        Ok(Self { case, witness, pod: pods::name(&pod).to_owned(), node })
+        Ok(Self { case, witness, pod: pods::name(&pod).to_owned(), node, options: Vec::new() })
     }
 
     /// The node that it would go to.
@@ -84,7 +86,10 @@ impl<'a> Road<'a> {
     /// When it is not.
     pub fn cross(&mut self, point: &str, order: Order) -> Result<Move> {
         let fault = self.at(point, order)?;
-        let moved = self.case.migrate(&self.pod, &self.target())?;
+        let target = self.target();
+        let mut arguments = vec![self.pod.as_str(), "--to", &target];
+        arguments.extend(self.options.iter().map(String::as_str));
+        let moved = migrate::migrate_with(&self.case.lab, &self.case.namespace, &arguments)?;
         ensure!(fault.fired()?, "nobody passed {point}; the command said:\n{}", moved.text());
         drop(fault);
         self.arrive(&moved).with_context(|| format!("after {order:?} at {point}; the command said:\n{}", moved.text()))?;

@@ -6,6 +6,8 @@ use godwit_e2e::road::Road;
 use godwit_e2e::{Case, Scenario};
 
 pub const CRASH: Scenario = Scenario::new("agents-crash", "An agent killed at any point never leaves two runners, nor none.", crash);
+pub const MEMORY_CRASH: Scenario =
+    Scenario::new("memory-crash", "An agent killed while memory travels, or while it is filled, never loses a page.", memory_crash);
 pub const FAIL: Scenario = Scenario::new("steps-fail", "A step that fails before the commit is taken back, one after it is made good.", fail);
 
 /// Every fault point of the source's agent and of the target's, in the order of the road.
@@ -27,15 +29,31 @@ const POINTS: [&str; 16] = [
     "agent.target.gate",
     "agent.target.running",
 ];
+/// Points of a pod whose memory travels while it runs: in the rounds, and where its pages are between the nodes.
+const MEMORY: [&str; 9] = [
+    "agent.source.round",
+    "agent.target.pages",
+    "agent.target.open",
+    "agent.source.opened",
+    "agent.source.frozen",
+    "agent.source.sealed",
+    "agent.target.restore",
+    "agent.target.swapped",
+    "agent.target.running",
+];
 /// From here on the target owns the pod.
 const COMMITTED: [&str; 3] = ["agent.target.swapped", "agent.target.gate", "agent.target.running"];
 
 fn crash(case: &Case) -> Result<()> {
-    every_point(case, &POINTS, Order::Crash, |_, _| Ok(()))
+    every_point(case, &POINTS, &[], Order::Crash, |_, _| Ok(()))
+}
+
+fn memory_crash(case: &Case) -> Result<()> {
+    every_point(case, &MEMORY, &["--memory", "pre-copy"], Order::Crash, |_, _| Ok(()))
 }
 
 fn fail(case: &Case) -> Result<()> {
-    every_point(case, &POINTS, Order::Fail, |point, code| {
+    every_point(case, &POINTS, &[], Order::Fail, |point, code| {
         let wanted: &[i32] = if COMMITTED.contains(&point) { &[0] } else { &[1, 2] };
         ensure!(wanted.contains(&code), "after a failure at {point} the command exited with {code}");
         Ok(())
@@ -43,15 +61,19 @@ fn fail(case: &Case) -> Result<()> {
 }
 
 /// One pod through all points; after a failure a new one goes on, so that all failures are seen.
-pub fn every_point(case: &Case, points: &[&str], order: Order, check: impl Fn(&str, i32) -> Result<()>) -> Result<()> {
+pub fn every_point(case: &Case, points: &[&str], options: &[&str], order: Order, check: impl Fn(&str, i32) -> Result<()>) -> Result<()> {
     let (mut failures, mut moved, mut back) = (Vec::new(), 0, 0);
-    let mut road = Some(Road::start(case)?);
+    let start = || {
+        let road = Road::start(case)?;
+        Ok::<_, anyhow::Error>(Road { options: options.iter().map(|word| (*word).to_owned()).collect(), ..road })
+    };
+    let mut road = Some(start()?);
     for point in points {
         let mut traveller = match road.take() {
             Some(road) => road,
             None => {
                 case.lab.kubectl(&["delete", "podmigrations,pods", "--all", "-n", &case.namespace, "--timeout=55s"])?;
-                Road::start(case)?
+                start()?
             }
         };
         let crossed = traveller.cross(point, order).and_then(|done| check(point, done.output.code).map(|()| done.output.code));

@@ -30,7 +30,7 @@ fn run(case: &Case) -> Result<()> {
     let plain: Vec<&str> =
         all.iter().copied().filter(|point| !point.starts_with(UNDO) && !OWNED.contains(point) && !ANCHORED.contains(point) && *point != HELD).collect();
     let mut failures = Vec::new();
-    failures.extend(every_point(case, &plain, Order::Crash, |_, _| Ok(())).err());
+    failures.extend(every_point(case, &plain, &[], Order::Crash, |_, _| Ok(())).err());
     failures.extend(while_undone(case, &undo).err());
     failures.extend(owned(case).err());
     let told: Vec<String> = failures.iter().map(|error| format!("{error:#}")).collect();

@@ -19,6 +19,7 @@ mod instruments;
 mod kubectl_afterwards;
 mod limits;
 mod loopback;
+mod memory;
 mod menagerie;
 mod metrics;
 mod node_dies;
@@ -40,7 +41,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 38] = [
+const SCENARIOS: [Scenario; 40] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
@@ -52,6 +53,7 @@ const SCENARIOS: [Scenario; 38] = [
     http_server::SCENARIO,
     menagerie::SCENARIO,
     heap::SCENARIO,
+    memory::SCENARIO,
     limits::SCENARIO,
     loopback::SCENARIO,
     files::SCENARIO,
@@ -75,6 +77,7 @@ const SCENARIOS: [Scenario; 38] = [
     agents_crash::FAIL,
     agents_crash::CRASH,
     connections_crash::SCENARIO,
+    agents_crash::MEMORY_CRASH,
     controller_crash::SCENARIO,
     unfit_targets::SCENARIO,
     uninstall::SCENARIO,

@@ -84,11 +84,12 @@ impl Agent for Control {
     async fn switch(&self, request: Request<v1::SwitchRequest>) -> Result<Response<Self::SwitchStream>, Status> {
         admit(&request)?;
         let request = request.into_inner();
+        let wishes = source::travel::Wishes::of(&request);
         let migration = named(request.migration)?;
         let registry = &self.registry;
         let deadline = source::session::deadline(request.deadline_unix_ms);
         let session = registry
-            .source_or(&migration, || source::session::Session::begin(registry.node.clone(), migration.clone(), deadline))
+            .source_or(&migration, || source::session::Session::begin(registry.node.clone(), migration.clone(), deadline, wishes))
             .map_err(|why| Status::failed_precondition(why.message))?;
         let last = |event: &v1::SwitchEvent| matches!(event.event, Some(switch_event::Event::Outcome(_)));
         Ok(Response::new(session.events.follow(last).map(Ok).boxed()))

@@ -100,6 +100,15 @@ impl Handoff for Peer {
         Ok(Response::new(outcome.unwrap_or_else(|why| Receipt { failure: Some(why), ..Receipt::default() })))
     }
 
+    async fn pages(&self, request: Request<Streaming<v1::PageChunk>>) -> Result<Response<Receipt>, Status> {
+        let caller = tls::require_agent(&request)?;
+        let mut chunks = request.into_inner();
+        let first = chunks.message().await?.ok_or_else(|| Status::invalid_argument("an empty stream"))?;
+        let session = self.target(&caller, &named(first.migration)?)?;
+        let outcome = pages(&session, first.fresh, chunks).await;
+        Ok(Response::new(outcome.unwrap_or_else(|why| Receipt { failure: Some(why), ..Receipt::default() })))
+    }
+
     type RestoreStream = Replies<v1::RestoreEvent>;
 
     async fn restore(&self, request: Request<v1::RestoreRequest>) -> Result<Response<Self::RestoreStream>, Status> {
@@ -210,6 +219,16 @@ async fn images(session: &Session, first: FileChunk, mut chunks: Streaming<FileC
         next = chunks.message().await.map_err(|status| broken(&status.message()))?;
     }
     images.finish().map_err(|error| broken(&error))
+}
+
+async fn pages(session: &Session, fresh: bool, mut chunks: Streaming<v1::PageChunk>) -> Result<Receipt, v1::Failure> {
+    godwit_fault::point("agent.target.pages").await.map_err(|error| internal("stopped", error))?;
+    let mut arriving = session.pages.begin(&session.containers, fresh)?;
+    // As with images: a copy in memory.
+    while let Some(chunk) = chunks.message().await.map_err(|status| internal("the pages did not arrive whole", status.message()))? {
+        arriving.take(&chunk)?;
+    }
+    Ok(arriving.finish())
 }
 
 async fn apply(session: &Session, first: FileChunk, chunks: Streaming<FileChunk>) -> Result<Receipt, v1::Failure> {

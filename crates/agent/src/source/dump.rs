@@ -14,10 +14,11 @@ use godwit_node::{
 use godwit_rpc::v1::Failure;
 use godwit_trace::Source;
 
+use super::memory::veil_of;
 use crate::{
     clock::{Notes, Timer},
     failure::{failure, internal},
-    trace,
+    install, trace,
 };
 
 /// After this a dump has hung and CRIU is killed: the one case in which that is done, because a killed CRIU may leave its code in the processes.
@@ -31,7 +32,8 @@ pub struct Dump {
     pub descriptors: Vec<String>,
     /// Where the images go, as the node names it (tmpfs).
     pub images: PathBuf,
-    work: PathBuf,
+    /// Where CRIU works, as the node names it (tmpfs).
+    pub work: PathBuf,
     plan: dump::Plan,
 }
 
@@ -63,15 +65,18 @@ impl Dump {
         serde_json::to_vec(&self.plan.externals).unwrap_or_default()
     }
 
-    /// Runs `criu dump`. The tasks are frozen before and stay frozen.
+    /// Runs `criu dump`, `veiled` if memory has travelled before. The tasks are frozen before and stay frozen.
     ///
     /// # Errors
     /// What CRIU could not dump and what to do.
-    pub async fn run(&self, host: &Host, sandbox: &Sandbox, notes: &Notes) -> Result<(), Failure> {
+    pub async fn run(&self, host: &Host, sandbox: &Sandbox, veiled: bool, notes: &Notes) -> Result<(), Failure> {
         let timer = Timer::start(super::session::ROLE, "criu-dump").about(&self.name);
         // In a cgroup of its own: when this agent's container ends, CRIU must not end with it (a killed CRIU leaves its code in the processes).
         let words = shield::command(&std::iter::once("criu".to_owned()).chain(self.plan.args(&self.images, &self.work)).collect::<Vec<_>>());
         let mut command = host.command_in_pod(&sandbox.namespaces, &words[0], &words[1..]).map_err(|error| internal("cannot start criu", error))?;
+        if veiled {
+            command.env("LD_PRELOAD", install::VEIL_ON_NODE).env(godwit_veil::VARIABLE, veil_of(&self.work));
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         let log = host.path(self.work.join("dump.log"));
         // The name of the pod is in the path.
@@ -90,13 +95,20 @@ impl Dump {
         };
         notes.push(timer.stop());
         if status.success() {
-            let timer = Timer::start(super::session::ROLE, "digest").about(&self.name);
-            // The manifest travels as the last image: the target checks every length and digest against it.
-            images::seal(&host.path(&self.images)).map_err(|error| internal("cannot take the images' digests", error))?;
-            notes.push(timer.stop());
             return Ok(());
         }
         let log = std::fs::read_to_string(host.path(self.work.join("dump.log"))).unwrap_or_default();
         Err(crate::convert::criu_failure(&explain(&log, Which::Dump), &self.name))
+    }
+
+    /// Ends the images: the manifest travels as the last one, and the target checks every length and digest against it.
+    ///
+    /// # Errors
+    /// When an image cannot be read.
+    pub fn seal(&self, host: &Host, notes: &Notes) -> Result<(), Failure> {
+        let timer = Timer::start(super::session::ROLE, "digest").about(&self.name);
+        images::seal(&host.path(&self.images)).map_err(|error| internal("cannot take the images' digests", error))?;
+        notes.push(timer.stop());
+        Ok(())
     }
 }

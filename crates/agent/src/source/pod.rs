@@ -19,12 +19,18 @@ use godwit_node::{
     host::Host,
     volumes::{self, Side},
 };
-use godwit_rpc::v1::{Anchored, FileChunk, Migration, OpenRequest, Receipt, SourceContainer, handoff_client::HandoffClient};
+use godwit_rpc::v1::{Anchored, Copied, FileChunk, Migration, OpenRequest, Receipt, SourceContainer, handoff_client::HandoffClient};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use super::{dump::Dump, files::Travelling, grip::Grip, stream};
+use super::{
+    dump::Dump,
+    files::Travelling,
+    grip::Grip,
+    stream,
+    travel::{Late, Travel, Wishes},
+};
 use crate::{
     clock::{Notes, Timer},
     convert,
@@ -42,6 +48,9 @@ pub struct SourcePod {
     pod: Pod,
     dumps: Vec<Dump>,
     travelling: Mutex<Vec<Travelling>>,
+    containers: Vec<(String, Cgroup)>,
+    /// Its memory, while it travels.
+    pub memory: Travel,
     /// What survives the agent.
     pub grip: Grip,
     /// Bytes sent.
@@ -78,16 +87,11 @@ impl SourcePod {
                 let mapped = volumes::mapped(&directory, &pids);
                 Travelling::new(directory, mapped)
             });
-            Ok(Self {
-                travelling: Mutex::new(travelling.collect()),
-                sent: Arc::default(),
-                host: host.clone(),
-                pod,
-                dumps,
-                grip,
-                total,
-                notes: Notes::default(),
-            })
+            let travelling = Mutex::new(travelling.collect());
+            let containers = pod.containers.iter().map(|container| container.name.clone()).zip(cgroups).collect();
+            let sent = Arc::<AtomicU64>::default();
+            let memory = Travel::new(sent.clone());
+            Ok(Self { travelling, sent, host: host.clone(), containers, memory, pod, dumps, grip, total, notes: Notes::default() })
         })
         .await
         .map_err(|error| internal("preparing ended early", error))?
@@ -143,15 +147,42 @@ impl SourcePod {
         futures::future::try_join_all(all).await.map(|_| ())
     }
 
+    /// Sends the pod's memory while it runs, until what is left fits the freeze.
+    ///
+    /// # Errors
+    /// When the target does not take it, or the switch is `wanted` no more.
+    pub async fn send_memory(
+        &self,
+        client: &HandoffClient<Channel>,
+        migration: &Migration,
+        wishes: Wishes,
+        wanted: impl Fn() -> bool,
+        report: impl Fn(Copied),
+    ) -> Result<(), Failure> {
+        self.memory.run(self.containers.clone(), client, migration, wishes, wanted, report).await
+    }
+
     /// Dumps all containers at once, each image sent while it is written.
     ///
     /// # Errors
     /// What could not be dumped or sent.
     pub async fn dump(&self, client: &HandoffClient<Channel>, migration: &Migration) -> Result<(), Failure> {
-        futures::future::try_join_all(self.dumps.iter().map(|dump| self.dump_one(dump, client.clone(), migration))).await.map(|_| ())
+        let works = self.dumps.iter().map(|dump| (dump.name.clone(), self.host.path(&dump.work))).collect();
+        if !self.memory.freeze(works).await {
+            return self.dump_all(client, migration, None).await;
+        }
+        let (told, late) = watch::channel(None);
+        let (dumped, ()) = tokio::join!(self.dump_all(client, migration, Some(late)), self.memory.send_late(client, migration, &told));
+        dumped
     }
 
-    async fn dump_one(&self, dump: &Dump, mut client: HandoffClient<Channel>, migration: &Migration) -> Result<(), Failure> {
+    /// Every dump is awaited to its end, also when another one fails: CRIU is never left alone with its hand in the processes.
+    async fn dump_all(&self, client: &HandoffClient<Channel>, migration: &Migration, late: Option<Late>) -> Result<(), Failure> {
+        let all = self.dumps.iter().map(|dump| self.dump_one(dump, client.clone(), migration, late.clone()));
+        futures::future::join_all(all).await.into_iter().collect()
+    }
+
+    async fn dump_one(&self, dump: &Dump, mut client: HandoffClient<Channel>, migration: &Migration, late: Option<Late>) -> Result<(), Failure> {
         let (out, chunks) = mpsc::channel::<FileChunk>(16);
         let (finish, finished) = watch::channel(false);
         let directory = self.host.path(&dump.images);
@@ -164,7 +195,16 @@ impl SourcePod {
             stream::follow(&directory, &head, &out, &finished, &[godwit_criu::descriptors::FILE], &count)
         });
         let call = tokio::spawn(async move { client.files(ReceiverStream::new(chunks)).await });
-        let dumped = dump.run(&self.host, &self.pod.sandbox, &self.notes).await;
+        let dumped = async {
+            dump.run(&self.host, &self.pod.sandbox, late.is_some(), &self.notes).await?;
+            if let Some(late) = late {
+                let timer = Timer::start(super::session::ROLE, "settle").about(&dump.name);
+                self.memory.settle(late, dump.name.clone(), self.host.path(&dump.images)).await?;
+                self.notes.push(timer.stop());
+            }
+            dump.seal(&self.host, &self.notes)
+        }
+        .await;
         let timer = Timer::start(super::session::ROLE, "receipt").about(&dump.name);
         if dumped.is_err() {
             // What was sent of a dump that failed is of no use.

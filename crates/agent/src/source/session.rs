@@ -33,6 +33,7 @@ use super::{
     grip::Grip,
     orphans,
     pod::{SourcePod, images_of},
+    travel::Wishes,
 };
 use crate::{
     anchor,
@@ -91,9 +92,9 @@ pub struct Session {
 impl Session {
     /// Begins a switch: prepares, opens the target, and then lets the machine begin.
     #[must_use]
-    pub fn begin(node: Arc<Node>, migration: Migration, deadline: Option<SystemTime>) -> Self {
+    pub fn begin(node: Arc<Node>, migration: Migration, deadline: Option<SystemTime>, wishes: Wishes) -> Self {
         let (session, worker) = Self::make(node, migration, Machine::new(), None);
-        tokio::spawn(worker.run(Start::Fresh(deadline)));
+        tokio::spawn(worker.run(Start::Fresh(deadline, wishes)));
         session
     }
 
@@ -191,7 +192,7 @@ impl Session {
 }
 
 enum Start {
-    Fresh(Option<SystemTime>),
+    Fresh(Option<SystemTime>, Wishes),
     Journal,
 }
 
@@ -217,7 +218,7 @@ struct Worker {
 impl Worker {
     async fn run(mut self, start: Start) {
         match start {
-            Start::Fresh(deadline) => self.prepare(deadline),
+            Start::Fresh(deadline, wishes) => self.prepare(deadline, wishes),
             Start::Journal => {
                 orphans::await_criu(&self.node.host, &images_of(&self.migration.source_pod_uid)).await;
                 let same_boot = self.grip.as_ref().is_none_or(Grip::same_boot);
@@ -266,7 +267,7 @@ impl Worker {
     }
 
     /// Everything before the machine's first step runs beside it, so that a cancel is heard.
-    fn prepare(&self, deadline: Option<SystemTime>) {
+    fn prepare(&self, deadline: Option<SystemTime>, wishes: Wishes) {
         let (node, migration, commands) = (self.node.clone(), self.migration.clone(), self.session.commands.clone());
         if let Some(deadline) = deadline {
             let commands = commands.clone();
@@ -275,9 +276,9 @@ impl Worker {
                 let _ = commands.send(Command::Event(Event::DeadlinePassed));
             });
         }
-        let events = self.session.events.clone();
+        let session = self.session.clone();
         tokio::spawn(async move {
-            match prepare(&node, &migration, &commands, &events).await {
+            match prepare(&node, &migration, &session, wishes).await {
                 Ok((pod, handoff)) => {
                     let _ = commands.send(Command::Prepared(Box::new(pod), handoff));
                 }
@@ -490,7 +491,7 @@ impl Worker {
                 }
                 (Err(why), _) | (_, Err(why)) => Event::DumpFailed(convert::to_migration(why)),
             };
-            let copied = Copied { bytes: pod.sent.load(Ordering::Relaxed), total: pod.sent.load(Ordering::Relaxed) };
+            let copied = Copied { bytes: pod.sent.load(Ordering::Relaxed), total: pod.sent.load(Ordering::Relaxed), ..Copied::default() };
             session.events.push(SwitchEvent { event: Some(switch_event::Event::Copied(copied)) });
             session.feed(event);
         }));
@@ -514,6 +515,9 @@ impl Worker {
         self.must("thaw the pod", |grip, _| grip.thaw()).await;
         self.end_step();
         self.ran_again();
+        if let Some(pod) = &self.pod {
+            pod.memory.release();
+        }
     }
 
     /// Frees the images.
@@ -644,15 +648,11 @@ impl Worker {
 }
 
 /// Everything that is done while the pod runs.
-async fn prepare(
-    node: &Arc<Node>,
-    migration: &Migration,
-    commands: &mpsc::UnboundedSender<Command>,
-    events: &Events<SwitchEvent>,
-) -> Result<(SourcePod, HandoffClient<Channel>), Failure> {
+async fn prepare(node: &Arc<Node>, migration: &Migration, session: &Session, wishes: Wishes) -> Result<(SourcePod, HandoffClient<Channel>), Failure> {
     let step = |timer: Timer| {
-        let _ = commands.send(Command::Step(timer.stop()));
+        let _ = session.commands.send(Command::Step(timer.stop()));
     };
+    let report = |copied| session.events.push(SwitchEvent { event: Some(switch_event::Event::Copied(copied)) });
     godwit_fault::point("agent.source.prepare").await.map_err(|error| internal("stopped", error))?;
     let timer = Timer::start(ROLE, "inspect");
     let pod = SourcePod::prepare(&node.host, &node.cri, &migration.source_pod_uid).await?;
@@ -661,11 +661,15 @@ async fn prepare(
     let timer = Timer::start(ROLE, "copy");
     pod.copy_files(&handoff, migration).await?;
     step(timer);
-    events.push(SwitchEvent { event: Some(switch_event::Event::Copied(Copied { bytes: pod.sent.load(Ordering::Relaxed), total: pod.total })) });
+    report(Copied { bytes: pod.sent.load(Ordering::Relaxed), total: pod.total, ..Copied::default() });
+    let timer = Timer::start(ROLE, "memory");
+    pod.send_memory(&handoff, migration, wishes, || !session.machine().finished(), report).await?;
+    step(timer);
     let timer = Timer::start(ROLE, "prime");
     let (anchors, kept) = anchors(node, migration, &pod).await?;
     pod.open(&mut handoff, migration, anchors, &kept).await?;
     step(timer);
+    pod.memory.once_more(&handoff, migration, wishes, report).await?;
     godwit_fault::point("agent.source.opened").await.map_err(|error| internal("stopped", error))?;
     Ok((pod, handoff))
 }

@@ -24,6 +24,8 @@ pub enum KeeperOrder {
         images: PathBuf,
         /// More lines for CRIU's configuration.
         criu: Vec<String>,
+        /// The page store, as the node names it, if memory has travelled before.
+        store: Option<PathBuf>,
     },
     /// End with this code.
     Exit(i32),
@@ -174,7 +176,7 @@ impl Desk {
             Request::Keeper { .. } => {
                 seat.seen.send_modify(|seen| seen.keeper = true);
                 match seat.wait(|orders| orders.keeper.clone()).await {
-                    KeeperOrder::Restore { images, criu } => Reply::Restore { images, criu },
+                    KeeperOrder::Restore { images, criu, store } => Reply::Restore { images, criu, store },
                     KeeperOrder::Exit(code) => Reply::Exit { code },
                 }
             }

@@ -26,7 +26,10 @@ use godwit_node::{
 use godwit_rpc::v1::{ContainerShape, Failure, OpenRequest, SourceContainer};
 use godwit_runtime::protocol::CONTAINERS;
 
-use super::desk::{Desk, KeeperOrder, Seat, Seen, Verdict};
+use super::{
+    desk::{Desk, KeeperOrder, Seat, Seen, Verdict},
+    pages::Pages,
+};
 use crate::{
     convert,
     failure::{failure, internal},
@@ -82,7 +85,7 @@ impl TargetPod {
             let container = containers.iter().find(|container| &container.id == id).cloned().ok_or_else(|| {
                 failure("TargetPodGone", format!("container {name} of the target pod is gone"), "look at the events of the target pod; try again")
             })?;
-            let images = Path::new(IMAGES).join(source_uid).join(name);
+            let images = images_of(source_uid).join(name);
             slots.push(Slot { name: name.clone(), id: id.clone(), seat: desk.seat(id), images, container });
         }
         let ending = ending.into_iter().filter(|ip| !sandbox.ips.contains(ip)).collect();
@@ -99,7 +102,7 @@ impl TargetPod {
     ///
     /// # Errors
     /// When a mount of the source has no counterpart here, or a keeper cannot start.
-    pub async fn open(&self, request: &OpenRequest) -> Result<(), Failure> {
+    pub async fn open(&self, request: &OpenRequest, pages: &Pages) -> Result<(), Failure> {
         let netns = self.host.path(self.netns()?);
         for ip in &self.ending {
             addresses::add_temporary(&netns, *ip).map_err(|error| internal("cannot put the old address into the new pod", error))?;
@@ -108,7 +111,7 @@ impl TargetPod {
             let source = request.containers.iter().find(|container| container.name == slot.name).ok_or_else(|| {
                 failure("ContainerMissing", format!("the source has no running container {}", slot.name), "migrate when all containers of the pod run")
             })?;
-            let order = self.order(slot, source).await?;
+            let order = self.order(slot, source, pages).await?;
             slot.seat.order(|orders| orders.keeper = Some(order));
         }
         tokio::time::timeout(STARTING, self.all(|seen| seen.images))
@@ -116,7 +119,7 @@ impl TargetPod {
             .map_err(|_| failure("KeeperStuck", "a keeper did not start its restore in time", "look at the runtime's log on the target node; try again"))?
     }
 
-    async fn order(&self, slot: &Slot, source: &SourceContainer) -> Result<KeeperOrder, Failure> {
+    async fn order(&self, slot: &Slot, source: &SourceContainer, pages: &Pages) -> Result<KeeperOrder, Failure> {
         let externals: Vec<External> = serde_json::from_slice(&source.externals).map_err(|error| internal("the source's list of mounts is damaged", error))?;
         let scratch = Path::new(CONTAINERS).join(&slot.id).join("scratch");
         let cgroup = Cgroup::of(&self.host, slot.container.pid).map_err(|error| convert::finding(error.finding()))?;
@@ -135,20 +138,24 @@ impl TargetPod {
         let images = self.host.path(&slot.images);
         std::fs::create_dir_all(&images).map_err(|error| internal("cannot make room for the images", error))?;
         descriptors::write(&images, &source.descriptors).map_err(|error| internal("cannot write descriptors.json", error))?;
-        Ok(KeeperOrder::Restore { images: slot.images.clone(), criu: prepared.lines })
+        // What has travelled fills the processes while they run.
+        let store = pages.fills(&slot.name).then(|| super::pages::store_of(&slot.images));
+        Ok(KeeperOrder::Restore { images: slot.images.clone(), criu: prepared.lines, store })
     }
 
-    /// Checks that the images are whole (CRIU spins for ever on a short pages file), and puts right what CRIU would not.
+    /// Checks that the images are whole (CRIU spins for ever on a short pages file), puts right what CRIU would not, and puts the memory that had travelled before below them.
     ///
     /// # Errors
     /// What is wrong with which image.
-    pub async fn verify_images(&self) -> Result<(), Failure> {
+    pub async fn verify_images(&self, pages: &Arc<Pages>) -> Result<(), Failure> {
         for slot in &self.slots {
-            let directory = self.host.path(&slot.images);
-            tokio::task::spawn_blocking(move || images::verify(&directory).and_then(|_| images::rearm(&directory)))
-                .await
-                .map_err(|error| internal("the images could not be checked", error))?
-                .map_err(|problem| convert::criu_failure(&problem.failure(), &slot.name))?;
+            let (directory, name, pages) = (self.host.path(&slot.images), slot.name.clone(), pages.clone());
+            tokio::task::spawn_blocking(move || {
+                images::verify(&directory).and_then(|_| images::rearm(&directory)).map_err(|problem| convert::criu_failure(&problem.failure(), &name))?;
+                pages.link(&name, &directory)
+            })
+            .await
+            .map_err(|error| internal("the images could not be checked", error))??;
         }
         Ok(())
     }
@@ -242,9 +249,15 @@ impl TargetPod {
     }
 }
 
+/// Where everything of a migration lives until it runs, as the node names it.
+#[must_use]
+pub fn images_of(source_uid: &str) -> PathBuf {
+    Path::new(IMAGES).join(source_uid)
+}
+
 /// Frees the images of a migration.
 pub fn tidy(host: &Host, source_uid: &str) {
-    let images = Path::new(IMAGES).join(source_uid);
+    let images = images_of(source_uid);
     if let Err(error) = std::fs::remove_dir_all(host.path(&images))
         && error.kind() != std::io::ErrorKind::NotFound
     {

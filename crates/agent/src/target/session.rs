@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     consumed,
     desk::{Desk, KeeperOrder, Seen},
+    pages::Pages,
     pod::{TargetPod, restore_failure},
 };
 use crate::{
@@ -106,8 +107,11 @@ pub struct Session {
     /// What `Handoff.Restore` tells.
     pub events: Arc<Events<RestoreEvent>>,
     machine: Arc<Mutex<Machine>>,
+    /// Memory that has arrived.
+    pub pages: Arc<Pages>,
     waiting: watch::Receiver<Vec<String>>,
-    containers: Arc<Vec<String>>,
+    /// Names of the pod's containers.
+    pub containers: Arc<Vec<String>>,
 }
 
 impl Session {
@@ -134,8 +138,16 @@ impl Session {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (waiting_now, waiting) = watch::channel(Vec::new());
         let containers = Arc::new(entry.machine.containers().keys().cloned().collect());
-        let session =
-            Self { migration: Arc::new(migration), commands, events: Events::new(), machine: Arc::new(Mutex::new(entry.machine.clone())), waiting, containers };
+        let pages = Arc::new(Pages::below(node.host.path(super::pod::images_of(&migration.source_pod_uid))));
+        let session = Self {
+            migration: Arc::new(migration),
+            pages,
+            commands,
+            events: Events::new(),
+            machine: Arc::new(Mutex::new(entry.machine.clone())),
+            waiting,
+            containers,
+        };
         let worker = Worker {
             arbiter: Arbiter::new(node.kube.clone(), &session.migration),
             node,
@@ -456,7 +468,7 @@ impl Worker {
             self.node.raise_mirror(&uid, pod.netns()?.to_owned(), anchored).await?;
         }
         self.point("anchored").await?;
-        pod.open(request).await
+        pod.open(request, &self.session.pages).await
     }
 
     async fn directory(&mut self, container: &str, kind: &str) -> Result<godwit_node::volumes::Directory, Failure> {
@@ -479,7 +491,7 @@ impl Worker {
             self.next_step("check");
             let checked = match self.point("restore").await {
                 Ok(()) => match self.pod().await {
-                    Ok(pod) => pod.verify_images().await,
+                    Ok(pod) => pod.verify_images(&self.session.pages).await,
                     Err(why) => Err(why),
                 },
                 Err(why) => Err(why),

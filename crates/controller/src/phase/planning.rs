@@ -88,7 +88,9 @@ async fn look(context: &Context, record: &Record) -> Result<Result<godwit_api::m
     };
     let facts = record.step("facts", plan::facts(context, &pod)).await?;
     tracing::debug!(pod = pod.name_any(), ?candidates, "asked everybody");
-    Ok(candidates.map(|candidates| plan::decide(&facts, record.object().spec.network, &inspected, &candidates)))
+    let spec = &record.object().spec;
+    let wishes = (spec.network, spec.memory.unwrap_or_default());
+    Ok(candidates.map(|candidates| plan::decide(&facts, wishes, &inspected, &candidates)))
 }
 
 fn with_others(message: &str, others: usize) -> String {

@@ -19,6 +19,7 @@ use godwit_rpc::v1::{self, CancelRequest, SwitchRequest, outcome, switch_event};
 
 use crate::context::Context;
 use crate::error::{AgentError, Error};
+use crate::plan::memory::PRE_COPY;
 use crate::reconcile::Next;
 use crate::record::{Record, condition};
 use crate::{failure, pods};
@@ -134,7 +135,14 @@ async fn attach(context: &Context, record: &mut Record, wish: &mut Wish) -> Resu
         (None, Some(deadline)) => deadline.as_millisecond(),
         (None, None) => 0,
     };
-    let request = SwitchRequest { migration: Some(migration.clone()), deadline_unix_ms };
+    let spec = &record.object().spec;
+    let request = SwitchRequest {
+        migration: Some(migration.clone()),
+        deadline_unix_ms,
+        pre_copy: record.status().plan.is_some_and(|plan| plan.memory == PRE_COPY),
+        freeze_budget_ms: spec.freeze_budget_ms.unwrap_or_default(),
+        bandwidth: u64::from(spec.bandwidth_mib.unwrap_or_default()) << 20,
+    };
     let call = |source| AgentError::Call { node: node.clone(), source: Box::new(source) };
     let attached = async { context.agents.of(&node).await?.switch(request).await.map_err(call) };
     let mut stream = record.step("attach", attached).await?.into_inner();
@@ -246,6 +254,12 @@ impl Rate {
     fn note(&mut self, copied: &v1::Copied) {
         self.now.bytes = copied.bytes;
         self.now.total = copied.total;
+        if copied.round > 0 {
+            self.now.round = Some(copied.round);
+            self.now.dirty_rate = Some(copied.dirty_rate);
+            self.now.remaining = Some(copied.remaining);
+            self.now.forecast_ms = Some(copied.forecast_ms);
+        }
         self.fresh = true;
     }
 

@@ -34,6 +34,9 @@ impl Handoff for Echo {
     async fn restore(&self, _: Request<v1::RestoreRequest>) -> Result<Response<Self::RestoreStream>, Status> {
         Err(Status::unimplemented(""))
     }
+    async fn pages(&self, _: Request<tonic::Streaming<v1::PageChunk>>) -> Result<Response<v1::Receipt>, Status> {
+        Err(Status::unimplemented(""))
+    }
     async fn sealed(&self, _: Request<v1::SealedRequest>) -> Result<Response<v1::SealedReply>, Status> {
         Err(Status::unimplemented(""))
     }

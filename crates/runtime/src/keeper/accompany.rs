@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Keeper, LAST_WORDS, attempt, ears::Event, family::reap, spawn};
+use super::{Keeper, LAST_WORDS, attempt, ears::Event, family::reap, pager, spawn};
 use crate::{
     client::{PAUSE, Question},
     process::Process,
@@ -15,7 +15,7 @@ use crate::{
 
 impl Keeper {
     /// Waits for the real init, telling the agent meanwhile, and gives its status.
-    pub(super) fn accompany(&self, real: Process, mut ended: Option<i32>, pending: &[i32]) -> i32 {
+    pub(super) fn accompany(&self, real: Process, mut ended: Option<i32>, pending: &[i32], pager: Option<i32>) -> i32 {
         spawn::drop_standard_descriptors();
         for signal in pending {
             let _ = sys::kill(real.pid, *signal);
@@ -41,7 +41,11 @@ impl Keeper {
             let timeout = (ended.is_some() || (question.is_none() && !reports.is_empty())).then_some(PAUSE);
             match self.ears.wait(question.as_ref().map(Question::descriptor), timeout) {
                 Event::Child => {
-                    if let Some((_, code)) = reap().into_iter().find(|(pid, _)| *pid == real.pid) {
+                    let gone = reap();
+                    if pager::failed(&gone, pager) {
+                        let _ = sys::kill(real.pid, nix::libc::SIGKILL);
+                    }
+                    if let Some((_, code)) = gone.into_iter().find(|(pid, _)| *pid == real.pid) {
                         ended = Some(code);
                     }
                 }

@@ -43,13 +43,20 @@ pub struct Attempt<'a> {
     record: &'a Record,
     number: u32,
     images: PathBuf,
+    /// Memory is filled while the processes run.
+    lazy: bool,
     path: PathBuf,
 }
 
 impl<'a> Attempt<'a> {
     /// The attempt of this number (from 1).
-    pub fn new(layout: &'a Layout, record: &'a Record, number: u32, images: PathBuf) -> Self {
-        Self { layout, record, number, images, path: layout.attempt(number) }
+    pub fn new(layout: &'a Layout, record: &'a Record, number: u32, images: PathBuf, lazy: bool) -> Self {
+        Self { layout, record, number, images, lazy, path: layout.attempt(number) }
+    }
+
+    /// Where CRIU works.
+    pub fn work(&self) -> PathBuf {
+        self.path.join("work")
     }
 
     /// Makes the directory.
@@ -109,6 +116,9 @@ impl<'a> Attempt<'a> {
         words.extend(["restore", "--detach", "--tcp-established", "--file-locks", "--manage-cgroups-mode", "ignore"].map(OsString::from));
         words.extend(["--bundle".into(), record.bundle.clone().into(), "--pid-file".into(), self.path.join("real.pid").into()]);
         words.extend(["--image-path".into(), self.images.clone().into(), "--work-path".into(), self.path.join("work").into()]);
+        if self.lazy {
+            words.push("--lazy-pages".into());
+        }
         if record.no_pivot {
             words.push("--no-pivot".into());
         }

@@ -15,7 +15,7 @@ impl Keeper {
         let request = Request::Keeper { container: self.layout.id.clone() };
         loop {
             match self.ask(&request, None) {
-                Ok(Reply::Restore { images, criu }) => return Order::Restore { images, criu },
+                Ok(Reply::Restore { images, criu, store }) => return Order::Restore { images, criu, store },
                 Ok(Reply::Exit { code }) => return Order::Exit(code),
                 Ok(_) => std::thread::sleep(PAUSE),
                 Err(signal) => return Order::Signal(signal),

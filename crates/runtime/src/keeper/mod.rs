@@ -21,9 +21,15 @@ mod conversation;
 mod diagnosis;
 mod ears;
 mod family;
+pub mod pager;
 mod spawn;
 
-use std::{ffi::OsString, io, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use self::{
     attempt::Attempt,
@@ -68,7 +74,7 @@ pub fn run(arguments: &[OsString]) -> i32 {
 
 /// What the agent or a signal wants.
 enum Order {
-    Restore { images: PathBuf, criu: Vec<String> },
+    Restore { images: PathBuf, criu: Vec<String>, store: Option<PathBuf> },
     Exit(i32),
     Signal(i32),
 }
@@ -79,6 +85,7 @@ enum Outcome {
         real: Process,
         ended: Option<i32>,
         pending: Vec<i32>,
+        pager: Option<i32>,
     },
     Failed,
     Stopped(i32),
@@ -120,8 +127,8 @@ impl Keeper {
             match self.await_order() {
                 Order::Exit(code) => return self.exit(code),
                 Order::Signal(signal) => return 128 + signal,
-                Order::Restore { images, criu } => match self.restore(number, images, &criu) {
-                    Outcome::Runs { real, ended, pending } => return self.accompany(real, ended, &pending),
+                Order::Restore { images, criu, store } => match self.restore(number, images, &criu, store.as_deref()) {
+                    Outcome::Runs { real, ended, pending, pager } => return self.accompany(real, ended, &pending, pager),
                     Outcome::Stopped(signal) => return 128 + signal,
                     Outcome::Lost(code) => return code,
                     Outcome::Failed => {}
@@ -132,11 +139,15 @@ impl Keeper {
     }
 
     /// One `runc restore`, from its preparation to its report.
-    fn restore(&self, number: u32, images: PathBuf, criu: &[String]) -> Outcome {
-        let attempt = Attempt::new(&self.layout, &self.record, number, images);
+    fn restore(&self, number: u32, images: PathBuf, criu: &[String], store: Option<&Path>) -> Outcome {
+        let attempt = Attempt::new(&self.layout, &self.record, number, images, store.is_some());
         cgroup::leave(&self.record.origin);
-        let child = match attempt.prepare(criu).and_then(|()| attempt.start(&self.oom)) {
-            Ok(child) => child,
+        let started = attempt.prepare(criu).and_then(|()| {
+            let pager = store.map(|store| pager::spawn(&attempt.work(), store, &self.layout.id)).transpose()?;
+            Ok((attempt.start(&self.oom)?, pager))
+        });
+        let (child, pager) = match started {
+            Ok(started) => started,
             Err(error) => {
                 return self.failed(&attempt, 126, Some(format!("runc restore could not be started: {error}")));
             }
@@ -147,7 +158,13 @@ impl Keeper {
                 break *code;
             }
             match self.ears.wait(None, None) {
-                Event::Child => gone.extend(reap()),
+                Event::Child => {
+                    gone.extend(reap());
+                    if pager::failed(&gone, pager) {
+                        // Pages would be zeros that were something else.
+                        bury(&mut gone, Some(child));
+                    }
+                }
                 Event::Signal(signal) if stopped.is_none() => {
                     if self.stops() {
                         stopped = Some(signal);
@@ -176,7 +193,10 @@ impl Keeper {
         let _ = self.layout.write("restored", &real);
         gone.extend(reap());
         let ended = gone.iter().find(|(pid, _)| *pid == real.pid).map(|(_, code)| *code);
-        Outcome::Runs { real, ended, pending }
+        if pager::failed(&gone, pager) {
+            let _ = sys::kill(real.pid, nix::libc::SIGKILL);
+        }
+        Outcome::Runs { real, ended, pending, pager }
     }
 
     /// Cleans up after a failed attempt, takes the container's place again and reports.

@@ -296,11 +296,8 @@ fn bundle_for(pod: &Pod, bundle: &Path, id: &str, cgroup: &str, migration: Optio
     fs::write(bundle.join("config.json"), config.to_string()).unwrap();
 }
 
-/// Freezes and dumps a container of plain runc the way the source agent does: CRIU called directly, inside the pod's namespaces. It stays frozen.
-pub fn dump(pod: &Pod, source: &Container, images: &Path) -> Duration {
-    fs::create_dir_all(images).unwrap();
-    let state: Value = serde_json::from_str(&must(RUNC, &["state", &source.id])).unwrap();
-    let init = state["pid"].to_string();
+/// Freezes a container and gives the directory of its freezer.
+pub fn freeze(source: &Container) -> String {
     let v2 = v2();
     let cgroup = source.cgroup.trim_start_matches('/');
     let (freezer, file, frozen) =
@@ -313,6 +310,21 @@ pub fn dump(pod: &Pod, source: &Container, images: &Path) -> Duration {
             fs::read_to_string(format!("{freezer}/{file}")).unwrap().trim() == "FROZEN"
         }
     });
+    freezer
+}
+
+/// Freezes and dumps a container of plain runc the way the source agent does: CRIU called directly, inside the pod's namespaces. It stays frozen.
+pub fn dump(pod: &Pod, source: &Container, images: &Path) -> Duration {
+    dump_behind(pod, source, images, &[])
+}
+
+/// The same with more in CRIU's environment.
+pub fn dump_behind(pod: &Pod, source: &Container, images: &Path, environment: &[(&str, &str)]) -> Duration {
+    fs::create_dir_all(images).unwrap();
+    let state: Value = serde_json::from_str(&must(RUNC, &["state", &source.id])).unwrap();
+    let init = state["pid"].to_string();
+    let v2 = v2();
+    let freezer = freeze(source);
     let links: Vec<String> = (0..3).map(|fd| fs::read_link(format!("/proc/{init}/fd/{fd}")).unwrap().to_str().unwrap().into()).collect();
     fs::write(images.join("descriptors.json"), serde_json::to_vec(&links).unwrap()).unwrap();
     let mut external = Vec::new();
@@ -348,7 +360,7 @@ pub fn dump(pod: &Pod, source: &Container, images: &Path) -> Duration {
         arguments.extend(["--external", value]);
     }
     let begin = Instant::now();
-    let output = run("nsenter", &arguments);
+    let output = Command::new("nsenter").args(&arguments).envs(environment.iter().copied()).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "criu dump: {}", errors(&work.join("dump.log")));
     begin.elapsed()
 }

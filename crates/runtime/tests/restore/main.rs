@@ -16,6 +16,9 @@ use std::{
     time::Instant,
 };
 
+/// The veil inside the node.
+const VEIL: &str = "/work-bin/libgodwit_veil.so";
+
 fn main() -> ExitCode {
     if env::var_os("GODWIT_INSIDE").is_some() {
         return inside();
@@ -36,13 +39,25 @@ fn main() -> ExitCode {
     let kind = env::var("GODWIT_CGROUP").unwrap_or_else(|_| if Path::new("/sys/fs/cgroup/memory").exists() { "v1".into() } else { "v2".into() });
     let wrapper = env::var("GODWIT_RUNTIME").unwrap_or_else(|_| env!("CARGO_BIN_EXE_godwit-runtime").into());
     let own = env::current_exe().unwrap();
+    // Beside the programs, where `make build` leaves it.
+    let veil = own.ancestors().nth(3).unwrap_or(Path::new("/")).join("runtime/libgodwit_veil.so");
     let work = env::temp_dir().join(format!("godwit-runtime-test-{}", std::process::id()));
     let status = Command::new("bash")
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/restore/node.sh"))
         .args([root.as_os_str(), work.as_os_str(), kind.as_ref(), "--".as_ref(), "/work-bin/test".as_ref()])
         .args(env::args_os().skip(1))
         .env("GODWIT_INSIDE", "1")
-        .env("GODWIT_BIND", format!("{}={} {}=/work-bin/test", wrapper, lab::WRAPPER, own.display()))
+        .env(
+            "GODWIT_BIND",
+            format!(
+                "{}={} {}=/work-bin/test{}",
+                wrapper,
+                lab::WRAPPER,
+                own.display(),
+                if veil.exists() { format!(" {}={VEIL}", veil.display()) } else { String::new() }
+            ),
+        )
+        .envs(veil.exists().then_some(("GODWIT_VEIL_LIBRARY", VEIL)))
         .status()
         .unwrap();
     ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1))

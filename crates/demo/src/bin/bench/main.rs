@@ -1,11 +1,12 @@
 //! `make bench`: how long a pod stands still, what the OCI wrapper costs, what an idle agent takes. Everything is measured in one run on the lab, from
 //! outside: by the application's own clock, by the clock of who calls the runtime, by the kernel's count of the agent's memory.
 //!
-//! `bench [--quick] [freeze|connections|wrapper|agent]…`; results go to `benches/results/latest.json` and to the terminal.
+//! `bench [--quick] [freeze|connections|memory|wrapper|agent]…`; results go to `benches/results/latest.json` and to the terminal.
 
 mod agent;
 mod connections;
 mod freeze;
+mod memory;
 mod report;
 mod wrapper;
 
@@ -24,14 +25,16 @@ pub struct Extent {
     pub moves: usize,
     /// Moves of a pod with each number of connections.
     pub crossings: usize,
+    /// Trips there and back of each pod with much memory.
+    pub trips: usize,
     /// Containers made by each runtime.
     pub containers: usize,
     /// Looks at each agent.
     pub looks: usize,
 }
 
-const FULL: Extent = Extent { moves: 20, crossings: 6, containers: 100, looks: 10 };
-const QUICK: Extent = Extent { moves: 4, crossings: 2, containers: 15, looks: 3 };
+const FULL: Extent = Extent { moves: 20, crossings: 6, trips: 3, containers: 100, looks: 10 };
+const QUICK: Extent = Extent { moves: 4, crossings: 2, trips: 1, containers: 15, looks: 3 };
 
 fn main() -> ExitCode {
     match run() {
@@ -66,6 +69,11 @@ fn run() -> Result<()> {
     if wanted("connections") {
         for pair in lab.pairs() {
             rows.extend(step(&format!("pods with connections on {}", pair.runtime), || connections::measure(&lab, &pair, extent.crossings))?);
+        }
+    }
+    if wanted("memory") {
+        for pair in lab.pairs() {
+            rows.extend(step(&format!("pods with much memory on {}", pair.runtime), || memory::measure(&lab, &pair, extent.trips))?);
         }
     }
     report::table(&rows);

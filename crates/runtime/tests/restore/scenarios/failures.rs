@@ -49,7 +49,7 @@ pub fn broken_images(world: &World) {
     fs::write(&core, &bytes[..bytes.len() / 2]).unwrap();
     let (_pod, container) = world.keeper("broken");
     world.agent.answer("broken", "images", Reply::Go);
-    world.agent.answer_once("broken", "keeper", Reply::Restore { images: broken, criu: Vec::new() });
+    world.agent.answer_once("broken", "keeper", Reply::Restore { images: broken, criu: Vec::new(), store: None });
     let (code, output) = world.restored("broken", 1);
     assert_ne!(code, 0);
     assert!(output.contains("Error"), "{output}");

@@ -17,6 +17,7 @@ use crate::{
 
 mod before;
 mod failures;
+mod memory;
 mod plain;
 mod switch;
 
@@ -44,6 +45,9 @@ pub const ALL: &[Scenario] = &[
     ("keeper_lost_after_the_switch", failures::keeper_lost_after_the_switch),
     ("updates_come_along", switch::updates_come_along),
     ("consumed_is_plain", plain::consumed_is_plain),
+    ("memory_is_filled_while_it_runs", memory::memory_is_filled_while_it_runs),
+    ("memory_comes_as_a_chain", memory::memory_comes_as_a_chain),
+    ("a_pager_that_dies_takes_the_container_along", memory::a_pager_that_dies_takes_the_container_along),
     ("timing", switch::timing),
 ];
 
@@ -73,7 +77,7 @@ impl World {
     }
 
     fn restore(&self) -> Reply {
-        Reply::Restore { images: self.images.clone(), criu: vec!["timeout=20".into()] }
+        Reply::Restore { images: self.images.clone(), criu: vec!["timeout=20".into()], store: None }
     }
 
     /// A target container whose keeper waits.

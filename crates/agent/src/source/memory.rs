@@ -1,0 +1,268 @@
+//! The memory of a running pod: a tracker for each process, what of it the target's page store has, and the proof that in the end every page is in exactly one place.
+//!
+//! ```text
+//!   attach ─▶ round … round (running) ─▶ [frozen] ─▶ last ─▶ late pages ‖ criu dump, veiled ─▶ settle: list of the pages that are in the store
+//! ```
+//! What cannot be tracked is CRIU's, process by process and mapping by mapping; if anything speaks against tracking at all, everything is.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use godwit_criu::images::chain::{self, ByProcess};
+use godwit_memory::{
+    Error, Range,
+    index::Known,
+    range::{bytes, subtract},
+    read,
+    tracker::{Last, Tracker, start_time},
+};
+use godwit_node::cgroup::Cgroup;
+use godwit_rpc::v1::{Failure, PageChunk};
+use godwit_veil::{Hidden, encode};
+
+use crate::failure::{failure, internal};
+
+/// Where a piece goes: fails when nobody takes it any more.
+pub type Out<'a> = &'a mut dyn FnMut(PageChunk) -> io::Result<()>;
+
+/// See the module.
+pub struct Memory {
+    containers: Vec<Tracked>,
+}
+
+struct Tracked {
+    name: String,
+    cgroup: Cgroup,
+    processes: BTreeMap<i32, Process>,
+    /// Processes that cannot be tracked, by number and start.
+    foreign: BTreeMap<i32, u64>,
+}
+
+struct Process {
+    /// Its number inside the container.
+    inside: i32,
+    tracker: Tracker,
+    last: Option<Last>,
+}
+
+impl Memory {
+    /// Begins to track all processes of the containers (name and cgroup). Each stands still for a fraction of a millisecond.
+    ///
+    /// # Errors
+    /// Why memory cannot travel while this pod runs.
+    pub fn attach(containers: Vec<(String, Cgroup)>) -> Result<Self, Error> {
+        let containers = containers.into_iter().map(|(name, cgroup)| Tracked { name, cgroup, processes: BTreeMap::new(), foreign: BTreeMap::new() }).collect();
+        let mut memory = Self { containers };
+        for tracked in &mut memory.containers {
+            tracked.look()?;
+        }
+        if memory.containers.iter().all(|tracked| tracked.processes.is_empty()) {
+            return Err(Error::Unsupported("no process of the pod can be tracked; see the agent's log".into()));
+        }
+        Ok(memory)
+    }
+
+    /// Sends what has changed since the last round (at first: everything). Returns the bytes that had changed.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`]: the pod must not be tracked any longer. Others: a piece could not be sent.
+    pub fn round(&mut self, out: Out<'_>) -> Result<u64, Error> {
+        let mut changed = 0;
+        for tracked in &mut self.containers {
+            tracked.look()?;
+            let mut ended = Vec::new();
+            for (pid, process) in &mut tracked.processes {
+                match process.tracker.round() {
+                    Ok(ranges) => {
+                        changed += bytes(&ranges);
+                        if !send(&tracked.name, process, &ranges, out)? {
+                            ended.push(*pid);
+                        }
+                    }
+                    Err(Error::Gone(_)) => ended.push(*pid),
+                    Err(error) => return Err(error),
+                }
+            }
+            for pid in ended {
+                tracked.processes.remove(&pid);
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Looks at everything once more, when no task of the pod runs. Returns the bytes that still have to go.
+    ///
+    /// # Errors
+    /// Why CRIU has to take everything.
+    pub fn last(&mut self) -> Result<u64, Error> {
+        let mut late = 0;
+        for tracked in &mut self.containers {
+            let mut ended = Vec::new();
+            for (pid, process) in &mut tracked.processes {
+                match process.tracker.last() {
+                    Ok(last) => {
+                        late += bytes(&last.changed);
+                        process.last = Some(last);
+                    }
+                    Err(Error::Gone(_)) => ended.push(*pid),
+                    Err(error) => return Err(error),
+                }
+            }
+            for pid in ended {
+                tracked.processes.remove(&pid);
+            }
+            // What forked processes share is each one's own when a pager has filled it.
+            let all: u64 = tracked.processes.values().filter_map(|process| process.last.as_ref()).map(|last| bytes(&last.pages)).sum();
+            if let Some(limit) = tracked.cgroup.memory_limit()
+                && tracked.processes.len() > 1
+                && all > usable(limit)
+            {
+                return Err(Error::Unsupported(format!("the processes of container {} would exceed its memory limit if they did not share", tracked.name)));
+            }
+        }
+        Ok(late)
+    }
+
+    /// Sends what [`Memory::last`] found.
+    ///
+    /// # Errors
+    /// When a piece could not be sent.
+    pub fn send_late(&mut self, out: Out<'_>) -> Result<(), Error> {
+        for tracked in &mut self.containers {
+            for process in tracked.processes.values_mut() {
+                let changed = process.last.as_ref().map(|last| last.changed.clone()).unwrap_or_default();
+                send(&tracked.name, process, &changed, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what CRIU is not to look at in a container; after [`Memory::last`].
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn veil(&self, container: &str, path: &Path) -> io::Result<()> {
+        let processes = self.containers.iter().filter(|tracked| tracked.name == container).flat_map(|tracked| &tracked.processes);
+        let hidden: Vec<Hidden> = processes
+            .filter_map(|(pid, process)| Some((u64::try_from(*pid).ok()?, process.last.as_ref()?)))
+            .flat_map(|(pid, last)| last.hidden.iter().map(move |range| Hidden { pid, start: range.start, end: range.end }))
+            .collect();
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        io::Write::write_all(&mut file, &encode(&hidden))
+    }
+
+    /// After the dump and after the late pages: lists the pages of a container that are in the store, beside the images in `directory`. Proves that every page that
+    /// was there when the pod stood still is in exactly one of: the images, the list, the pages that hold only zeros.
+    ///
+    /// # Errors
+    /// A page that would be lost.
+    pub fn settle(&self, container: &str, directory: &Path) -> Result<(), Failure> {
+        let dumped = chain::present(directory).map_err(|problem| crate::convert::criu_failure(&problem.failure(), container))?;
+        let mut list = ByProcess::new();
+        for process in self.containers.iter().filter(|tracked| tracked.name == container).flat_map(|tracked| tracked.processes.values()) {
+            // What was started in the container from outside (kubectl exec) is not dumped.
+            let (Some(last), Some(pages)) = (&process.last, dumped.get(&process.inside)) else { continue };
+            let pages: Vec<Range> = pages.iter().map(|(start, end)| Range { start: *start, end: *end }).collect();
+            let index = &process.tracker.index;
+            let in_store = subtract(&index.pick(&last.pages, Known::Stored), &pages);
+            let mut missing = subtract(&index.pick(&last.pages, Known::No), &pages);
+            missing.extend(subtract(&last.left, &pages));
+            if let Some(first) = missing.first() {
+                return Err(failure(
+                    "PagesMissing",
+                    format!(
+                        "container {container}, process {}: {} pages from {:#x} on are neither in CRIU's images nor at the target",
+                        process.inside,
+                        bytes(&missing) / godwit_memory::PAGE,
+                        first.start
+                    ),
+                    "nothing was lost: the pod runs on; try again with memory: StopAndCopy and report this",
+                ));
+            }
+            let twice = bytes(&index.pick(&last.pages, Known::Stored)) - bytes(&in_store);
+            if twice > 0 {
+                tracing::warn!(container, process = process.inside, bytes = twice, "CRIU has written pages that were hidden from it: is it linked statically?");
+                if !in_store.is_empty() {
+                    // A mapping is either CRIU's or the store's.
+                    return Err(failure(
+                        "VeilTorn",
+                        format!("container {container}, process {}: CRIU has written some of the pages that were hidden from it, but not all", process.inside),
+                        "nothing was lost: the pod runs on; try again with memory: StopAndCopy and report this",
+                    ));
+                }
+            }
+            list.insert(process.inside, in_store.iter().map(|range| (range.start, range.end)).collect());
+        }
+        list.retain(|_, pages| !pages.is_empty());
+        chain::write_list(directory, &list).map_err(|error| internal("cannot write the list of pages", error))
+    }
+}
+
+impl Tracked {
+    /// Takes in processes that have come and lets go of those that are others now.
+    fn look(&mut self) -> Result<(), Error> {
+        let pids = self.cgroup.pids().map_err(|error| Error::Unsupported(format!("cannot list the processes of container {}: {error}", self.name)))?;
+        self.processes.retain(|pid, process| pids.contains(pid) && process.tracker.same_process());
+        for pid in pids {
+            let Ok(started) = start_time(pid) else { continue };
+            if self.processes.contains_key(&pid) || self.foreign.get(&pid) == Some(&started) {
+                continue;
+            }
+            let Some(inside) = inside(pid) else { continue };
+            match Tracker::attach(pid) {
+                Ok(tracker) => {
+                    self.processes.insert(pid, Process { inside, tracker, last: None });
+                }
+                Err(Error::Unsupported(why)) => return Err(Error::Unsupported(why)),
+                Err(Error::Gone(_)) => {}
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                    tracing::warn!(%error, cause, container = self.name, pid, "memory of this process is left to CRIU");
+                    self.foreign.insert(pid, started);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sends pages; `false` when the process has gone meanwhile.
+fn send(container: &str, process: &mut Process, ranges: &[Range], out: Out<'_>) -> Result<bool, Error> {
+    let (pid, inside) = (process.tracker.pid, process.inside);
+    let mut unsent = None;
+    let read = read::pages(pid, ranges, &mut process.tracker.index, |piece| {
+        let ranges = piece.ranges.iter().flat_map(|range| [range.start, range.end]).collect();
+        let chunk = PageChunk { migration: None, container: container.to_owned(), process: inside, ranges, data: piece.data, fresh: false };
+        out(chunk).inspect_err(|error| unsent = Some(error.kind()))
+    });
+    match (read, unsent) {
+        (Ok(()), _) => Ok(true),
+        (Err(source), Some(_)) => Err(Error::Call { what: "cannot send pages".into(), source }),
+        (Err(_), None) if !process.tracker.same_process() => Ok(false),
+        (Err(source), None) => Err(Error::Call { what: format!("cannot read the memory of process {pid}"), source }),
+    }
+}
+
+/// The number of a process inside its container; `None` for what has no memory (it has ended).
+fn inside(pid: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    field("VmSize:")?;
+    field("NSpid:")?.split_whitespace().last()?.parse().ok()
+}
+
+/// What of a container's memory limit its processes may take: the rest is the kernel's and the runtime's.
+#[must_use]
+pub fn usable(limit: u64) -> u64 {
+    limit - limit / 10
+}
+
+/// Where the veil's table of a container lies, as the node names it.
+#[must_use]
+pub fn veil_of(work: &Path) -> PathBuf {
+    work.join("veil")
+}

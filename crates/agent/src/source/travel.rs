@@ -1,0 +1,309 @@
+//! Memory on its way while the pod runs: rounds until what is left fits the freeze, and the late pages inside it.
+//!
+//! ```text
+//!   thread: Tracker ─▶ Reader ──PageChunk──▶ bounded queue ──gRPC over mTLS──▶ target's page store ──Receipt: pieces, bytes, digest──▶ compared
+//! ```
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use blake3::Hasher;
+use godwit_memory::{
+    Error,
+    rounds::{self, Forecast, Next, Round},
+};
+use godwit_node::cgroup::Cgroup;
+use godwit_rpc::v1::{Copied, Failure, Migration, PageChunk, Receipt, handoff_client::HandoffClient};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use super::memory::{Memory, veil_of};
+use crate::failure::{failure, internal};
+
+/// Pieces in the queue.
+const QUEUE: usize = 4;
+/// The freeze that is aimed at when nobody says.
+const BUDGET: Duration = Duration::from_millis(200);
+/// Of which the memory that is left may take this part.
+const SHARE: u32 = 4;
+
+/// What the user wants.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wishes {
+    /// Memory travels while the pod runs.
+    pub pre_copy: bool,
+    /// Wished for; zero: the default.
+    pub budget: Duration,
+    /// Bytes a second; 0: no limit.
+    pub bandwidth: u64,
+}
+
+impl Wishes {
+    /// From the request.
+    #[must_use]
+    pub fn of(request: &godwit_rpc::v1::SwitchRequest) -> Self {
+        Self { pre_copy: request.pre_copy, budget: Duration::from_millis(request.freeze_budget_ms.into()), bandwidth: request.bandwidth }
+    }
+
+    fn share(&self) -> Duration {
+        (if self.budget.is_zero() { BUDGET } else { self.budget }) / SHARE
+    }
+}
+
+/// The late pages: on their way, arrived, or not.
+pub type Late = watch::Receiver<Option<Result<(), Failure>>>;
+
+/// The memory of one pod, if it travels.
+#[derive(Default)]
+pub struct Travel {
+    memory: Arc<Mutex<Option<Memory>>>,
+    rounds: Mutex<Vec<Round>>,
+    sent: Arc<AtomicU64>,
+}
+
+/// What one call sent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent {
+    changed: u64,
+    bytes: u64,
+}
+
+enum What {
+    Round,
+    Late,
+}
+
+impl Travel {
+    /// Counts into `sent`.
+    #[must_use]
+    pub fn new(sent: Arc<AtomicU64>) -> Self {
+        Self { sent, ..Self::default() }
+    }
+
+    /// Sends memory round by round until what is left fits, or does not get less. A pod that cannot be tracked is left to CRIU: that is no failure.
+    ///
+    /// # Errors
+    /// When the target does not take the pages, or the switch is `wanted` no more.
+    pub async fn run(
+        &self,
+        containers: Vec<(String, Cgroup)>,
+        client: &HandoffClient<Channel>,
+        migration: &Migration,
+        wishes: Wishes,
+        wanted: impl Fn() -> bool,
+        report: impl Fn(Copied),
+    ) -> Result<(), Failure> {
+        if !wishes.pre_copy {
+            return Ok(());
+        }
+        let attached = tokio::task::spawn_blocking(move || Memory::attach(containers)).await.map_err(|error| internal("tracking ended early", error))?;
+        match attached {
+            Ok(memory) => *self.lock() = Some(memory),
+            Err(error) => {
+                tracing::warn!(migration = migration.name, %error, "memory does not travel while the pod runs");
+                return Ok(());
+            }
+        }
+        loop {
+            if !wanted() {
+                return Err(internal("stopped", "the switch is not wanted any more"));
+            }
+            let (next, forecast) = self.round(client, migration, wishes).await?;
+            godwit_fault::point("agent.source.round").await.map_err(|error| internal("stopped", error))?;
+            report(self.copied(forecast));
+            match next {
+                Next::Again => {}
+                Next::Converged => return Ok(()),
+                Next::Stuck => {
+                    tracing::warn!(migration = migration.name, ?forecast, "the pod changes its memory as fast as it travels: the freeze will be longer");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// One more round, right before the freeze.
+    ///
+    /// # Errors
+    /// When the target does not take the pages.
+    pub async fn once_more(&self, client: &HandoffClient<Channel>, migration: &Migration, wishes: Wishes, report: impl Fn(Copied)) -> Result<(), Failure> {
+        if self.lock().is_some() {
+            let (_, forecast) = self.round(client, migration, wishes).await?;
+            report(self.copied(forecast));
+        }
+        Ok(())
+    }
+
+    async fn round(&self, client: &HandoffClient<Channel>, migration: &Migration, wishes: Wishes) -> Result<(Next, Forecast), Failure> {
+        let start = Instant::now();
+        let Some(sent) = self.send(client, migration, What::Round, wishes.bandwidth).await? else {
+            return Ok((Next::Converged, Forecast::default()));
+        };
+        let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        rounds.push(Round { changed: sent.changed, sent: sent.bytes, took: start.elapsed() });
+        let decided = rounds::next(&rounds, wishes.share());
+        tracing::info!(migration = migration.name, round = rounds.len(), changed = sent.changed, sent = sent.bytes, took = ?start.elapsed(), forecast = ?decided.1, "memory");
+        Ok(decided)
+    }
+
+    fn copied(&self, forecast: Forecast) -> Copied {
+        let sent = self.sent.load(Ordering::Relaxed);
+        Copied {
+            bytes: sent,
+            total: sent.saturating_add(forecast.remaining),
+            round: u32::try_from(self.rounds.lock().unwrap_or_else(PoisonError::into_inner).len()).unwrap_or(u32::MAX),
+            rate: forecast.rate,
+            dirty_rate: forecast.dirty_rate,
+            remaining: forecast.remaining,
+            forecast_ms: u32::try_from(forecast.transfer.as_millis()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// When everything stands still: what is left. Writes for each container (name and work directory) what CRIU is not to look at; whether there is such a thing.
+    pub async fn freeze(&self, containers: Vec<(String, PathBuf)>) -> bool {
+        let held = self.memory.clone();
+        let outcome = tokio::task::spawn_blocking(move || {
+            let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(memory) = held.as_mut() else { return Ok(false) };
+            let looked = memory.last().map_err(|error| error.to_string()).and_then(|_| {
+                containers.iter().try_for_each(|(name, work)| memory.veil(name, &veil_of(work))).map_err(|error| format!("cannot write the veil: {error}"))
+            });
+            match looked {
+                Ok(()) => Ok(true),
+                Err(why) => {
+                    // CRIU takes everything, as if nothing had travelled.
+                    *held = None;
+                    Err(why)
+                }
+            }
+        });
+        match outcome.await {
+            Ok(Ok(veiled)) => veiled,
+            Ok(Err(why)) => {
+                tracing::warn!(why, "memory is left to CRIU after all");
+                false
+            }
+            Err(error) => {
+                tracing::error!(%error, "the last look ended early");
+                self.release();
+                false
+            }
+        }
+    }
+
+    /// Sends the late pages and says when they are there.
+    pub async fn send_late(&self, client: &HandoffClient<Channel>, migration: &Migration, told: &watch::Sender<Option<Result<(), Failure>>>) {
+        let sent = self.send(client, migration, What::Late, 0).await;
+        let outcome = match sent {
+            Ok(Some(sent)) => {
+                tracing::info!(migration = migration.name, sent = sent.bytes, "late pages");
+                Ok(())
+            }
+            Ok(None) => Err(internal("late pages", "the memory is not tracked any more")),
+            Err(why) => Err(why),
+        };
+        told.send_replace(Some(outcome));
+    }
+
+    /// Waits for the late pages, then lists what of a container is in the store, beside its images.
+    ///
+    /// # Errors
+    /// When they did not arrive, or a page would be lost.
+    pub async fn settle(&self, mut late: Late, container: String, images: PathBuf) -> Result<(), Failure> {
+        let arrived = late.wait_for(Option::is_some).await.map_err(|error| internal("late pages", error))?.clone();
+        arrived.unwrap_or_else(|| Err(internal("late pages", "nothing is known of them")))?;
+        let held = self.memory.clone();
+        tokio::task::spawn_blocking(move || match held.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(memory) => memory.settle(&container, &images),
+            None => Err(internal("late pages", "the memory is not tracked any more")),
+        })
+        .await
+        .map_err(|error| internal("settling ended early", error))?
+    }
+
+    /// Ends the tracking, on a thread of its own: the kernel walks all page tables.
+    pub fn release(&self) {
+        let held = self.memory.clone();
+        std::thread::spawn(move || held.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Memory>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One stream of pages. `None`: the pod cannot be tracked any longer, and is not.
+    async fn send(&self, client: &HandoffClient<Channel>, migration: &Migration, what: What, bandwidth: u64) -> Result<Option<Sent>, Failure> {
+        let (queue, chunks) = mpsc::channel::<PageChunk>(QUEUE);
+        let (held, count, migration) = (self.memory.clone(), self.sent.clone(), migration.clone());
+        let fresh = self.rounds.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+            let memory = held.as_mut()?;
+            let (mut hash, mut sent, mut pieces, start) = (Hasher::new(), Sent::default(), 0u64, Instant::now());
+            // The first message names the migration and carries nothing.
+            let give = |chunk: PageChunk| queue.blocking_send(chunk).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe));
+            let begun = give(PageChunk { migration: Some(migration), fresh, ..PageChunk::default() });
+            let mut out = |chunk: PageChunk| {
+                let length = chunk.data.len() as u64;
+                hash.update(&chunk.data);
+                pieces += 1;
+                sent.bytes += length;
+                count.fetch_add(length, Ordering::Relaxed);
+                give(chunk)?;
+                std::thread::sleep(rounds::pause(sent.bytes, start.elapsed(), bandwidth));
+                Ok(())
+            };
+            let outcome = begun.map_err(|source| Error::Call { what: "cannot send pages".into(), source }).and_then(|()| match what {
+                What::Round => memory.round(&mut out),
+                What::Late => memory.send_late(&mut out).map(|()| 0),
+            });
+            if matches!(outcome, Err(Error::Unsupported(_))) {
+                *held = None;
+            }
+            Some(outcome.map(|changed| (Sent { changed, ..sent }, pieces, hash.finalize())))
+        });
+        let mut client = client.clone();
+        let (reply, read) = tokio::join!(client.pages(ReceiverStream::new(chunks)), reading);
+        let Some(read) = read.map_err(|error| internal("reading memory ended early", error))? else { return Ok(None) };
+        let (sent, pieces, digest) = match read {
+            Ok(read) => read,
+            Err(Error::Unsupported(why)) => {
+                tracing::warn!(why, "memory does not travel while the pod runs any longer");
+                return Ok(None);
+            }
+            Err(error) => {
+                // The receiver's own words say more than a broken pipe.
+                let said = reply.map_or_else(|status| status.message().to_owned(), |receipt| receipt.into_inner().failure.unwrap_or_default().message);
+                return Err(failure("TransferFailed", format!("memory does not travel: {error}. {said}"), "try again; look at the agents' logs if it stays"));
+            }
+        };
+        let receipt: Receipt = reply
+            .map_err(|status| {
+                failure(
+                    "TransferFailed",
+                    format!("the target did not take the pages: {}", status.message()),
+                    "try again; look at the log of the target's agent if it stays",
+                )
+            })?
+            .into_inner();
+        if let Some(refusal) = receipt.failure {
+            return Err(refusal);
+        }
+        if (receipt.files, receipt.bytes, receipt.digest.as_slice()) != (pieces, sent.bytes, digest.as_bytes().as_slice()) {
+            return Err(failure(
+                "TransferDamaged",
+                format!("{} bytes of memory were sent in {pieces} pieces, {} in {} arrived", sent.bytes, receipt.bytes, receipt.files),
+                "try again; look for a fault in the network between the nodes",
+            ));
+        }
+        Ok(Some(sent))
+    }
+}

@@ -1,0 +1,167 @@
+//! The page store of one migration: memory that has arrived while the pod still runs at the source, and its way into CRIU's images.
+//!
+//! ```text
+//!   Handoff.Pages ─▶ <images>/<container>.store/<round>/pages-<pid>.img      tmpfs, never a disk
+//!   Open ─▶ fills: the keeper is told of the store; its pager will fill the processes while they run
+//!   images complete ─▶ link: their list of pages ─▶ "lazy" in CRIU's tables, and the pager's table  (or, where CRIU cannot: the store's levels become its `parent`)
+//!                      a page that is not there refuses the restore
+//! ```
+//! What the store holds is known to this process only. After a restart of the agent it knows of no page, and images that need one are refused.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use blake3::Hasher;
+use godwit_criu::images::chain::{self, ByProcess, Level};
+use godwit_memory::{
+    Range, pager,
+    store::{Part, Store},
+};
+use godwit_rpc::v1::{Failure, PageChunk, Receipt};
+
+use crate::{
+    convert,
+    failure::{failure, internal},
+};
+
+/// See the module.
+pub struct Pages {
+    base: PathBuf,
+    stores: Mutex<BTreeMap<String, Held>>,
+}
+
+struct Held {
+    store: Store,
+    /// The keeper was told of it.
+    fills: bool,
+}
+
+/// One round that is arriving.
+pub struct Arriving<'a> {
+    pages: &'a Pages,
+    receipt: Receipt,
+    hash: Hasher,
+}
+
+impl Pages {
+    /// Empty stores below `base` for a migration's images.
+    #[must_use]
+    pub fn below(base: PathBuf) -> Self {
+        Self { base, stores: Mutex::default() }
+    }
+
+    /// A round begins; a `fresh` one is the first, whatever was before.
+    ///
+    /// # Errors
+    /// When a store cannot be made, or there were too many rounds.
+    pub fn begin(&self, containers: &[String], fresh: bool) -> Result<Arriving<'_>, Failure> {
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in containers {
+            let refuse = |error: std::io::Error| internal("cannot make room for the pod's memory", error);
+            if fresh || !stores.contains_key(name) {
+                let store = Store::new(&store_of(&self.base.join(name))).map_err(refuse)?;
+                stores.insert(name.clone(), Held { store, fills: false });
+            }
+            if let Some(held) = stores.get_mut(name) {
+                held.store.begin().map_err(refuse)?;
+            }
+        }
+        Ok(Arriving { pages: self, receipt: Receipt::default(), hash: Hasher::new() })
+    }
+
+    /// Whether memory of a container has arrived, which will fill its processes; the keeper is told so.
+    pub fn fills(&self, container: &str) -> bool {
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        stores.get_mut(container).map(|held| held.fills = true).is_some()
+    }
+
+    /// Puts the stored pages of a container below its verified images, if these need any.
+    ///
+    /// # Errors
+    /// When a page that they need is not here.
+    pub fn link(&self, container: &str, images: &Path) -> Result<(), Failure> {
+        let damaged = |problem: godwit_criu::Problem| convert::criu_failure(&problem.failure(), container);
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = stores.remove(container);
+        let list = chain::read_list(images).map_err(damaged)?.unwrap_or_default();
+        if held.as_ref().is_some_and(|held| held.fills) {
+            chain::keep_own(images).map_err(damaged)?;
+        }
+        if list.is_empty() {
+            // Complete as they are.
+            return Ok(());
+        }
+        let lost = |what: String| {
+            failure("PagesMissing", format!("container {container}: {what}"), "nothing has run and the pod goes on at the source; migrate again")
+        };
+        let Held { store, fills } = held.ok_or_else(|| lost("the memory that had arrived is gone (the target's agent was restarted)".into()))?;
+        let (lazy, eager) = if fills { chain::split(images, list).map_err(damaged)? } else { (ByProcess::new(), list) };
+        let rows = store.rows(&ranges(&lazy)).map_err(|error| lost(error.to_string()))?;
+        let tables = store.tables(&ranges(&eager)).map_err(|error| lost(error.to_string()))?;
+        chain::mark(images, &lazy).map_err(damaged)?;
+        pager::write_table(&store_of(images), &rows).map_err(|error| internal("cannot write the pager's table", error))?;
+        if eager.is_empty() {
+            return Ok(());
+        }
+        let levels: Vec<Level> = tables
+            .into_iter()
+            .map(|table| {
+                let parts = |parts: Vec<Part>| parts.iter().map(|part| ((part.range.start, part.range.end), part.here)).collect();
+                Level { directory: table.directory, processes: table.processes.into_iter().map(|(process, list)| (process, parts(list))).collect() }
+            })
+            .collect();
+        chain::link(images, &eager, &levels).map_err(damaged)
+    }
+}
+
+fn ranges(list: &ByProcess) -> BTreeMap<i32, Vec<Range>> {
+    list.iter().map(|(process, pages)| (*process, pages.iter().map(|(start, end)| Range { start: *start, end: *end }).collect())).collect()
+}
+
+/// The page store that belongs to a directory of images.
+#[must_use]
+pub fn store_of(images: &Path) -> PathBuf {
+    images.with_extension("store")
+}
+
+impl Arriving<'_> {
+    /// Takes one piece.
+    ///
+    /// # Errors
+    /// What is wrong with it, or that there is no room.
+    pub fn take(&mut self, chunk: &PageChunk) -> Result<(), Failure> {
+        let broken = |what: &str| failure("TransferFailed", format!("memory of container {} did not arrive: {what}", chunk.container), "try again");
+        let pairs = chunk.ranges.chunks_exact(2);
+        if !pairs.remainder().is_empty() {
+            return Err(broken("an address is missing"));
+        }
+        let ranges: Vec<Range> = pairs.map(|pair| Range { start: pair[0], end: pair[1] }).collect();
+        let mut stores = self.pages.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = stores.get_mut(&chunk.container).ok_or_else(|| broken("the target pod has no such container"))?;
+        held.store.put(chunk.process, &ranges, &chunk.data).map_err(|error| {
+            if error.raw_os_error() == Some(nix::libc::ENOSPC) {
+                failure(
+                    "NoRoomForImages",
+                    "the pod's memory does not fit into the target's /run any more",
+                    "choose a node with more memory, or enlarge the tmpfs at /run",
+                )
+            } else {
+                broken(&error.to_string())
+            }
+        })?;
+        self.hash.update(&chunk.data);
+        self.receipt.files += 1;
+        self.receipt.bytes += chunk.data.len() as u64;
+        Ok(())
+    }
+
+    /// Ends the round.
+    #[must_use]
+    pub fn finish(mut self) -> Receipt {
+        self.receipt.digest = self.hash.finalize().as_bytes().to_vec();
+        self.receipt
+    }
+}

@@ -1,0 +1,96 @@
+//! When memory travels: decided from what the user wants and what the source's agent says.
+
+use godwit_api::migration::{Failure, MemoryStrategy};
+use godwit_rpc::v1::InspectReply;
+
+use crate::failure;
+
+/// Memory travels while the pod runs.
+pub const PRE_COPY: &str = "PreCopy";
+/// Memory travels while the pod stands still.
+pub const STOP_AND_COPY: &str = "StopAndCopy";
+/// Below this, in bytes, there is nothing to gain.
+const WORTH_IT: u64 = 32 << 20;
+
+/// Forked processes that share more than one part in so many of their memory keep it shared.
+const SHARED: u64 = 4;
+
+/// What was chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// [`PRE_COPY`] or [`STOP_AND_COPY`].
+    pub strategy: &'static str,
+    /// What the user should know about it.
+    pub warning: Option<String>,
+}
+
+/// Chooses.
+///
+/// # Errors
+/// When what the user insists on cannot be done.
+pub fn choose(wish: MemoryStrategy, inspected: &InspectReply) -> Result<Choice, Failure> {
+    let choice = |strategy, warning| Ok(Choice { strategy, warning });
+    let why_not = &inspected.stop_and_copy;
+    match wish {
+        MemoryStrategy::StopAndCopy => choice(STOP_AND_COPY, None),
+        MemoryStrategy::PostCopy => Err(failure::new(
+            "PostCopyNotSupported",
+            "memory cannot travel after the switch yet",
+            "Use memory: PreCopy or Auto; the freeze is then longer the faster the pod changes its memory.",
+        )),
+        MemoryStrategy::PreCopy if !why_not.is_empty() => Err(failure::new(
+            "PreCopyNotPossible",
+            format!("memory cannot travel while the pod runs: {why_not}"),
+            "Use memory: Auto or StopAndCopy; the freeze is then the longer the more memory the pod has.",
+        )),
+        MemoryStrategy::PreCopy => choice(PRE_COPY, None),
+        MemoryStrategy::Auto if inspected.private_bytes < WORTH_IT => choice(STOP_AND_COPY, None),
+        MemoryStrategy::Auto if !why_not.is_empty() => {
+            let mib = inspected.private_bytes >> 20;
+            choice(STOP_AND_COPY, Some(format!("{mib} MiB of memory travel while the pod stands still: {why_not}")))
+        }
+        MemoryStrategy::Auto if inspected.forked_bytes > inspected.private_bytes / SHARED => {
+            let mib = inspected.forked_bytes >> 20;
+            choice(STOP_AND_COPY, Some(format!("memory travels while the pod stands still: forked processes share {mib} MiB, which would be copied otherwise")))
+        }
+        MemoryStrategy::Auto => choice(PRE_COPY, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn pod(private_bytes: u64, stop_and_copy: &str) -> InspectReply {
+        InspectReply { private_bytes, stop_and_copy: stop_and_copy.into(), ..InspectReply::default() }
+    }
+
+    #[test]
+    fn large_pods_travel_while_they_run() {
+        let large = 1 << 30;
+        assert_eq!(choose(MemoryStrategy::Auto, &pod(large, "")).unwrap(), Choice { strategy: PRE_COPY, warning: None });
+        assert_eq!(choose(MemoryStrategy::Auto, &pod(1 << 20, "")).unwrap().strategy, STOP_AND_COPY);
+        assert_eq!(choose(MemoryStrategy::PreCopy, &pod(1 << 20, "")).unwrap().strategy, PRE_COPY);
+        assert_eq!(choose(MemoryStrategy::StopAndCopy, &pod(large, "")).unwrap().strategy, STOP_AND_COPY);
+    }
+
+    #[test]
+    fn forked_processes_go_on_sharing() {
+        let forked = InspectReply { forked_bytes: 1 << 29, ..pod(1 << 30, "") };
+        let told = choose(MemoryStrategy::Auto, &forked).unwrap();
+        assert!(told.strategy == STOP_AND_COPY && told.warning.unwrap().contains("512 MiB"));
+        assert_eq!(choose(MemoryStrategy::PreCopy, &forked).unwrap().strategy, PRE_COPY);
+        assert_eq!(choose(MemoryStrategy::Auto, &InspectReply { forked_bytes: 1 << 25, ..forked }).unwrap().strategy, PRE_COPY);
+    }
+
+    #[test]
+    fn what_cannot_be_is_said() {
+        let told = choose(MemoryStrategy::Auto, &pod(1 << 30, "process 7 has an io_uring (fd 3)")).unwrap();
+        assert_eq!(told.strategy, STOP_AND_COPY);
+        assert!(told.warning.unwrap().contains("io_uring"));
+        assert_eq!(choose(MemoryStrategy::Auto, &pod(1 << 20, "why")).unwrap().warning, None);
+        assert_eq!(choose(MemoryStrategy::PreCopy, &pod(1 << 30, "why")).unwrap_err().reason, "PreCopyNotPossible");
+        assert_eq!(choose(MemoryStrategy::PostCopy, &pod(1 << 30, "")).unwrap_err().reason, "PostCopyNotSupported");
+    }
+}

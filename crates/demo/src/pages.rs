@@ -1,0 +1,26 @@
+//! The pod with a large heap that changes all the time (`programs/pages.py`), and what it says of itself.
+
+use crate::objects::{Pod, python};
+
+/// The program.
+pub const PROGRAM: &str = include_str!("programs/pages.py");
+/// Name of the container that runs it.
+pub const CONTAINER: &str = "main";
+
+/// A pod whose heap has `mib` MiB, of which `rate` MB are written anew every second.
+#[must_use]
+pub fn pod(name: &str, mib: u32, rate: u32) -> Pod {
+    Pod::new(name, [python(CONTAINER, PROGRAM, &[&mib.to_string(), &rate.to_string()])])
+}
+
+/// The same with a child that was forked, shares the heap at first, and changes its copy of it.
+#[must_use]
+pub fn family(name: &str, mib: u32, rate: u32) -> Pod {
+    Pod::new(name, [python(CONTAINER, PROGRAM, &[&mib.to_string(), &rate.to_string(), "fork"])])
+}
+
+/// The longest time that the program stood still by its own clock, in milliseconds. `None`: it noticed nothing.
+#[must_use]
+pub fn gap(logs: &str) -> Option<u64> {
+    logs.lines().filter_map(|line| line.strip_prefix("gap ")?.parse().ok()).max()
+}

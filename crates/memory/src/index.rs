@@ -1,0 +1,150 @@
+//! Which pages of a process the other side has as they are now, and which are known to hold nothing but zeros. Two bits a page: 64 KiB for each GiB.
+
+use std::collections::HashMap;
+
+use crate::range::{PAGE, Range, push};
+
+/// Pages in a block: 2 MiB.
+const BLOCK: u64 = 512;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Index {
+    blocks: HashMap<u64, Block>,
+}
+
+#[derive(Debug, Default)]
+struct Block {
+    stored: [u64; 8],
+    zero: [u64; 8],
+}
+
+/// What is known of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing, or only as it was before it changed.
+    No,
+    /// The other side has it.
+    Stored,
+    /// It holds only zeros: nobody needs to have it.
+    Zero,
+}
+
+fn place(address: u64) -> (u64, usize, u64) {
+    let page = address / PAGE;
+    let within = page % BLOCK;
+    (page / BLOCK, usize::try_from(within / 64).unwrap_or(0), 1 << (within % 64))
+}
+
+impl Index {
+    /// What is known of the page at `address`.
+    #[must_use]
+    pub fn get(&self, address: u64) -> Known {
+        let (block, word, bit) = place(address);
+        match self.blocks.get(&block) {
+            Some(block) if block.stored[word] & bit != 0 => Known::Stored,
+            Some(block) if block.zero[word] & bit != 0 => Known::Zero,
+            _ => Known::No,
+        }
+    }
+
+    /// Sets what is known of the page at `address`.
+    pub fn set(&mut self, address: u64, known: Known) {
+        let (block, word, bit) = place(address);
+        if known == Known::No && !self.blocks.contains_key(&block) {
+            return;
+        }
+        let block = self.blocks.entry(block).or_default();
+        block.stored[word] &= !bit;
+        block.zero[word] &= !bit;
+        match known {
+            Known::No => {}
+            Known::Stored => block.stored[word] |= bit,
+            Known::Zero => block.zero[word] |= bit,
+        }
+    }
+
+    /// Forgets all pages of a range.
+    pub fn forget(&mut self, range: Range) {
+        for address in range.pages() {
+            self.set(address, Known::No);
+        }
+    }
+
+    /// The pages of `ranges` of which this is known, in order.
+    #[must_use]
+    pub fn pick(&self, ranges: &[Range], known: Known) -> Vec<Range> {
+        let mut found = Vec::new();
+        for range in ranges {
+            let mut at = range.start;
+            while at < range.end {
+                // One word of bits: up to 64 pages.
+                let (block, word, bit) = place(at);
+                let (stored, zero) = self.blocks.get(&block).map_or((0, 0), |block| (block.stored[word], block.zero[word]));
+                let bits = match known {
+                    Known::No => !(stored | zero),
+                    Known::Stored => stored,
+                    Known::Zero => zero,
+                };
+                let first = u64::from(bit.trailing_zeros());
+                let end = range.end.min(at + (64 - first) * PAGE);
+                let mut bits = bits >> first;
+                let mut page = at;
+                while page < end && bits != 0 {
+                    let (skipped, length) = (bits.trailing_zeros(), (bits >> bits.trailing_zeros()).trailing_ones());
+                    let start = page + u64::from(skipped) * PAGE;
+                    let stop = (start + u64::from(length) * PAGE).min(end);
+                    if start < stop {
+                        push(&mut found, Range { start, end: stop });
+                    }
+                    page = start + u64::from(length) * PAGE;
+                    bits = bits.checked_shr(skipped + length).unwrap_or(0);
+                }
+                at = end;
+            }
+        }
+        found
+    }
+
+    /// Bytes that the other side has.
+    #[must_use]
+    pub fn stored(&self) -> u64 {
+        let pages: u32 = self.blocks.values().flat_map(|block| block.stored).map(u64::count_ones).sum();
+        u64::from(pages) * PAGE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_page_is_one_thing() {
+        let mut index = Index::default();
+        let at = |page: u64| page * PAGE;
+        for page in 500..520 {
+            index.set(at(page), Known::Stored);
+        }
+        index.set(at(510), Known::Zero);
+        index.set(at(511), Known::No);
+        index.set(at(9_999), Known::No);
+        let all = [Range { start: at(490), end: at(600) }];
+        let range = |start, end| Range { start: at(start), end: at(end) };
+        assert_eq!(index.pick(&all, Known::Stored), [range(500, 510), range(512, 520)]);
+        assert_eq!(index.pick(&all, Known::Zero), [range(510, 511)]);
+        assert_eq!(index.stored(), 18 * PAGE);
+        // Against every page one by one, from and to everywhere in a word.
+        for (start, end) in [(490, 600), (501, 502), (509, 513), (511, 577), (512, 640), (447, 512), (0, 2000)] {
+            for known in [Known::No, Known::Stored, Known::Zero] {
+                let picked = index.pick(&[range(start, end)], known);
+                for page in start..end {
+                    assert_eq!(picked.iter().any(|one| one.start <= at(page) && at(page) < one.end), index.get(at(page)) == known, "{page} {known:?}");
+                }
+                assert!(picked.windows(2).all(|pair| pair[0].end < pair[1].start) && picked.iter().all(|one| one.start >= at(start) && one.end <= at(end)));
+            }
+        }
+        index.forget(range(495, 515));
+        assert_eq!(index.pick(&all, Known::Stored), [range(515, 520)]);
+        assert_eq!(index.get(at(510)), Known::No);
+    }
+}

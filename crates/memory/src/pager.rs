@@ -1,0 +1,362 @@
+//! Fills the memory of restored processes while they run: faults first, the rest in order, from the page store on the same node.
+//!
+//! ```text
+//!   CRIU, restoring ── lazy-pages.socket: pid, userfaultfd (SCM_RIGHTS) … then "RSTF" ──▶ pager ◀── table and files of the store
+//!   process ── touches a page ──▶ kernel ── fault ──▶ pager ── UFFDIO_COPY ──▶ process goes on
+//!           ── mremap, munmap, madvise, fork ──▶ event, the process waits until it was read ──▶ Pending follows
+//! ```
+//! The messages of the socket are CRIU's (criu/uffd.c), as are the events asked for. While an event waits to be read the kernel answers every copy with EAGAIN: nothing can
+//! be put where the process has just put something else, as long as a copy that was refused is looked up anew after the events.
+//!
+//! A page that is to be filled and cannot be is the end: the process must not go on with zeros in its place. The caller kills it; the userfaultfds are held until then, so
+//! that whoever touches such a page waits.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, IoSliceMut, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+use crate::pending::Pending;
+use crate::range::{PAGE, Range};
+use crate::sys::{self, Mapped};
+
+/// Name of the table in the store's directory.
+pub const TABLE: &str = "pages.table";
+/// `LAZY_PAGES_RESTORE_FINISHED`.
+const FINISHED: i32 = 0x5253_5446;
+/// Bytes around a fault that are filled with it.
+const CLUSTER: u64 = 64 << 10;
+/// Bytes that are filled before faults are looked for again.
+const STRIDE: u64 = 512 << 10;
+
+/// Where the pages of a process lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The process, inside its container.
+    pub process: i32,
+    /// Its pages, as they were when it stood still.
+    pub range: Range,
+    /// Level of the store.
+    pub level: u64,
+    /// Offset in that level's file of the process.
+    pub offset: u64,
+}
+
+/// Writes the table.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_table(directory: &Path, rows: &[Row]) -> io::Result<()> {
+    let words = rows.iter().flat_map(|row| [u64::try_from(row.process).unwrap_or(0), row.range.start, row.range.end, row.level, row.offset]);
+    fs::write(directory.join(TABLE), words.flat_map(u64::to_le_bytes).collect::<Vec<u8>>())
+}
+
+/// Where a page of a frozen process lies.
+struct Source {
+    files: Vec<Mapped>,
+    /// By process: first address, end, file, offset.
+    places: BTreeMap<i32, Vec<(Range, usize, u64)>>,
+}
+
+impl Source {
+    fn open(directory: &Path) -> io::Result<Self> {
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the table of the page store is damaged");
+        let bytes = match fs::read(directory.join(TABLE)) {
+            Ok(bytes) => bytes,
+            // Nothing travelled: everything is in the images.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let (mut files, mut known, mut places) = (Vec::new(), BTreeMap::new(), BTreeMap::<i32, Vec<(Range, usize, u64)>>::new());
+        for row in bytes.chunks(40) {
+            let word = |at: usize| row.get(at * 8..at * 8 + 8).and_then(|word| word.try_into().ok()).map(u64::from_le_bytes).ok_or_else(damaged);
+            let process = i32::try_from(word(0)?).map_err(|_| damaged())?;
+            let (range, level, offset) = (Range { start: word(1)?, end: word(2)? }, word(3)?, word(4)?);
+            let file = match known.get(&(process, level)) {
+                Some(file) => *file,
+                None => {
+                    files.push(Mapped::of(&File::open(directory.join(level.to_string()).join(crate::store::pages_file(process)))?)?);
+                    known.insert((process, level), files.len() - 1);
+                    files.len() - 1
+                }
+            };
+            let held = u64::try_from(files[file].bytes().len()).unwrap_or(0);
+            let list = places.entry(process).or_default();
+            let ordered = list.last().is_none_or(|(last, ..)| last.end <= range.start);
+            if !ordered || range.is_empty() || range.start % PAGE != 0 || range.end % PAGE != 0 || offset.checked_add(range.len()).is_none_or(|end| end > held)
+            {
+                return Err(damaged());
+            }
+            list.push((range, file, offset));
+        }
+        Ok(Self { files, places })
+    }
+
+    fn pending(&self, process: i32) -> Pending {
+        Pending::of(self.places.get(&process).into_iter().flatten().map(|(range, ..)| *range))
+    }
+
+    /// The bytes from `address` on, up to `length`, as far as they lie together.
+    fn bytes(&self, process: i32, address: u64, length: u64) -> Option<&[u8]> {
+        let list = self.places.get(&process)?;
+        let at = list.partition_point(|(range, ..)| range.end <= address);
+        let (range, file, offset) = list.get(at).filter(|(range, ..)| range.start <= address)?;
+        let from = usize::try_from(offset + (address - range.start)).ok()?;
+        let length = usize::try_from(length.min(range.end - address)).ok()?;
+        self.files[*file].bytes().get(from..from + length)
+    }
+}
+
+/// One process (or a child of it) that is being filled.
+struct Filling {
+    /// Whose pages these were.
+    process: i32,
+    uffd: OwnedFd,
+    pending: Pending,
+    /// Faults that could not be answered yet.
+    faults: Vec<u64>,
+    gone: bool,
+}
+
+/// What became of an attempt to put something.
+enum Put {
+    Done,
+    /// The process changes its mappings: events first.
+    Later,
+    /// The process has gone.
+    Gone,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Filled {
+    /// Bytes.
+    pub bytes: u64,
+    /// Faults of the processes.
+    pub faults: u64,
+}
+
+/// Fills until every page is there. `directory` is the store's; its table is read when the first process comes. On an error the processes must be killed before what is
+/// returned with it, which holds their userfaultfds, is dropped.
+///
+/// # Errors
+/// A page that cannot be filled.
+pub fn serve(listener: &UnixListener, directory: &Path) -> Result<Filled, (io::Error, impl Sized + use<>)> {
+    let mut pager = Pager { directory: directory.to_owned(), source: None, stream: None, fillings: Vec::new(), finished: false, done: Filled::default() };
+    match pager.run(listener) {
+        Ok(()) => Ok(pager.done),
+        Err(error) => Err((error, Box::new(pager))),
+    }
+}
+
+struct Pager {
+    directory: PathBuf,
+    source: Option<Source>,
+    stream: Option<UnixStream>,
+    fillings: Vec<Filling>,
+    finished: bool,
+    done: Filled,
+}
+
+impl Pager {
+    fn run(&mut self, listener: &UnixListener) -> io::Result<()> {
+        let (stream, _) = listener.accept()?;
+        self.stream = Some(stream);
+        loop {
+            // With nothing to do in the background: wait.
+            let busy = self.finished && self.fillings.iter().any(|filling| !filling.pending.is_empty() || !filling.faults.is_empty());
+            if self.finished && !busy {
+                return Ok(());
+            }
+            let retry = self.fillings.iter().any(|filling| !filling.faults.is_empty());
+            self.wait(if busy {
+                PollTimeout::ZERO
+            } else if retry {
+                PollTimeout::from(1u8)
+            } else {
+                PollTimeout::NONE
+            })?;
+            let mut at = 0;
+            while at < self.fillings.len() {
+                self.hear(at)?;
+                at += 1;
+            }
+            if self.finished {
+                for at in 0..self.fillings.len() {
+                    self.fill(at)?;
+                }
+            }
+            self.fillings.retain(|filling| !filling.gone);
+        }
+    }
+
+    /// Waits for messages and takes those of the socket.
+    fn wait(&mut self, timeout: PollTimeout) -> io::Result<()> {
+        let mut descriptors: Vec<BorrowedFd<'_>> = self.fillings.iter().map(|filling| filling.uffd.as_fd()).collect();
+        descriptors.extend(self.stream.as_ref().map(AsFd::as_fd));
+        let mut polled: Vec<PollFd<'_>> = descriptors.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        match poll(&mut polled, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let told = polled.last().and_then(PollFd::revents).is_some_and(|events| !events.is_empty());
+        if self.stream.is_some() && told { self.take_in() } else { Ok(()) }
+    }
+
+    /// One message of CRIU's.
+    fn take_in(&mut self) -> io::Result<()> {
+        let Some(stream) = self.stream.as_mut() else { return Ok(()) };
+        let mut word = [0; 4];
+        match stream.read_exact(&mut word) {
+            Ok(()) => {}
+            // CRIU has given up. What it has made it kills itself.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && !self.finished => {
+                return Err(io::Error::new(error.kind(), "CRIU has ended before the restore was finished"));
+            }
+            Err(error) => return Err(error),
+        }
+        let process = i32::from_le_bytes(word);
+        if process == FINISHED {
+            (self.finished, self.stream) = (true, None);
+            return Ok(());
+        }
+        if process < 0 {
+            // A zombie: it has no memory.
+            return Ok(());
+        }
+        let uffd = receive(stream)?;
+        let source = match &self.source {
+            Some(source) => source,
+            None => self.source.insert(Source::open(&self.directory)?),
+        };
+        self.fillings.push(Filling { process, uffd, pending: source.pending(process), faults: Vec::new(), gone: false });
+        Ok(())
+    }
+
+    /// Takes the events of a process, then answers its faults.
+    fn hear(&mut self, at: usize) -> io::Result<()> {
+        let mut born = Vec::new();
+        let filling = &mut self.fillings[at];
+        while let Some(message) = sys::uffd_message(filling.uffd.as_fd())? {
+            let word = |at: usize| message.get(at..at + 8).and_then(|word| word.try_into().ok()).map_or(0, u64::from_le_bytes);
+            // struct uffd_msg: event at 0, arg at 8.
+            match message[0] {
+                0x12 => {
+                    // UFFD_EVENT_PAGEFAULT: flags, address.
+                    self.done.faults += 1;
+                    filling.faults.push(word(16) & !(PAGE - 1));
+                }
+                0x13 => {
+                    // UFFD_EVENT_FORK: a descriptor for the child, which has what its parent has.
+                    let number = i32::from_le_bytes([message[8], message[9], message[10], message[11]]);
+                    born.push(Filling {
+                        process: filling.process,
+                        uffd: sys::take_descriptor(number)?,
+                        pending: filling.pending.clone(),
+                        faults: Vec::new(),
+                        gone: false,
+                    });
+                }
+                // UFFD_EVENT_REMAP: from, to, length.
+                0x14 => filling.pending.shift(word(8), word(16), word(24)),
+                // UFFD_EVENT_REMOVE, UFFD_EVENT_UNMAP: start, end.
+                0x15 | 0x16 => filling.pending.drop(word(8), word(16)),
+                other => return Err(io::Error::other(format!("an unknown event {other:#x} of userfaultfd"))),
+            }
+        }
+        let faults = std::mem::take(&mut filling.faults);
+        self.fillings.extend(born);
+        for address in faults {
+            let put = match self.fillings[at].pending.at(address) {
+                Some((end, origin)) => self.copy(at, address, end.min(address + CLUSTER), origin)?,
+                None => self.zero(at, address)?,
+            };
+            match put {
+                Put::Done => {}
+                Put::Later => self.fillings[at].faults.push(address),
+                Put::Gone => {
+                    self.fillings[at].gone = true;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the next pages of a process.
+    fn fill(&mut self, at: usize) -> io::Result<()> {
+        let Some((start, end, origin)) = self.fillings[at].pending.first() else { return Ok(()) };
+        if let Put::Gone = self.copy(at, start, end.min(start + STRIDE), origin)? {
+            self.fillings[at].gone = true;
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, at: usize, start: u64, end: u64, origin: u64) -> io::Result<Put> {
+        let filling = &mut self.fillings[at];
+        let lost = |what: String| io::Error::other(format!("page {start:#x} of process {}: {what}", filling.process));
+        let data =
+            self.source.as_ref().and_then(|source| source.bytes(filling.process, origin, end - start)).ok_or_else(|| lost("it is not in the store".into()))?;
+        let mut outcome = sys::uffd_copy(filling.uffd.as_fd(), start, data);
+        if data.len() > 4096 && outcome.as_ref().is_err_and(|error| matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL))) {
+            // It reaches beyond a mapping: page by page.
+            outcome = sys::uffd_copy(filling.uffd.as_fd(), start, &data[..4096]);
+        }
+        match outcome {
+            Ok(copied) => {
+                filling.pending.drop(start, start + copied);
+                self.done.bytes += copied;
+                Ok(Put::Done)
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => Ok(Put::Later),
+                Some(libc::ESRCH) => Ok(Put::Gone),
+                // Nobody else puts pages there: the process would read something else than it wrote.
+                _ => Err(lost(error.to_string())),
+            },
+        }
+    }
+
+    fn zero(&mut self, at: usize, address: u64) -> io::Result<Put> {
+        match sys::uffd_zero(self.fillings[at].uffd.as_fd(), address) {
+            Ok(_) => Ok(Put::Done),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => Ok(Put::Later),
+                Some(libc::ESRCH) => Ok(Put::Gone),
+                // It is there already (two threads), or it has been unmapped: whoever waits looks again.
+                Some(libc::EEXIST | libc::ENOENT) => self.wake(at, address),
+                _ => Err(io::Error::other(format!("page {address:#x} of process {}: {error}", self.fillings[at].process))),
+            },
+        }
+    }
+
+    fn wake(&self, at: usize, address: u64) -> io::Result<Put> {
+        match sys::uffd_wake(self.fillings[at].uffd.as_fd(), address) {
+            Ok(()) => Ok(Put::Done),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(Put::Gone),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The descriptor that comes with one byte.
+fn receive(stream: &UnixStream) -> io::Result<OwnedFd> {
+    let mut byte = [0; 1];
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!(libc::c_int);
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = control
+            && let Some(number) = numbers.first()
+        {
+            return sys::take_descriptor(*number);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "CRIU sent no userfaultfd"))
+}

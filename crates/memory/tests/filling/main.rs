@@ -1,0 +1,109 @@
+//! The pager against a program that moves, drops, unmaps and forks its memory while it is filled, and compares every byte that it reads.
+//!
+//! The test starts itself anew as that program, which plays CRIU's part too: it registers its memory, hands over its userfaultfd as CRIU does, and goes on as a restored
+//! process would. `GODWIT_FILLING_RUNS` (default 6) says how many programs.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod program;
+
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+
+use godwit_memory::pager;
+use godwit_memory::store::Store;
+use godwit_memory::{PAGE, Range};
+
+/// What the program is told in its environment: seed, path of the socket.
+const PROGRAM: &str = "GODWIT_FILLING_PROGRAM";
+/// First address of the memory that is filled.
+const BASE: u64 = 0x10_0000_0000;
+/// Pages of it.
+const PAGES: u64 = 24_000;
+
+/// What page `number` held when the process stood still; some pages held nothing.
+fn content(number: u64) -> [u8; 4096] {
+    let mut page = [0; 4096];
+    if number % 7 != 3 {
+        page[..8].copy_from_slice(&(number + 1).to_le_bytes());
+        page[4088..].copy_from_slice(&(!number).to_le_bytes());
+    }
+    page
+}
+
+fn main() {
+    if let Ok(words) = std::env::var(PROGRAM) {
+        let (seed, path) = words.split_once(' ').unwrap();
+        program::run(seed.parse().unwrap(), path);
+    }
+    let filter = std::env::args().nth(1).filter(|word| !word.starts_with('-')).unwrap_or_default();
+    if std::env::args().any(|word| word == "--list") {
+        return println!("what_moves_is_filled_where_it_is: test");
+    }
+    if !"what_moves_is_filled_where_it_is".contains(&filter) {
+        return;
+    }
+    let runs: u64 = std::env::var("GODWIT_FILLING_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(6);
+    let first = u64::from(std::process::id());
+    for seed in first..first + runs {
+        one(seed);
+    }
+    a_page_that_is_missing_is_the_end();
+}
+
+fn fill_store(directory: &std::path::Path, seed: u64) {
+    let mut store = Store::new(directory).unwrap();
+    let wanted: Vec<u64> = (0..PAGES).filter(|number| number % 7 != 3).collect();
+    let range = |number: u64| Range { start: BASE + number * PAGE, end: BASE + (number + 1) * PAGE };
+    // Two rounds: what is left out of the first comes in the second, and some of the first comes again.
+    store.begin().unwrap();
+    for number in wanted.iter().filter(|number| !(*number + seed).is_multiple_of(5)) {
+        store.put(1, &[range(*number)], &if number.is_multiple_of(11) { [0xee; 4096] } else { content(*number) }).unwrap();
+    }
+    store.begin().unwrap();
+    for number in wanted.iter().filter(|number| (*number + seed).is_multiple_of(5) || number.is_multiple_of(11)) {
+        store.put(1, &[range(*number)], &content(*number)).unwrap();
+    }
+    let list = BTreeMap::from([(1, wanted.iter().map(|number| range(*number)).collect())]);
+    pager::write_table(directory, &store.rows(&list).unwrap()).unwrap();
+}
+
+fn start(seed: u64, socket: &std::path::Path) -> std::process::Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(PROGRAM, format!("{seed} {}", socket.display())).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+fn one(seed: u64) {
+    let directory = tempfile::tempdir().unwrap();
+    fill_store(&directory.path().join("store"), seed);
+    let socket = directory.path().join("lazy-pages.socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let child = start(seed, &socket);
+    let filled = match pager::serve(&listener, &directory.path().join("store")) {
+        Ok(filled) => filled,
+        Err((error, held)) => {
+            let output = child.wait_with_output().unwrap();
+            drop(held);
+            panic!("seed {seed}: {error}; the program said {}", String::from_utf8_lossy(&output.stdout));
+        }
+    };
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.starts_with("good"), "seed {seed}: {}: {said}", output.status);
+    println!("seed {seed}: {} bytes filled, {} faults; the program: {}", filled.bytes, filled.faults, said.trim());
+}
+
+fn a_page_that_is_missing_is_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    fill_store(&directory.path().join("store"), 0);
+    // A file that has become shorter.
+    let file = directory.path().join("store/0/pages-1.img");
+    std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(4096).unwrap();
+    let socket = directory.path().join("lazy-pages.socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut child = start(1, &socket);
+    let outcome = pager::serve(&listener, &directory.path().join("store"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(outcome.is_err());
+}

@@ -1,0 +1,212 @@
+//! The library: `ioctl` for a process that has one thread, as CRIU has. Bare system calls; of the C library only `getenv` and the place of `errno` are used, which are
+//! there in every version.
+#![allow(unsafe_code)]
+
+use core::ffi::{c_char, c_int, c_ulong};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use crate::table::{Answer, Hidden, look, process};
+
+/// `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGEMAP_SCAN: c_ulong = 0xc060_6610;
+const PRESENT_OR_SWAPPED: u64 = 1 << 3 | 1 << 4;
+/// Largest table, in bytes.
+const LARGEST: usize = 64 << 20;
+
+#[cfg(target_arch = "x86_64")]
+mod number {
+    pub const IOCTL: usize = 16;
+    pub const OPENAT: usize = 257;
+    pub const LSEEK: usize = 8;
+    pub const MMAP: usize = 9;
+    pub const CLOSE: usize = 3;
+    pub const READLINKAT: usize = 267;
+    pub const EXIT_GROUP: usize = 231;
+}
+
+#[cfg(target_arch = "aarch64")]
+mod number {
+    pub const IOCTL: usize = 29;
+    pub const OPENAT: usize = 56;
+    pub const LSEEK: usize = 62;
+    pub const MMAP: usize = 222;
+    pub const CLOSE: usize = 57;
+    pub const READLINKAT: usize = 78;
+    pub const EXIT_GROUP: usize = 94;
+}
+
+unsafe extern "C" {
+    fn getenv(name: *const c_char) -> *const c_char;
+    fn __errno_location() -> *mut c_int;
+}
+
+/// `struct pm_scan_arg` (include/uapi/linux/fs.h).
+#[repr(C)]
+struct ScanArgument {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// A system call with up to six arguments; negative results are error numbers.
+#[cfg(target_arch = "x86_64")]
+unsafe fn call(number: usize, arguments: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: the kernel's calling convention; the caller answers for what the call does.
+    unsafe {
+        core::arch::asm!("syscall", inlateout("rax") number.cast_signed() => result,
+            in("rdi") arguments[0], in("rsi") arguments[1], in("rdx") arguments[2], in("r10") arguments[3], in("r8") arguments[4], in("r9") arguments[5],
+            lateout("rcx") _, lateout("r11") _);
+    }
+    result
+}
+
+/// A system call with up to six arguments; negative results are error numbers.
+#[cfg(target_arch = "aarch64")]
+unsafe fn call(number: usize, arguments: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: the kernel's calling convention; the caller answers for what the call does.
+    unsafe {
+        core::arch::asm!("svc 0", in("x8") number, inlateout("x0") arguments[0].cast_signed() => result,
+            in("x1") arguments[1], in("x2") arguments[2], in("x3") arguments[3], in("x4") arguments[4], in("x5") arguments[5]);
+    }
+    result
+}
+
+/// The table: its address once it was looked for (null: there is none), and its length.
+static TABLE: AtomicPtr<Hidden> = AtomicPtr::new(core::ptr::null_mut());
+static LENGTH: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+fn table() -> &'static [Hidden] {
+    if LENGTH.load(Ordering::Acquire) == usize::MAX {
+        let (start, length) = load().unwrap_or((core::ptr::null_mut(), 0));
+        TABLE.store(start, Ordering::Relaxed);
+        LENGTH.store(length, Ordering::Release);
+    }
+    let (start, length) = (TABLE.load(Ordering::Relaxed), LENGTH.load(Ordering::Relaxed));
+    if start.is_null() {
+        return &[];
+    }
+    // SAFETY: `load` mapped that many entries at this address, read-only and for ever.
+    unsafe { core::slice::from_raw_parts(start, length) }
+}
+
+fn load() -> Option<(*mut Hidden, usize)> {
+    // SAFETY: a string that ends with 0; CRIU changes its environment in no other thread.
+    let path = unsafe { getenv(c"GODWIT_VEIL".as_ptr()) };
+    if path.is_null() {
+        return None;
+    }
+    const HERE: usize = (-100_isize).cast_unsigned(); // AT_FDCWD
+    const CLOSE_ON_EXEC: usize = 0o2_000_000;
+    // SAFETY: opens, measures, maps read-only and closes a file; no memory of this process is touched.
+    unsafe {
+        let file = usize::try_from(call(number::OPENAT, [HERE, path as usize, CLOSE_ON_EXEC, 0, 0, 0])).ok()?;
+        let size = usize::try_from(call(number::LSEEK, [file, 0, 2, 0, 0, 0])).unwrap_or(0);
+        let mapped = if size == 0 || size > LARGEST { -1 } else { call(number::MMAP, [0, size, 1, 2, file, 0]) };
+        call(number::CLOSE, [file, 0, 0, 0, 0, 0]);
+        let start = usize::try_from(mapped).ok()?;
+        Some((start as *mut Hidden, size / size_of::<Hidden>()))
+    }
+}
+
+/// The process whose pagemap this is.
+fn owner(file: c_int) -> Option<u64> {
+    const LINK: &[u8] = b"/proc/self/fd/";
+    let mut link = [0u8; 32];
+    let (front, back) = link.split_at_mut(LINK.len());
+    front.copy_from_slice(LINK);
+    let mut rest = u32::try_from(file).ok()?;
+    let mut digits = [0u8; 10];
+    let mut count = 0;
+    for digit in &mut digits {
+        *digit = b'0' + u8::try_from(rest % 10).ok()?;
+        count += 1;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    for (to, from) in back.iter_mut().zip(digits.iter().take(count).rev()) {
+        *to = *from;
+    }
+    let mut path = [0u8; 256];
+    const NOWHERE: usize = (-1_isize).cast_unsigned();
+    // SAFETY: reads a link into a buffer of that length; `link` ends with 0.
+    let length = unsafe { call(number::READLINKAT, [NOWHERE, link.as_ptr() as usize, path.as_mut_ptr() as usize, path.len(), 0, 0]) };
+    process(path.get(..usize::try_from(length).ok()?)?)
+}
+
+/// Asks the kernel, as the C library does.
+unsafe fn kernel(file: c_int, request: c_ulong, argument: *mut ScanArgument) -> c_int {
+    let file = usize::try_from(file).unwrap_or(usize::MAX);
+    // SAFETY: passes on what the caller said.
+    let result = unsafe { call(number::IOCTL, [file, usize::try_from(request).unwrap_or(0), argument as usize, 0, 0, 0]) };
+    if result < 0 {
+        // SAFETY: errno of this thread.
+        unsafe { *__errno_location() = c_int::try_from(result.saturating_neg()).unwrap_or(5) };
+        return -1;
+    }
+    c_int::try_from(result).unwrap_or(c_int::MAX)
+}
+
+/// `ioctl(2)`. Its third argument travels in the same register as that of a function without `...`.
+///
+/// # Safety
+/// As ioctl.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ioctl(file: c_int, request: c_ulong, argument: *mut ScanArgumentOpaque) -> c_int {
+    let argument: *mut ScanArgument = argument.cast();
+    if request != PAGEMAP_SCAN || argument.is_null() || table().is_empty() {
+        // SAFETY: passes on what the caller said.
+        return unsafe { kernel(file, request, argument) };
+    }
+    // SAFETY: the argument of a PAGEMAP_SCAN is a pm_scan_arg that is the caller's and lives for the time of the call.
+    let asked = unsafe { &mut *argument };
+    // Only questions for pages; one for guard pages or the like goes through.
+    if asked.category_anyof_mask & PRESENT_OR_SWAPPED == 0 {
+        // SAFETY: as above.
+        return unsafe { kernel(file, request, argument) };
+    }
+    let Some(pid) = owner(file) else {
+        // SAFETY: as above.
+        return unsafe { kernel(file, request, argument) };
+    };
+    let end = asked.end;
+    match look(table(), pid, asked.start, end) {
+        Answer::Nothing(upto) => {
+            asked.walk_end = upto;
+            0
+        }
+        Answer::Ask(upto) => {
+            asked.end = upto;
+            // SAFETY: as above, with an earlier end.
+            let result = unsafe { kernel(file, request, argument) };
+            asked.end = end;
+            result
+        }
+    }
+}
+
+/// What `ioctl` is given: whatever the request says.
+#[repr(C)]
+pub struct ScanArgumentOpaque {
+    _unknown: [u8; 0],
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {
+        // SAFETY: ends the process: the dump fails, the processes stay as they are.
+        unsafe { call(number::EXIT_GROUP, [134, 0, 0, 0, 0, 0]) };
+    }
+}

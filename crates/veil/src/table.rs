@@ -1,0 +1,103 @@
+//! Which mappings are hidden: triples of 64-bit words, sorted.
+
+/// Environment variable with the path of the file.
+pub const VARIABLE: &str = "GODWIT_VEIL";
+
+/// One hidden mapping.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hidden {
+    /// The process, as CRIU's `/proc` names it.
+    pub pid: u64,
+    /// First byte.
+    pub start: u64,
+    /// Byte behind the last one.
+    pub end: u64,
+}
+
+/// The file's content.
+#[cfg(not(feature = "library"))]
+#[must_use]
+pub fn encode(hidden: &[Hidden]) -> Vec<u8> {
+    let mut sorted = hidden.to_vec();
+    sorted.sort_unstable();
+    sorted.iter().flat_map(|one| [one.pid, one.start, one.end]).flat_map(u64::to_ne_bytes).collect()
+}
+
+/// What becomes of a question about `start`…`end`.
+#[cfg(any(feature = "library", test))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// There is no page up to here.
+    Nothing(u64),
+    /// The kernel is asked, but not beyond this.
+    Ask(u64),
+}
+
+/// Looks a question up in a sorted table.
+#[cfg(any(feature = "library", test))]
+pub fn look(table: &[Hidden], pid: u64, start: u64, end: u64) -> Answer {
+    // The first one of this process that does not end before the question begins.
+    let at = table.partition_point(|one| one.pid < pid || (one.pid == pid && one.end <= start));
+    match table.get(at) {
+        Some(one) if one.pid == pid && one.start <= start => Answer::Nothing(one.end.min(end)),
+        Some(one) if one.pid == pid => Answer::Ask(one.start.min(end)),
+        _ => Answer::Ask(end),
+    }
+}
+
+/// The process in `/proc/4711/pagemap`.
+#[cfg(any(feature = "library", test))]
+pub fn process(path: &[u8]) -> Option<u64> {
+    let path = path.strip_suffix(b"/pagemap")?;
+    let digits = path.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let (front, digits) = path.split_at(path.len().saturating_sub(digits));
+    if digits.is_empty() || digits.len() > 10 || !front.ends_with(b"/") {
+        return None;
+    }
+    Some(digits.iter().fold(0u64, |value, digit| value.saturating_mul(10).saturating_add(u64::from(digit.saturating_sub(b'0')))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_cut_at_hidden_mappings() {
+        let hidden = |pid, start, end| Hidden { pid, start, end };
+        let table = [hidden(5, 10, 20), hidden(7, 10, 20), hidden(7, 20, 30), hidden(7, 50, 60), hidden(9, 0, 5)];
+        for (start, end, answer) in [
+            (0, 5, Answer::Ask(5)),
+            (0, 100, Answer::Ask(10)),
+            (10, 100, Answer::Nothing(20)),
+            (15, 17, Answer::Nothing(17)),
+            (20, 100, Answer::Nothing(30)),
+            (30, 100, Answer::Ask(50)),
+            (59, 61, Answer::Nothing(60)),
+            (60, 100, Answer::Ask(100)),
+        ] {
+            assert_eq!(look(&table, 7, start, end), answer, "{start} {end}");
+        }
+        assert_eq!(look(&table, 6, 0, 100), Answer::Ask(100));
+        assert_eq!(look(&table, 8, 0, 100), Answer::Ask(100));
+        assert_eq!(look(&[], 7, 0, 100), Answer::Ask(100));
+    }
+
+    #[test]
+    fn processes_are_found_in_paths() {
+        assert_eq!(process(b"/proc/4711/pagemap"), Some(4711));
+        assert_eq!(process(b"/4711/pagemap"), Some(4711));
+        for other in [&b"/proc/self/pagemap"[..], b"/proc/4711/maps", b"/proc/x4711/pagemap", b"", b"/pagemap", b"/proc/99999999999/pagemap"] {
+            assert_eq!(process(other), None);
+        }
+    }
+
+    #[cfg(not(feature = "library"))]
+    #[test]
+    fn the_file_is_sorted() {
+        let one = Hidden { pid: 2, start: 1, end: 2 };
+        let two = Hidden { pid: 1, start: 8, end: 9 };
+        let words: Vec<u64> = encode(&[one, two]).chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default())).collect();
+        assert_eq!(words, [1, 8, 9, 2, 1, 2]);
+    }
+}

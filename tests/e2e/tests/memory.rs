@@ -1,0 +1,37 @@
+//! A large heap that changes all the time travels while its pod runs: every page arrives as it was, and the pod stands still for a moment only.
+
+use anyhow::{Context, Result, ensure};
+use godwit_demo::{migrate, pages, pods};
+use godwit_e2e::{Case, Scenario};
+
+pub const SCENARIO: Scenario = Scenario::new("memory", "1 GiB that changes by 50 MB/s travels while the pod runs, there and back.", run);
+
+/// MiB of the heap.
+const HEAP: u32 = 1024;
+/// MB of it that change every second.
+const RATE: u32 = 50;
+
+fn run(case: &Case) -> Result<()> {
+    let mut pod = case.start(pages::family("pages", HEAP, RATE))?;
+    let mut before = case.good(&pod, "main", 0)?;
+    for way in ["there", "back"] {
+        let node = case.pair.other(pods::node(&case.pod(&pod)?)).to_owned();
+        let moved = migrate::migrate_with(&case.lab, &case.namespace, &[&pod, "--to", &node, "--memory", "pre-copy"])?.moved()?;
+        let name = moved.target_pod()?;
+        case.ready(&name)?;
+        let plan = moved.status("/plan/memory");
+        ensure!(plan == "PreCopy", "the plan says {plan}");
+        let rounds = moved.status("/progress/round").as_u64().context("no round in the record")?;
+        // One turn may have been half done before the move; the second is of what arrived only.
+        let first = case.goes_on(&name, "main", &before)?;
+        before = case.goes_on(&name, "main", &first)?;
+        let gap = pages::gap(&case.logs(&name, "main")?).context("the program does not say that it stood still")?;
+        let reported = moved.freeze_ms().context("no freeze in the record")?;
+        case.note(format!("{way}: {rounds} rounds, {gap} ms by its own clock, {reported} reported"));
+        if name != pod {
+            pods::wait_gone(&case.lab, &case.namespace, &pod, godwit_e2e::case::MINUTE)?;
+        }
+        pod = name;
+    }
+    Ok(())
+}
