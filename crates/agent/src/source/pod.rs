@@ -168,9 +168,11 @@ impl SourcePod {
     /// What could not be dumped or sent.
     pub async fn dump(&self, client: &HandoffClient<Channel>, migration: &Migration) -> Result<(), Failure> {
         let works = self.dumps.iter().map(|dump| (dump.name.clone(), self.host.path(&dump.work))).collect();
+        let timer = Timer::start(super::session::ROLE, "last-look");
         if !self.memory.freeze(works).await {
             return self.dump_all(client, migration, None).await;
         }
+        self.notes.push(timer.stop());
         let (told, late) = watch::channel(None);
         let (dumped, ()) = tokio::join!(self.dump_all(client, migration, Some(late)), self.memory.send_late(client, migration, &told));
         dumped
