@@ -147,7 +147,17 @@ pub const ENTRIES: &[Entry] = &[
     plan("PodDeleted", "The pod was deleted while it was to move.", "Nothing: the deletion takes its course."),
     plan("PodNotFound", "There is no such pod.", "Check name and namespace."),
     plan("PodNotRunning", "Only a running pod has something to move.", "Wait until it runs, or delete and create it on the other node."),
+    plan(
+        "PostCopyNotSupported",
+        "Memory cannot travel after the switch yet.",
+        "Use memory: PreCopy or Auto; the freeze is then longer the faster the pod changes its memory.",
+    ),
     plan("PostStartHook", "A container has a postStart hook, which would run a second time.", "Do its work in an init container."),
+    plan(
+        "PreCopyNotPossible",
+        "Memory cannot travel while the pod runs: the kernel lacks what that needs, or a process uses what cannot be tracked; the message says which.",
+        "Use memory: Auto or StopAndCopy; the freeze is then the longer the more memory the pod has.",
+    ),
     plan("RuntimeNotSupported", "A container runs under neither runc nor crun.", "Only containers of runc and crun can be moved."),
     plan("SameNode", "The pod runs on that node already.", "Name another node, or none."),
     plan("SecretMemory", "A process has secret memory (memfd_secret), which nobody else can read.", "Switch that off in the program."),
@@ -224,6 +234,11 @@ pub const ENTRIES: &[Entry] = &[
     switch("NodeRebooted", "A node was rebooted during the switch.", "Try again when the pod runs."),
     switch("NotGone", "The target is not known to run yet, so the source is not emptied.", "Try again."),
     switch(
+        "PagesMissing",
+        "A page of the pod's memory is not in exactly one of the images and the target's page store; nothing has run at the target.",
+        "Try again, with memory: StopAndCopy if it happens again, and report it.",
+    ),
+    switch(
         "ProcessesRemain",
         "A process does not end although it was killed: it waits for a disk or a network file system.",
         "Bring that back; the migration goes on by itself.",
@@ -260,6 +275,11 @@ pub const ENTRIES: &[Entry] = &[
         "Allow its UDP port between the nodes (the message names it), or move the pod with its connections closed: --network close.",
     ),
     switch("Undone", "The controller undid the migration.", "See its reason."),
+    switch(
+        "VeilTorn",
+        "CRIU wrote some of the memory that had travelled already, but not all of it.",
+        "Nothing was lost; try again with memory: StopAndCopy and report it.",
+    ),
     switch("VolumeMissing", "The target pod lacks a volume that the source has.", "Do not change the target pod's spec on the way (admission webhooks)."),
     switch("VolumeUnsafe", "A directory at the target does not look as it did at the source.", "Try again with a new target pod."),
 ];
