@@ -95,7 +95,9 @@ pub fn migrate_with(lab: &Lab, namespace: &str, arguments: &[&str]) -> Result<Mo
     all.extend(arguments);
     all.extend(["-n", namespace]);
     let output = shell::run("kubectl", &all, None, LIMIT)?;
-    let record = records(lab, namespace)?.into_iter().find(|record| !before.iter().any(|name| record["metadata"]["name"] == **name));
+    // Other pods may be moved at the same time.
+    let is_ours = |record: &Value| arguments.first().is_some_and(|pod| record["spec"]["podName"] == **pod);
+    let record = records(lab, namespace)?.into_iter().find(|record| is_ours(record) && !before.iter().any(|name| record["metadata"]["name"] == **name));
     Ok(Move { output, record })
 }
 

@@ -283,6 +283,11 @@ impl Worker {
                     let _ = commands.send(Command::Prepared(Box::new(pod), handoff));
                 }
                 Err(why) => {
+                    // The migration may have been taken back meanwhile, before the anchor was begun: nobody else would take that away then.
+                    let (holder, uid) = (node.clone(), migration.source_pod_uid.clone());
+                    if let Err(why) = anchor::blocking(move || holder.anchors.remove(&uid)).await {
+                        tracing::warn!(pod = migration.source_pod_uid, message = why.message, "an anchor that was begun cannot be taken away");
+                    }
                     let _ = commands.send(Command::Event(Event::Cancel(convert::to_migration(why))));
                 }
             }
