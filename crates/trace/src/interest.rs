@@ -12,8 +12,10 @@ const ID: usize = 64;
 const LIST: usize = 3;
 /// What lists of pods and containers begin with, in the kubelet's and the runtimes' words; a short one has few ids.
 const LISTS: [&str; 3] = ["pods=[", "v1.List", "ContainersResponse"];
-/// How the kubelet says which pod a line is about.
-const SUBJECT: &str = "pod=\"";
+/// How the kubelet says which pod a line is about, and CRI-O which container: `pod="shop/web-1"`, `description=shop/web-1/main`.
+const SUBJECTS: [&str; 2] = ["pod=\"", "description="];
+/// What stands before the id of an image or of a layer, which many containers share.
+const SHARED: [&str; 5] = ["sha256:", "@", "overlay/", "overlay-images/", "overlay-layers/"];
 
 /// The names of one migration on one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,8 +85,12 @@ impl Interest {
 
     /// Whether the line says itself that it is about another pod.
     fn is_of_another(&self, text: &str) -> bool {
-        let subject = text.split_once(SUBJECT).and_then(|(_, rest)| rest.split_once('"')).map(|(pod, _)| pod);
-        subject.is_some_and(|pod| !self.names.contains(pod))
+        SUBJECTS.iter().filter_map(|before| text.split_once(before)).any(|(_, rest)| {
+            let subject = rest.split(['"', ' ']).next().unwrap_or_default();
+            let mut parts = subject.splitn(3, '/');
+            let (Some(namespace), Some(pod)) = (parts.next(), parts.next()) else { return false };
+            !self.names.contains(&format!("{namespace}/{pod}"))
+        })
     }
 
     /// Whether a process with this pid is a task of the pod.
@@ -106,14 +112,14 @@ fn stands_in(name: &str, text: &str) -> bool {
     })
 }
 
-/// Ids of containers and sandboxes; digests of images have `sha256:` before them.
+/// Ids of containers and sandboxes, not those of images and layers.
 fn ids(text: &str) -> BTreeSet<&str> {
     let mut found = BTreeSet::new();
     let hex = |c: char| matches!(c, '0'..='9' | 'a'..='f');
     let mut done = 0;
     while let Some(start) = text[done..].find(hex).map(|at| done + at) {
         done = text[start..].find(|c| !hex(c)).map_or(text.len(), |length| start + length);
-        if done - start == ID && !text[..start].ends_with("sha256:") {
+        if done - start == ID && !SHARED.iter().any(|before| text[..start].ends_with(before)) {
             found.insert(&text[start..done]);
         }
     }
@@ -158,6 +164,8 @@ mod tests {
         assert!(!interest.concerns(&id('a')));
         assert!(interest.concerns(&format!("image {UID} docker.io/x@sha256:{}", id('e'))));
         assert!(!interest.concerns(&id('e')));
+        assert!(interest.concerns(&format!("Mounted container of {UID} at /var/lib/containers/storage/overlay/{}/merged", id('f'))));
+        assert!(!interest.concerns(&format!("Mounted another one at /var/lib/containers/storage/overlay/{}/merged", id('f'))));
     }
 
     #[test]
@@ -168,7 +176,9 @@ mod tests {
         assert!(interest.concerns(r#""SyncLoop (SYNC) pods" total=2 pods=["shop/web-1","shop/web-2"]"#));
         assert!(!interest.concerns(&format!("Starting container: {CONTAINER}")));
         assert!(!interest.concerns(&format!(r#""Status updated" pod="shop/web-2" status={{"ownerUid":"{UID}"}}"#)));
+        assert!(!interest.concerns(&format!("Started container PID=1 containerID=x description=shop/web-2/main sandbox of {UID}")));
         assert!(interest.concerns(&format!(r#""Status updated" pod="shop/web-1" id={CONTAINER}"#)));
+        assert!(interest.concerns(&format!("Started container PID=1 containerID={CONTAINER} description=shop/web-1/main sandboxID=x")));
         assert!(interest.concerns(&format!("Starting container: {CONTAINER}")));
     }
 
