@@ -14,6 +14,8 @@ const LIST: usize = 3;
 const LISTS: [&str; 3] = ["pods=[", "v1.List", "ContainersResponse"];
 /// How the kubelet says which pod a line is about, and CRI-O which container: `pod="shop/web-1"`, `description=shop/web-1/main`.
 const SUBJECTS: [&str; 2] = ["pod=\"", "description="];
+/// How CRI-O and containerd say which sandbox a container belongs to.
+const OF_A_SANDBOX: [&str; 2] = ["sandboxID=", "within sandbox"];
 /// What stands before the id of an image or of a layer, which many containers share.
 const SHARED: [&str; 5] = ["sha256:", "@", "overlay/", "overlay-images/", "overlay-layers/"];
 
@@ -21,6 +23,8 @@ const SHARED: [&str; 5] = ["sha256:", "@", "overlay/", "overlay-images/", "overl
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
     names: BTreeSet<String>,
+    /// Ids from lines that named the pod.
+    learned: BTreeSet<String>,
     pids: BTreeSet<i32>,
 }
 
@@ -67,18 +71,18 @@ impl Interest {
 
     /// Whether the text concerns the migration; learns ids from it if so.
     pub fn concerns(&mut self, text: &str) -> bool {
-        if !self.names.iter().any(|name| stands_in(name, text)) {
+        let named = self.names.iter().any(|name| stands_in(name, text));
+        if !named && !self.learned.iter().any(|id| text.contains(id)) {
             return false;
         }
         let found = ids(text);
         if found.len() > LIST || self.is_of_another(text) {
             return false;
         }
-        if LISTS.iter().any(|list| text.contains(list)) {
-            return true;
-        }
-        for id in found {
-            self.names.insert(id.to_owned());
+        // One wrong id would teach the next: a line without a name of ours teaches only which containers a sandbox has.
+        let teaches = (named || OF_A_SANDBOX.iter().any(|words| text.contains(words))) && !LISTS.iter().any(|list| text.contains(list));
+        if teaches {
+            self.learned.extend(found.into_iter().map(str::to_owned));
         }
         true
     }
