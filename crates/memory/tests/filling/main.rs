@@ -78,10 +78,12 @@ fn one(seed: u64) {
     fill_store(&directory.path().join("store"), seed);
     let socket = directory.path().join("lazy-pages.socket");
     let listener = UnixListener::bind(&socket).unwrap();
-    let child = start(seed, &socket);
+    let mut child = start(seed, &socket);
     let filled = match pager::serve(&listener, &directory.path().join("store")) {
         Ok(filled) => filled,
         Err((error, held)) => {
+            // It waits for pages that nobody fills any more.
+            child.kill().unwrap();
             let output = child.wait_with_output().unwrap();
             drop(held);
             panic!("seed {seed}: {error}; the program said {}", String::from_utf8_lossy(&output.stdout));
