@@ -34,6 +34,8 @@ const FINISHED: i32 = 0x5253_5446;
 const CLUSTER: u64 = 64 << 10;
 /// Bytes that are filled before faults are looked for again.
 const STRIDE: u64 = 512 << 10;
+/// So often, a millisecond apart, a page is tried again where nothing is mapped.
+const UNMAPPED: u32 = 2000;
 
 /// Where the pages of a process lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +124,8 @@ struct Filling {
     /// Faults that could not be answered yet.
     faults: Vec<u64>,
     gone: bool,
+    /// How often in a row nothing was mapped where a page belongs.
+    unmapped: u32,
 }
 
 /// What became of an attempt to put something.
@@ -235,7 +239,7 @@ impl Pager {
             Some(source) => source,
             None => self.source.insert(Source::open(&self.directory)?),
         };
-        self.fillings.push(Filling { process, uffd, pending: source.pending(process), faults: Vec::new(), gone: false });
+        self.fillings.push(Filling { process, uffd, pending: source.pending(process), faults: Vec::new(), gone: false, unmapped: 0 });
         Ok(())
     }
 
@@ -261,6 +265,7 @@ impl Pager {
                         pending: filling.pending.clone(),
                         faults: Vec::new(),
                         gone: false,
+                        unmapped: 0,
                     });
                 }
                 // UFFD_EVENT_REMAP: from, to, length.
@@ -310,6 +315,7 @@ impl Pager {
         }
         match outcome {
             Ok(copied) => {
+                filling.unmapped = 0;
                 filling.pending.drop(start, start + copied);
                 self.done.bytes += copied;
                 Ok(Put::Done)
@@ -317,6 +323,12 @@ impl Pager {
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => Ok(Put::Later),
                 Some(libc::ESRCH) => Ok(Put::Gone),
+                // It is being moved or unmapped, and the event that says so is still to come: nothing is lost by looking again.
+                Some(libc::ENOENT) if filling.unmapped < UNMAPPED => {
+                    filling.unmapped += 1;
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                    Ok(Put::Later)
+                }
                 // Nobody else puts pages there: the process would read something else than it wrote.
                 _ => Err(lost(error.to_string())),
             },
