@@ -22,6 +22,7 @@ use godwit_node::{
     cri::{self, Kind},
     host::Host,
 };
+use nix::sys::signal::Signal;
 
 /// The wrapper in the agent's image.
 const IN_IMAGE: &str = "/usr/local/bin/godwit-runtime";
@@ -188,13 +189,7 @@ pub async fn restart(host: &Host, process: &str) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    terminate(host, process).map_err(|error| anyhow::anyhow!("cannot restart {process}: {error}"))
-}
-
-/// Asks the service to end.
-fn terminate(host: &Host, process: &str) -> io::Result<()> {
-    let (pid, _) = oldest(host, process).ok_or(io::ErrorKind::NotFound)?;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).map_err(io::Error::from)
+    signal(host, process, Signal::SIGTERM).map_err(|error| anyhow::anyhow!("cannot restart {process}: {error}"))
 }
 
 /// Has a service of the node read its settings again.
@@ -202,8 +197,12 @@ fn terminate(host: &Host, process: &str) -> io::Result<()> {
 /// # Errors
 /// When there is no such process.
 pub fn reload(host: &Host, process: &str) -> io::Result<()> {
+    signal(host, process, Signal::SIGHUP)
+}
+
+fn signal(host: &Host, process: &str, signal: Signal) -> io::Result<()> {
     let (pid, _) = oldest(host, process).ok_or(io::ErrorKind::NotFound)?;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGHUP).map_err(io::Error::from)
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).map_err(io::Error::from)
 }
 
 /// Whether the service was started before the file was written: it may have read it since without acting on it (CRI-O on SIGHUP).

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::PostParams;
 use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
 
@@ -20,6 +20,7 @@ use godwit_api::check::{Check, CheckState, Facts};
 use godwit_api::{NodeCheck, NodeCheckStatus};
 use godwit_rpc::v1::{CheckReply, CheckRequest, checked};
 
+use crate::answered::put_away;
 use crate::context::Context;
 use crate::error::Error;
 
@@ -38,14 +39,7 @@ pub async fn reconcile(object: Arc<NodeCheck>, context: Arc<Context>) -> Result<
     let api: Api<NodeCheck> = Api::all(context.client.clone());
     let done = object.status.as_ref().and_then(|status| status.completion_time.clone());
     if let Some(done) = done {
-        let left = Duration::try_from((done.0 + STAY).duration_since(Timestamp::now())).unwrap_or_default();
-        if !left.is_zero() {
-            return Ok(Action::requeue(left));
-        }
-        return match api.delete(&object.name_any(), &DeleteParams::default()).await {
-            Err(kube::Error::Api(status)) if !status.is_not_found() => Err(kube::Error::Api(status).into()),
-            _ => Ok(Action::await_change()),
-        };
+        return put_away(&api, &object.name_any(), &done, STAY).await;
     }
     let mut next = (*object).clone();
     next.status = Some(look(&context, &object).await);

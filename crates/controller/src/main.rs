@@ -9,6 +9,7 @@
 //! ```
 
 mod agents;
+mod answered;
 mod authority;
 mod candidates;
 mod checks;

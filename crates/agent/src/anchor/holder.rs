@@ -323,6 +323,13 @@ impl Node {
         look
     }
 
+    /// The pod goes on here: what was made for its anchor goes. Its traffic is as it is.
+    pub fn take_back_anchor(&self, pod_uid: &str) {
+        if let Err(why) = self.anchors.remove(pod_uid) {
+            tracing::warn!(pod = pod_uid, reason = why.reason, message = why.message, "an end of a tunnel cannot be taken away");
+        }
+    }
+
     /// Ends the connections of an anchor of this node and lets nothing pass any more.
     pub async fn end_anchor(self: &Arc<Self>, pod_uid: &str) {
         let Some(anchor) = self.anchors.of(pod_uid) else { return };

@@ -19,7 +19,7 @@ use godwit_node::{
     host::Host,
     volumes::{self, Side},
 };
-use godwit_rpc::v1::{Anchored, Copied, FileChunk, Migration, OpenRequest, Receipt, SourceContainer, handoff_client::HandoffClient};
+use godwit_rpc::v1::{Anchored, FileChunk, Migration, OpenRequest, Receipt, SourceContainer, handoff_client::HandoffClient};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -29,7 +29,7 @@ use super::{
     files::Travelling,
     grip::Grip,
     stream,
-    travel::{Late, Travel, Wishes},
+    travel::{Late, Travel},
 };
 use crate::{
     clock::{Notes, Timer},
@@ -48,7 +48,6 @@ pub struct SourcePod {
     pod: Pod,
     dumps: Vec<Dump>,
     travelling: Mutex<Vec<Travelling>>,
-    containers: Vec<(String, Cgroup)>,
     /// Its memory, while it travels.
     pub memory: Travel,
     /// What survives the agent.
@@ -90,8 +89,8 @@ impl SourcePod {
             let travelling = Mutex::new(travelling.collect());
             let containers = pod.containers.iter().map(|container| container.name.clone()).zip(cgroups).collect();
             let sent = Arc::<AtomicU64>::default();
-            let memory = Travel::new(sent.clone());
-            Ok(Self { travelling, sent, host: host.clone(), containers, memory, pod, dumps, grip, total, notes: Notes::default() })
+            let memory = Travel::new(containers, sent.clone());
+            Ok(Self { travelling, sent, host: host.clone(), memory, pod, dumps, grip, total, notes: Notes::default() })
         })
         .await
         .map_err(|error| internal("preparing ended early", error))?
@@ -145,21 +144,6 @@ impl SourcePod {
             }
         });
         futures::future::try_join_all(all).await.map(|_| ())
-    }
-
-    /// Sends the pod's memory while it runs, until what is left fits the freeze.
-    ///
-    /// # Errors
-    /// When the target does not take it, or the switch is `wanted` no more.
-    pub async fn send_memory(
-        &self,
-        client: &HandoffClient<Channel>,
-        migration: &Migration,
-        wishes: Wishes,
-        wanted: impl Fn() -> bool,
-        report: impl Fn(Copied),
-    ) -> Result<(), Failure> {
-        self.memory.run(self.containers.clone(), client, migration, wishes, wanted, report).await
     }
 
     /// Dumps all containers at once, each image sent while it is written.

@@ -72,10 +72,8 @@ enum Command {
     Empty(oneshot::Sender<Result<(), Failure>>),
     Prepared(Box<SourcePod>, HandoffClient<Channel>),
     Step(v1::Step),
-    /// Another migration of the pod takes its place: what this one holds is let go.
-    End,
-    /// The same, and its journal entry goes.
-    Forget(oneshot::Sender<std::io::Result<()>>),
+    /// What this migration holds is let go. It is forgotten if somebody waits for that: its journal entry goes too; else another migration of the pod has its place.
+    Leave(Option<oneshot::Sender<std::io::Result<()>>>),
 }
 
 /// A handle to one migration.
@@ -152,7 +150,7 @@ impl Session {
 
     /// Lets go of everything. Only for a migration that has ended: its own worker would hold it, and its connections, for ever.
     pub fn end(&self) {
-        let _ = self.commands.send(Command::End);
+        let _ = self.commands.send(Command::Leave(None));
     }
 
     /// As [`Session::end`], and its journal entry goes too: after what the worker still had to write.
@@ -161,7 +159,7 @@ impl Session {
     /// When the journal cannot be changed.
     pub async fn forget(&self) -> std::io::Result<()> {
         let (reply, done) = oneshot::channel();
-        let _ = self.commands.send(Command::Forget(reply));
+        let _ = self.commands.send(Command::Leave(Some(reply)));
         // A worker that has ended before has nothing in the journal.
         done.await.unwrap_or(Ok(()))
     }
@@ -254,12 +252,14 @@ impl Worker {
                     if matches!(self.session.machine().state(), State::Released { .. }) {
                         // Taken back while it was prepared: what was made for it came after the sweep.
                         self.tidy();
+                        self.node.take_back_anchor(&self.migration.source_pod_uid);
                     }
                 }
                 Command::Step(step) => self.step(step),
-                Command::End => return,
-                Command::Forget(reply) => {
-                    let _ = reply.send(self.node.journal.remove(ROLE, &self.migration.source_pod_uid));
+                Command::Leave(forgotten) => {
+                    if let Some(reply) = forgotten {
+                        let _ = reply.send(self.node.journal.remove(ROLE, &self.migration.source_pod_uid));
+                    }
                     return;
                 }
             }
@@ -284,10 +284,7 @@ impl Worker {
                 }
                 Err(why) => {
                     // The migration may have been taken back meanwhile, before the anchor was begun: nobody else would take that away then.
-                    let (holder, uid) = (node.clone(), migration.source_pod_uid.clone());
-                    if let Err(why) = anchor::blocking(move || holder.anchors.remove(&uid)).await {
-                        tracing::warn!(pod = migration.source_pod_uid, message = why.message, "an anchor that was begun cannot be taken away");
-                    }
+                    node.take_back_anchor(&migration.source_pod_uid);
                     let _ = commands.send(Command::Event(Event::Cancel(convert::to_migration(why))));
                 }
             }
@@ -631,10 +628,8 @@ impl Worker {
         crate::METRICS.switched(ROLE, matches!(outcome, Outcome::Running));
         crate::METRICS.sent(self.pod.as_ref().map_or(0, |pod| pod.sent.load(Ordering::Relaxed)));
         let freeze = freeze_report(self.stood_still, &self.steps);
-        if matches!(outcome, Outcome::TakenBack(_))
-            && let Err(why) = self.node.anchors.remove(&self.migration.source_pod_uid)
-        {
-            tracing::warn!(reason = why.reason, message = why.message, "an end of a tunnel cannot be taken away");
+        if matches!(outcome, Outcome::TakenBack(_)) {
+            self.node.take_back_anchor(&self.migration.source_pod_uid);
         }
         let result = match outcome {
             Outcome::Running => v1::outcome::Result::Running(v1::Running::default()),
@@ -668,7 +663,7 @@ async fn prepare(node: &Arc<Node>, migration: &Migration, session: &Session, wis
     step(timer);
     report(Copied { bytes: pod.sent.load(Ordering::Relaxed), total: pod.total, ..Copied::default() });
     let timer = Timer::start(ROLE, "memory");
-    pod.send_memory(&handoff, migration, wishes, || !session.machine().finished(), report).await?;
+    pod.memory.run(&handoff, migration, wishes, || !session.machine().finished(), report).await?;
     step(timer);
     let timer = Timer::start(ROLE, "prime");
     let (anchors, kept) = anchors(node, migration, &pod).await?;

@@ -62,8 +62,9 @@ impl Wishes {
 pub type Late = watch::Receiver<Option<Result<(), Failure>>>;
 
 /// The memory of one pod, if it travels.
-#[derive(Default)]
 pub struct Travel {
+    /// Name and cgroup.
+    containers: Vec<(String, Cgroup)>,
     memory: Arc<Mutex<Option<Memory>>>,
     rounds: Mutex<Vec<Round>>,
     sent: Arc<AtomicU64>,
@@ -82,10 +83,10 @@ enum What {
 }
 
 impl Travel {
-    /// Counts into `sent`.
+    /// The containers by name and cgroup; what is sent is counted into `sent`.
     #[must_use]
-    pub fn new(sent: Arc<AtomicU64>) -> Self {
-        Self { sent, ..Self::default() }
+    pub fn new(containers: Vec<(String, Cgroup)>, sent: Arc<AtomicU64>) -> Self {
+        Self { containers, memory: Arc::default(), rounds: Mutex::default(), sent }
     }
 
     /// Sends memory round by round until what is left fits, or does not get less. A pod that cannot be tracked is left to CRIU: that is no failure.
@@ -94,7 +95,6 @@ impl Travel {
     /// When the target does not take the pages, or the switch is `wanted` no more.
     pub async fn run(
         &self,
-        containers: Vec<(String, Cgroup)>,
         client: &HandoffClient<Channel>,
         migration: &Migration,
         wishes: Wishes,
@@ -104,6 +104,7 @@ impl Travel {
         if !wishes.pre_copy {
             return Ok(());
         }
+        let containers = self.containers.clone();
         let attached = tokio::task::spawn_blocking(move || Memory::attach(containers)).await.map_err(|error| internal("tracking ended early", error))?;
         match attached {
             Ok(memory) => *self.lock() = Some(memory),

@@ -62,10 +62,8 @@ pub struct Entry {
 
 enum Command {
     Event(Event),
-    /// Another migration of the pod takes its place: what this one holds is let go.
-    End,
-    /// The same, and its journal entry goes.
-    Forget(oneshot::Sender<std::io::Result<()>>),
+    /// What this migration holds is let go. It is forgotten if somebody waits for that: its journal entry goes too; else another migration of the pod has its place.
+    Leave(Option<oneshot::Sender<std::io::Result<()>>>),
     /// An answer of the API server, with the number of the call.
     Api(u64, Event),
     Create {
@@ -225,7 +223,7 @@ impl Session {
 
     /// Lets go of everything. Only for a migration that has ended: its own worker would hold it, and its connections, for ever.
     pub fn end(&self) {
-        let _ = self.commands.send(Command::End);
+        let _ = self.commands.send(Command::Leave(None));
     }
 
     /// As [`Session::end`], and its journal entry goes too: after what the worker still had to write.
@@ -234,7 +232,7 @@ impl Session {
     /// When the journal cannot be changed.
     pub async fn forget(&self) -> std::io::Result<()> {
         let (reply, done) = oneshot::channel();
-        let _ = self.commands.send(Command::Forget(reply));
+        let _ = self.commands.send(Command::Leave(Some(reply)));
         // A worker that has ended before has nothing in the journal.
         done.await.unwrap_or(Ok(()))
     }
@@ -304,20 +302,17 @@ impl Worker {
             _ = retry.tick(), if !self.session.machine().finished() => Some(Command::Event(Event::Retry)),
         } {
             match command {
-                Command::End => return self.leave(),
-                Command::Forget(reply) => {
-                    self.leave();
-                    let _ = reply.send(self.node.journal.remove(ROLE, &self.session.migration.source_pod_uid));
+                Command::Leave(forgotten) => {
+                    for (_, id) in &self.entry.keepers {
+                        self.desk.clear(id);
+                    }
+                    if let Some(reply) = forgotten {
+                        let _ = reply.send(self.node.journal.remove(ROLE, &self.session.migration.source_pod_uid));
+                    }
                     return;
                 }
                 command => self.take(command).await,
             }
-        }
-    }
-
-    fn leave(&self) {
-        for (_, id) in &self.entry.keepers {
-            self.desk.clear(id);
         }
     }
 
@@ -330,7 +325,7 @@ impl Worker {
                 }
                 self.feed(Event::Retry).await;
             }
-            Command::End | Command::Forget(_) => {}
+            Command::Leave(_) => {}
             Command::Event(event) => self.feed(event).await,
             Command::Api(call, event) if call == self.api_call => self.feed(event).await,
             Command::Api(..) => {}

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
 use serde_json::json;
@@ -25,6 +25,7 @@ use tokio::sync::watch;
 
 use godwit_api::MigrationTrace;
 
+use crate::answered::put_away;
 use crate::context::Context;
 use crate::error::Error;
 
@@ -60,14 +61,7 @@ pub async fn reconcile(object: Arc<MigrationTrace>, traces: Arc<Traces>) -> Resu
     let (uid, namespace) = (object.uid().unwrap_or_default(), object.namespace().unwrap_or_default());
     let api: Api<MigrationTrace> = Api::namespaced(traces.context.client.clone(), &namespace);
     if let Some(done) = object.status.as_ref().and_then(|status| status.completion_time.clone()) {
-        let left = Duration::try_from((done.0 + STAY).duration_since(Timestamp::now())).unwrap_or_default();
-        if !left.is_zero() {
-            return Ok(Action::requeue(left));
-        }
-        return match api.delete(&object.name_any(), &DeleteParams::default()).await {
-            Err(kube::Error::Api(status)) if !status.is_not_found() => Err(kube::Error::Api(status).into()),
-            _ => Ok(Action::await_change()),
-        };
+        return put_away(&api, &object.name_any(), &done, STAY).await;
     }
     if let Some(read) = traces.running().get(&uid) {
         read.send_if_modified(|read| std::mem::replace(read, object.spec.read) != object.spec.read);

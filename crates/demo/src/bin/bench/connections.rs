@@ -14,6 +14,8 @@ use godwit_demo::numbers::Row;
 use godwit_demo::pods;
 use godwit_demo::talker::{self, Asker, connect};
 
+use crate::stage;
+
 const NAMESPACE: &str = "godwit-bench-connections";
 const MINUTE: Duration = Duration::from_secs(60);
 /// How the connections are treated, and how many there are.
@@ -62,12 +64,8 @@ struct Traveller<'a> {
 
 impl<'a> Traveller<'a> {
     fn start(lab: &'a Lab, pair: &'a Pair, driver: &'static str) -> Result<Self> {
-        lab.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=50s"])?;
-        lab.kubectl(&["create", "namespace", NAMESPACE])?;
-        let mut object = talker::pod("talker").on(&pair.a).object();
-        object["metadata"]["namespace"] = NAMESPACE.into();
-        lab.apply(&[object])?;
-        pods::wait_ready(lab, NAMESPACE, "talker", MINUTE)?;
+        stage::empty(lab, NAMESPACE)?;
+        stage::start(lab, NAMESPACE, talker::pod("talker").on(&pair.a))?;
         Ok(Self { lab, pair, driver, name: "talker".into(), node: pair.a.clone() })
     }
 

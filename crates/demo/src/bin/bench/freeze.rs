@@ -12,6 +12,8 @@ use godwit_demo::objects::Pod;
 use godwit_demo::witness::Witness;
 use godwit_demo::{pods, pulse};
 
+use crate::stage;
+
 const NAMESPACE: &str = "godwit-bench";
 const CASE: &str = "move a small pod";
 const PERIOD: Duration = Duration::from_millis(1);
@@ -23,14 +25,9 @@ const PARTS: [&str; 6] = ["total", "dump", "delta", "restore", "verify", "commit
 
 /// Moves a pod so many times between two nodes.
 pub fn measure(lab: &Lab, pair: &Pair, moves: usize) -> Result<Vec<Row>> {
-    lab.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=50s"])?;
-    lab.kubectl(&["create", "namespace", NAMESPACE])?;
+    stage::empty(lab, NAMESPACE)?;
     let witness = Witness::start(lab, NAMESPACE)?;
-    let pod = Pod::new("small", [pulse::container(witness.address(), PERIOD, false)]).on(&pair.a);
-    let mut object = pod.object();
-    object["metadata"]["namespace"] = NAMESPACE.into();
-    lab.apply(&[object])?;
-    pods::wait_ready(lab, NAMESPACE, "small", MINUTE)?;
+    stage::start(lab, NAMESPACE, Pod::new("small", [pulse::container(witness.address(), PERIOD, false)]).on(&pair.a))?;
     let identity = witness.wait_for_ticks(1000, MINUTE)?.identity;
 
     let (mut name, mut node) = ("small".to_owned(), pair.a.clone());

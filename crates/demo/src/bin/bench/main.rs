@@ -8,6 +8,7 @@ mod connections;
 mod freeze;
 mod memory;
 mod report;
+mod stage;
 mod wrapper;
 
 use std::process::ExitCode;

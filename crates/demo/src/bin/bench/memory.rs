@@ -8,6 +8,8 @@ use godwit_demo::migrate::migrate_with;
 use godwit_demo::numbers::Row;
 use godwit_demo::{pages, pods};
 
+use crate::stage;
+
 const NAMESPACE: &str = "godwit-bench-memory";
 const MINUTE: Duration = Duration::from_secs(60);
 /// MiB of the heap, MB of it that change every second, and when memory travels.
@@ -26,12 +28,8 @@ const CASES: [(u32, u32, &str); 8] = [
 pub fn measure(lab: &Lab, pair: &Pair, trips: usize) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (mib, rate, when) in CASES {
-        lab.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=50s"])?;
-        lab.kubectl(&["create", "namespace", NAMESPACE])?;
-        let mut object = pages::pod("heap", mib, rate).on(&pair.a).object();
-        object["metadata"]["namespace"] = NAMESPACE.into();
-        lab.apply(&[object])?;
-        pods::wait_ready(lab, NAMESPACE, "heap", MINUTE)?;
+        stage::empty(lab, NAMESPACE)?;
+        stage::start(lab, NAMESPACE, pages::pod("heap", mib, rate).on(&pair.a))?;
         let (mut name, mut node) = ("heap".to_owned(), pair.a.clone());
         let (mut gaps, mut whole, mut sent) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..trips * 2 {
