@@ -48,7 +48,13 @@ pub fn main(scenarios: &[Scenario]) -> ExitCode {
 struct Suite {
     lab: Lab,
     before: BTreeMap<String, Things>,
-    failed: Mutex<Vec<String>>,
+    failed: Mutex<Vec<Failure>>,
+}
+
+/// What failed, and why.
+struct Failure {
+    title: String,
+    why: String,
 }
 
 /// Returns how many failed.
@@ -79,18 +85,21 @@ fn run(scenarios: &[Scenario], whole: bool) -> Result<usize> {
             Ok(more) => failed.extend(more),
             Err(error) => {
                 line(&format!("✘ virtual machines with {runtime}: {error:#}"));
-                failed.push(format!("virtual machines with {runtime}"));
+                failed.push(Failure { title: format!("virtual machines with {runtime}"), why: format!("{error:#}") });
             }
         }
     }
     let seconds = begin.elapsed().as_secs();
-    let verdict = if failed.is_empty() { "all passed".to_owned() } else { format!("{} failed: {}", failed.len(), failed.join(", ")) };
+    // Said once more where the end of a long log is all that is kept.
+    failed.iter().for_each(|Failure { title, why }| line(&format!("✘ {title}: {why}")));
+    let titles: Vec<&str> = failed.iter().map(|failure| failure.title.as_str()).collect();
+    let verdict = if failed.is_empty() { "all passed".to_owned() } else { format!("{} failed: {}", failed.len(), titles.join(", ")) };
     line(&format!("e2e: {} scenarios in {} min {} s, {verdict}", scenarios.len(), seconds / 60, seconds % 60));
     Ok(failed.len())
 }
 
 /// Everything on the pairs that are sets of namespaces. Returns what failed.
-fn on_namespaces(lab: &Lab, scenarios: &[Scenario], only: Option<&str>) -> Result<Vec<String>> {
+fn on_namespaces(lab: &Lab, scenarios: &[Scenario], only: Option<&str>) -> Result<Vec<Failure>> {
     let pairs: Vec<Pair> = lab.pairs().into_iter().filter(|pair| only.is_none_or(|only| *only == pair.runtime)).collect();
     for (runtime, needs) in RUNTIMES {
         if pairs.iter().all(|pair| pair.runtime != runtime) {
@@ -121,7 +130,7 @@ fn on_namespaces(lab: &Lab, scenarios: &[Scenario], only: Option<&str>) -> Resul
 }
 
 /// These scenarios on two virtual machines of a runtime. Returns what failed.
-fn on_virtual_machines(lab: &Lab, scenarios: &[Scenario], runtime: &str, nodes: &str) -> Result<Vec<String>> {
+fn on_virtual_machines(lab: &Lab, scenarios: &[Scenario], runtime: &str, nodes: &str) -> Result<Vec<Failure>> {
     let Some(joined) = Joined::with(lab, runtime, nodes)? else { return Ok(Vec::new()) };
     let failed = Suite::open(&joined.lab).map(|suite| {
         scenarios.iter().for_each(|scenario| suite.classes(&joined.pair, scenario));
@@ -134,13 +143,19 @@ fn on_virtual_machines(lab: &Lab, scenarios: &[Scenario], runtime: &str, nodes: 
     joined.leave().and(failed)
 }
 
+/// The causes of an error without what was found in its namespace: some lines.
+fn cause(error: &anyhow::Error) -> String {
+    let links: Vec<String> = error.chain().map(|link| link.to_string().trim().to_owned()).filter(|text| !text.contains('\n')).collect();
+    links.join(": ").chars().take(1000).collect()
+}
+
 impl Suite {
     fn open(lab: &Lab) -> Result<Self> {
         let before = lab.nodes().iter().map(|node| Ok((node.name.clone(), Things::on(lab, &node.name)?))).collect::<Result<_>>()?;
         Ok(Self { lab: lab.clone(), before, failed: Mutex::default() })
     }
 
-    fn failed(self) -> Vec<String> {
+    fn failed(self) -> Vec<Failure> {
         self.failed.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -154,7 +169,7 @@ impl Suite {
                 Ok(()) => line(&format!("✔ {title:<44} {seconds:>6.1} s  {notes}")),
                 Err(error) => {
                     line(&format!("✘ {title:<44} {seconds:>6.1} s  {}\n  {error:#}", scenario.sentence));
-                    self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(title);
+                    self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(Failure { title, why: cause(&error) });
                 }
             }
         }

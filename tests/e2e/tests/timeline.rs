@@ -7,9 +7,10 @@ use godwit_e2e::road::Road;
 use godwit_e2e::{Case, Scenario};
 use serde_json::Value;
 
-pub const SCENARIO: Scenario = Scenario::new("timeline", "Every step of a migration is told, and nothing of the freeze stays unexplained for 5 ms.", run);
+pub const SCENARIO: Scenario =
+    Scenario::new("timeline", "Every step of a migration is told, and nothing of the freeze stays unexplained for 5 ms.", run).alone();
 
-/// Moves of which one must be explained: a busy machine can hold any process for longer than 5 ms.
+/// Moves of which one must be explained: a busy machine can hold any process for longer than 5 ms, for which reason nothing else runs meanwhile.
 const TRIES: usize = 4;
 /// What may stay unexplained, in microseconds.
 const UNEXPLAINED: i64 = 5000;
