@@ -11,6 +11,8 @@ pub const ANNOTATION_SOURCE_UID: &str = "godwit.dev/source-uid";
 pub const LABEL_MIGRATION: &str = "godwit.dev/migration-name";
 /// Label on a sealed source pod that stays for its anchor: name of the `PodMigration`.
 pub const LABEL_ANCHOR: &str = "godwit.dev/anchor";
+/// Annotation on a source pod that is to stay for its anchor: its ReplicaSet may not delete it (policy `godwit-owners`).
+pub const ANNOTATION_STAYS: &str = "godwit.dev/stays";
 /// Readiness gate and pod condition of a target pod: true once the restored containers run.
 pub const CONDITION_LIVE: &str = "godwit.dev/live";
 /// Finalizer on `Handover` objects and on `PodMigration` objects in flight.

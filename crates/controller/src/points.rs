@@ -1,7 +1,7 @@
 //! Every named fault point of the controller, in the order of the road.
 
 /// The names; `godwit-controller fault-points` prints them.
-pub const ALL: [&str; 30] = [
+pub const ALL: [&str; 31] = [
     "controller.pending.held",
     "controller.pending.taken-up",
     "controller.planning.inspected",
@@ -20,6 +20,7 @@ pub const ALL: [&str; 30] = [
     "controller.settling.live",
     "controller.settling.cost",
     "controller.settling.adopted",
+    "controller.settling.shared",
     "controller.settling.anchored",
     "controller.settling.emptied",
     "controller.settling.source-deleted",

@@ -25,6 +25,7 @@ const FAULTS: [(&str, Order); 12] = [
     ("agent.target.swapped", Order::Crash),
     ("agent.target.gate", Order::Crash),
     ("agent.target.running", Order::Crash),
+    ("controller.settling.shared", Order::Crash),
     ("controller.settling.anchored", Order::Crash),
     ("controller.settling.emptied", Order::Crash),
     ("controller.switching.outcome", Order::Crash),

@@ -14,7 +14,8 @@ pub const SCENARIO: Scenario = Scenario::new("controller-crash", "A controller k
 /// Only a pod of a ReplicaSet passes these.
 const OWNED: [&str; 2] = ["controller.settling.cost", "controller.settling.adopted"];
 /// Only a pod with connections passes these: `anchor-crash`.
-const ANCHORED: [&str; 4] = ["controller.settling.anchored", "controller.settling.emptied", "controller.anchored.ended", "controller.anchored.gone"];
+const ANCHORED: [&str; 5] =
+    ["controller.settling.shared", "controller.settling.anchored", "controller.settling.emptied", "controller.anchored.ended", "controller.anchored.gone"];
 /// Only a migration that waits for others passes this.
 const HELD: &str = "controller.pending.held";
 /// What is passed when a migration is taken back.

@@ -7,19 +7,27 @@ use anyhow::{Context, Result, ensure};
 use godwit_demo::objects::{Pod, deployment, service};
 use godwit_demo::pods;
 use godwit_demo::shell::wait_until;
+use godwit_demo::talker::{self, Asker as Talker};
 use godwit_e2e::case::MINUTE;
+use godwit_e2e::faults::{Fault, Order};
 use godwit_e2e::watch::{Asker, Watch};
 use godwit_e2e::{Case, OnMachines, Scenario, http};
 use serde_json::Value;
 
+use crate::connections;
 use crate::http_server::{PORT, read, server};
 
 pub const SCENARIO: Scenario =
     Scenario::new("deployment", "A replica moves; its Service and its ReplicaSet hardly notice.", run).each_class().machines(OnMachines::All);
 
+pub const CONNECTED: Scenario =
+    Scenario::new("deployment-connected", "A replica with a connection moves; its ReplicaSet makes no other pod, and deletes none.", connected);
+
 const NAME: &str = "shop";
 /// Longest time without any answer from two replicas of which one stands still for a moment.
 const SILENCE: Duration = Duration::from_secs(2);
+/// For how long the owner has both, the source and the target.
+const SHARED: Duration = Duration::from_secs(3);
 
 fn run(case: &Case) -> Result<()> {
     let pod = Pod::new(NAME, [server()]).class(case.class);
@@ -63,6 +71,29 @@ fn run(case: &Case) -> Result<()> {
         wait_until(&format!("{wanted} replicas"), MINUTE, || Ok((ready(case)?.len() == wanted).then_some(())))?;
     }
     Ok(())
+}
+
+/// While the owner has the source and the target, it has one pod too many: it must delete neither, and make no other.
+fn connected(case: &Case) -> Result<()> {
+    case.apply(&[deployment(talker::pod("talker"), 1, &case.pair.a)])?;
+    let source = wait_until("the replica", MINUTE, || Ok(case.standing_pods()?.into_iter().find(pods::is_ready)))?;
+    let mut asker = Talker::new(connections::address(case, pods::name(&source))?)?;
+    asker.ask()?;
+    let replicas = Watch::start(case, "pods", "app=talker")?;
+    replicas.settle(1, MINUTE)?;
+    let everywhere: Vec<&str> = case.lab.nodes().iter().map(|node| node.name.as_str()).collect();
+    let fault = Fault::set(&case.lab, &everywhere, "controller.settling.shared", Order::Delay(SHARED))?;
+    let moved = case.migrate(pods::name(&source), case.pair.other(pods::node(&source)))?.moved()?;
+    ensure!(fault.fired()?, "nobody passed controller.settling.shared");
+    asker.ask().context("the connection after the move")?;
+    std::thread::sleep(SHARED);
+    asker.ask().context("the connection some seconds later")?;
+    let names = replicas.seen().names;
+    ensure!(names.len() == 2, "there were other pods than the source and the target: {names:?}");
+    ensure!(owner(&case.pod(&moved.target_pod()?)?) == owner(&source), "the ReplicaSet does not own the target");
+    ensure!(owner(&case.pod(pods::name(&source))?).is_none(), "the ReplicaSet still owns the source");
+    drop(asker);
+    connections::all_retired(case, &moved.target_pod()?)
 }
 
 fn ready(case: &Case) -> Result<Vec<Value>> {

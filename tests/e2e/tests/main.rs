@@ -41,7 +41,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 40] = [
+const SCENARIOS: [Scenario; 41] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
@@ -58,6 +58,7 @@ const SCENARIOS: [Scenario; 40] = [
     loopback::SCENARIO,
     files::SCENARIO,
     deployment::SCENARIO,
+    deployment::CONNECTED,
     kubectl_afterwards::SCENARIO,
     crash_afterwards::SCENARIO,
     there_and_back::SCENARIO,

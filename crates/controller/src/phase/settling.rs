@@ -136,9 +136,8 @@ async fn live(context: &Context, record: &mut Record, target: &Pod) -> Result<()
 async fn hand_to_owner(context: &Context, record: &mut Record, target: &Pod, adoption: &Adoption, source_uid: &str) -> Result<(), Error> {
     let pods = context.pods(record);
     let source = pods.get_opt(record.pod()).await?.filter(|pod| pod.uid().as_deref() == Some(source_uid));
-    if let Some(source) = source.filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
-        let patch = json!({"metadata": {"uid": source_uid, "annotations": {"controller.kubernetes.io/pod-deletion-cost": COST}}});
-        ignore_gone(pods.patch(&source.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()))?;
+    if source.is_some_and(|pod| pod.metadata.deletion_timestamp.is_none()) {
+        last_to_keep(context, record, source_uid, false).await?;
     }
     context.point("controller.settling.cost").await?;
 
@@ -163,6 +162,19 @@ async fn hand_to_owner(context: &Context, record: &mut Record, target: &Pod, ado
         // It chose another (one that was not Ready), or was scaled up meanwhile: it replaces what it needs.
         Err(_) => delete(context, record, record.pod(), source_uid, None).await,
     }
+}
+
+/// Of the owner's pods the source becomes the first to go; if it `stays`, the owner may not delete it.
+///
+/// # Errors
+/// When the API server does not answer.
+pub(super) async fn last_to_keep(context: &Context, record: &Record, source_uid: &str, stays: bool) -> Result<(), Error> {
+    let mut annotations = json!({"controller.kubernetes.io/pod-deletion-cost": COST});
+    if stays {
+        annotations[names::ANNOTATION_STAYS] = json!("connections");
+    }
+    let patch = json!({"metadata": {"uid": source_uid, "annotations": annotations}});
+    ignore_gone(context.pods(record).patch(record.pod(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop))
 }
 
 /// Labels and owner onto the target.
