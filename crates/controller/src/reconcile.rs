@@ -42,7 +42,11 @@ pub enum Next {
 /// [`Error`]: tried again.
 pub async fn reconcile(object: Arc<PodMigration>, context: Arc<Context>) -> Result<Action, Error> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    let Some(mut record) = Record::read(&context.client, &namespace, &name).await? else {
+    godwit_fault::within(namespace.clone(), carry(&context, &namespace, &name)).await
+}
+
+async fn carry(context: &Context, namespace: &str, name: &str) -> Result<Action, Error> {
+    let Some(mut record) = Record::read(&context.client, namespace, name).await? else {
         return Ok(Action::await_change());
     };
     let _at_work = (!record.phase().is_final()).then(|| METRICS.at_work());
@@ -52,14 +56,14 @@ pub async fn reconcile(object: Arc<PodMigration>, context: Arc<Context>) -> Resu
         let failed = record.status().failure.is_some();
         tracing::debug!(namespace, name, ?phase, failed, "at work");
         let next = match phase {
-            Phase::Succeeded | Phase::RolledBack | Phase::Failed => phase::finished::run(&context, &mut record).await?,
-            _ if failed => phase::undo::run(&context, &mut record).await?,
-            Phase::Pending => phase::pending::run(&context, &mut record).await?,
-            Phase::Planning => phase::planning::run(&context, &mut record).await?,
-            Phase::Preparing => phase::preparing::run(&context, &mut record).await?,
-            Phase::Copying => phase::copying::run(&context, &mut record).await?,
-            Phase::Switching => phase::switching::run(&context, &mut record).await?,
-            Phase::Settling => phase::settling::run(&context, &mut record).await?,
+            Phase::Succeeded | Phase::RolledBack | Phase::Failed => phase::finished::run(context, &mut record).await?,
+            _ if failed => phase::undo::run(context, &mut record).await?,
+            Phase::Pending => phase::pending::run(context, &mut record).await?,
+            Phase::Planning => phase::planning::run(context, &mut record).await?,
+            Phase::Preparing => phase::preparing::run(context, &mut record).await?,
+            Phase::Copying => phase::copying::run(context, &mut record).await?,
+            Phase::Switching => phase::switching::run(context, &mut record).await?,
+            Phase::Settling => phase::settling::run(context, &mut record).await?,
         };
         if record.phase() != phase {
             METRICS.phase(&format!("{phase:?}"), failed, began.elapsed());

@@ -10,6 +10,9 @@
 //!   controller ── point("controller.switching.outcome") ──▶ SIGKILL to itself | sleeps | Err
 //! ```
 //!
+//! A process that does work for several parties names the one that it is at work for ([`within`], e.g. a namespace): then an order in a file `NAME@PARTY` is for that party's
+//! work only.
+//!
 //! `crash` is SIGKILL, so that nothing is flushed, no destructor runs and nobody is told: what a test sees is what a power cut of this process leaves.
 
 use std::path::{Path, PathBuf};
@@ -18,6 +21,16 @@ use std::time::Duration;
 
 /// Environment variable that names the directory of orders.
 pub const VARIABLE: &str = "GODWIT_FAULTS";
+
+tokio::task_local! {
+    /// Whom the work is for.
+    static PARTY: String;
+}
+
+/// Does work for a party, so that a test can order something for this party only.
+pub async fn within<F: Future>(party: String, work: F) -> F::Output {
+    PARTY.scope(party, work).await
+}
 
 /// A point was ordered to fail.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,8 +118,14 @@ fn directory() -> Option<&'static Path> {
     DIRECTORY.get_or_init(|| std::env::var_os(VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from)).as_deref()
 }
 
-/// Reads the order for `name` and takes it away. Of several that pass the point at once, one gets it.
+/// The order for `name`: one for the party that the work is for, or one for everybody.
 fn take(directory: &Path, name: &str) -> Option<Order> {
+    let party = PARTY.try_with(|party| format!("{name}@{party}")).ok();
+    party.and_then(|own| take_file(directory, &own)).or_else(|| take_file(directory, name))
+}
+
+/// Reads an order and takes it away. Of several that pass the point at once, one gets it.
+fn take_file(directory: &Path, name: &str) -> Option<Order> {
     if name.contains('/') {
         return None;
     }
@@ -142,6 +161,15 @@ mod tests {
         assert_eq!(take(directory.path(), "a.b"), Some(Order::Fail));
         assert_eq!(take(directory.path(), "a.b"), None);
         assert_eq!(take(directory.path(), "other"), None);
+    }
+
+    #[tokio::test]
+    async fn an_order_for_a_party_is_for_its_work_only() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("a.b@shop"), "fail").unwrap();
+        assert_eq!(take(directory.path(), "a.b"), None);
+        assert_eq!(within("other".into(), async { take(directory.path(), "a.b") }).await, None);
+        assert_eq!(within("shop".into(), async { take(directory.path(), "a.b") }).await, Some(Order::Fail));
     }
 
     #[test]

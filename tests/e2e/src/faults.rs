@@ -28,7 +28,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Writes an order on these nodes; the first process that passes the point on each of them obeys.
+    /// Writes an order on these nodes; the first process that passes the point on each of them obeys. `POINT@NAMESPACE` is for the work of the controller for a namespace.
     ///
     /// # Errors
     /// When it cannot be written.

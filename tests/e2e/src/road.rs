@@ -70,14 +70,15 @@ impl<'a> Road<'a> {
         }
     }
 
-    /// Orders something at a fault point.
+    /// Orders something at a fault point: of the agents of this road, or of the controller when it is at work for this road's namespace.
     ///
     /// # Errors
     /// When the order cannot be written.
     pub fn at(&self, point: &str, order: Order) -> Result<Fault> {
         let nodes = self.nodes_of(point);
         let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
-        Fault::set(&self.case.lab, &nodes, point, order)
+        let point = if point.starts_with("controller.") { format!("{point}@{}", self.case.namespace) } else { point.to_owned() };
+        Fault::set(&self.case.lab, &nodes, &point, order)
     }
 
     /// Migrates while `order` waits at `point`; afterwards everything must be in order, and somebody must have passed the point. Returns how it ended.
@@ -137,23 +138,32 @@ impl<'a> Road<'a> {
         ensure!(last + 1000 > tick.n, "the history ends at {last}, the pod is at {}", tick.n);
         Ok(phase)
     }
+}
 
-    /// Gives every controller and agent that was killed a new pod: the kubelet waits longer before each restart of the same one.
-    ///
-    /// # Errors
-    /// When they do not become ready.
-    pub fn renew(&self) -> Result<()> {
-        let (lab, pair) = (&self.case.lab, &self.case.pair);
-        // The agents of the other pair belong to whoever kills them.
-        let ours = |pod: &&Value| !pods::name(pod).starts_with("godwit-agent") || [&pair.a, &pair.b].iter().any(|node| *node == pods::node(pod));
-        let all = pods::all(lab, install::NAMESPACE)?;
-        let killed: Vec<String> = all.iter().filter(ours).filter(|pod| pods::restarts(pod) > 0).map(|pod| pods::name(pod).to_owned()).collect();
-        for name in &killed {
-            lab.kubectl(&["delete", "pod", "-n", install::NAMESPACE, name, "--wait=false", "--ignore-not-found"])?;
-        }
-        for name in &killed {
-            pods::wait_gone(lab, install::NAMESPACE, name, MINUTE)?;
-        }
-        install::wait_ready(lab)
+/// Gives every controller, and every agent of this pair, that was killed a new pod: the kubelet waits longer before each restart of the same one.
+///
+/// # Errors
+/// When they do not become ready.
+pub fn renew(case: &Case) -> Result<()> {
+    let restarted = |pod: &Value| pods::restarts(pod) > 0;
+    replace(case, restarted)
+}
+
+/// Gives these of the controllers and of this pair's agents new pods, and waits for them.
+///
+/// # Errors
+/// When they do not become ready.
+pub fn replace(case: &Case, which: impl Fn(&Value) -> bool) -> Result<()> {
+    let (lab, pair) = (&case.lab, &case.pair);
+    // The agents of the other pair belong to whoever kills them.
+    let ours = |pod: &&Value| !pods::name(pod).starts_with("godwit-agent") || [&pair.a, &pair.b].iter().any(|node| *node == pods::node(pod));
+    let all = pods::all(lab, install::NAMESPACE)?;
+    let old: Vec<String> = all.iter().filter(ours).filter(|pod| which(pod)).map(|pod| pods::name(pod).to_owned()).collect();
+    for name in &old {
+        lab.kubectl(&["delete", "pod", "-n", install::NAMESPACE, name, "--wait=false", "--ignore-not-found"])?;
     }
+    for name in &old {
+        pods::wait_gone(lab, install::NAMESPACE, name, MINUTE)?;
+    }
+    install::wait_ready(lab)
 }

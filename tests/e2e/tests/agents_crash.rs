@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 use godwit_e2e::faults::Order;
-use godwit_e2e::road::Road;
+use godwit_e2e::road::{Road, renew};
 use godwit_e2e::{Case, Scenario};
 
 pub const CRASH: Scenario = Scenario::new("agents-crash", "An agent killed at any point never leaves two runners, nor none.", crash);
@@ -82,7 +82,7 @@ pub fn every_point(case: &Case, points: &[&str], options: &[&str], order: Order,
             Ok(_) => back += 1,
             Err(error) => failures.push(format!("{point}: {error:#}")),
         }
-        traveller.renew()?;
+        renew(traveller.case)?;
         if failures.last().is_none_or(|last| !last.starts_with(&format!("{point}:"))) {
             road = Some(traveller);
         }

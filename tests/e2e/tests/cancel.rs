@@ -9,7 +9,7 @@ use godwit_e2e::road::Road;
 use godwit_e2e::{Case, Scenario};
 use serde_json::json;
 
-pub const SCENARIO: Scenario = Scenario::new("cancel", "A migration is cancelled in any phase; the pod runs on where it was.", run).alone();
+pub const SCENARIO: Scenario = Scenario::new("cancel", "A migration is cancelled in any phase; the pod runs on where it was.", run);
 
 /// A point in each phase, and whether it is too late there.
 const POINTS: [(&str, bool); 9] = [

@@ -1,21 +1,27 @@
 //! Agents and controller are killed, or a step fails, while a connection lives on: it does, on whichever side the pod is in the end.
 
-use anyhow::{Context, Result, bail, ensure};
-use godwit_demo::install;
+use anyhow::{Context, Result, ensure};
 use godwit_demo::migrate;
 use godwit_demo::pods;
 use godwit_demo::talker::Asker;
-use godwit_e2e::case::MINUTE;
 use godwit_e2e::faults::{Fault, Order};
+use godwit_e2e::road::{renew, replace};
 use godwit_e2e::{Case, Scenario};
 
 use crate::connections::{address, all_retired, start};
 
-pub const SCENARIO: Scenario =
-    Scenario::new("anchor-crash", "A connection lives on whatever is killed or fails meanwhile; when it is taken back, at the source.", run).alone();
+pub const AGENTS: Scenario =
+    Scenario::new("anchor-crash", "A connection lives on whatever agent is killed or step fails meanwhile; when it is taken back, at the source.", agents);
+pub const CONTROLLER: Scenario = Scenario::new(
+    "anchor-controller-crash",
+    "A connection lives on when the controller is killed while the old pod becomes an anchor, and when it ends.",
+    controller,
+)
+.alone()
+.once();
 
 /// What happens where. What fails before the commit is taken back.
-const FAULTS: [(&str, Order); 12] = [
+const OF_AGENTS: [(&str, Order); 9] = [
     ("agent.source.frozen", Order::Fail),
     ("agent.target.restore", Order::Fail),
     ("agent.target.anchored", Order::Crash),
@@ -25,29 +31,22 @@ const FAULTS: [(&str, Order); 12] = [
     ("agent.target.swapped", Order::Crash),
     ("agent.target.gate", Order::Crash),
     ("agent.target.running", Order::Crash),
+];
+const OF_CONTROLLER: [(&str, Order); 4] = [
     ("controller.settling.shared", Order::Crash),
     ("controller.settling.anchored", Order::Crash),
     ("controller.settling.emptied", Order::Crash),
     ("controller.switching.outcome", Order::Crash),
 ];
 
-fn run(case: &Case) -> Result<()> {
-    let (mut pod, server) = start(case)?;
-    let mut asker = Asker::new(server)?;
-    let (mut moved, mut back) = (0, 0);
-    for (point, order) in FAULTS {
-        let crossed = cross(case, &pod, point, order, &mut asker).with_context(|| format!("{order:?} at {point}"))?;
-        if crossed == pod {
-            back += 1
-        } else {
-            moved += 1
-        }
-        pod = crossed;
-    }
-    case.note(format!("{moved} times moved, {back} times taken back"));
-    ensure!(back >= 2, "what fails before the commit is taken back");
-    agents_restart(case)?;
-    asker.ask().context("after a restart of all agents")?;
+fn agents(case: &Case) -> Result<()> {
+    let (pod, asker) = cross_all(case, &OF_AGENTS, 2, 3)?;
+    drop(asker);
+    all_retired(case, &pod)
+}
+
+fn controller(case: &Case) -> Result<()> {
+    let (pod, asker) = cross_all(case, &OF_CONTROLLER, 0, 4)?;
     let nodes: Vec<&str> = case.lab.nodes().iter().map(|node| node.name.as_str()).collect();
     let faults = ["controller.anchored.ended", "controller.anchored.gone"].map(|point| Fault::set(&case.lab, &nodes, point, Order::Crash));
     drop(asker);
@@ -56,6 +55,27 @@ fn run(case: &Case) -> Result<()> {
         ensure!(fault?.fired()?, "no anchor was retired while the controller was killed");
     }
     renew(case)
+}
+
+/// Crosses all points, at least so many times taken back and moved, and then restarts the agents. Returns the pod that runs then, and the connection.
+fn cross_all(case: &Case, faults: &[(&str, Order)], least_back: usize, least_moved: usize) -> Result<(String, Asker)> {
+    let (mut pod, server) = start(case)?;
+    let mut asker = Asker::new(server)?;
+    let (mut moved, mut back) = (0, 0);
+    for (point, order) in faults {
+        let crossed = cross(case, &pod, point, *order, &mut asker).with_context(|| format!("{order:?} at {point}"))?;
+        if crossed == pod {
+            back += 1;
+        } else {
+            moved += 1;
+        }
+        pod = crossed;
+    }
+    case.note(format!("{moved} times moved, {back} times taken back"));
+    ensure!(back >= least_back && moved >= least_moved, "at least {least_back} times it is taken back, and {least_moved} times moved");
+    replace(case, |pod| pods::name(pod).contains("agent"))?;
+    asker.ask().context("after a restart of the agents")?;
+    Ok((pod, asker))
 }
 
 /// Returns the name of the pod that runs then.
@@ -83,32 +103,4 @@ fn cross(case: &Case, pod: &str, point: &str, order: Order, asker: &mut Asker) -
     case.ready(&now)?;
     renew(case)?;
     Ok(now)
-}
-
-fn agents_restart(case: &Case) -> Result<()> {
-    let old: Vec<String> =
-        pods::all(&case.lab, install::NAMESPACE)?.iter().map(|pod| pods::name(pod).to_owned()).filter(|name| name.contains("agent")).collect();
-    if old.is_empty() {
-        bail!("there are no agents");
-    }
-    for name in &old {
-        case.lab.kubectl(&["delete", "pod", "-n", install::NAMESPACE, name, "--wait=false"])?;
-    }
-    for name in &old {
-        pods::wait_gone(&case.lab, install::NAMESPACE, name, MINUTE)?;
-    }
-    install::wait_ready(&case.lab)
-}
-
-/// Gives every controller and agent that was killed a new pod: the kubelet waits longer before each restart of the same one.
-fn renew(case: &Case) -> Result<()> {
-    let killed: Vec<String> =
-        pods::all(&case.lab, install::NAMESPACE)?.iter().filter(|pod| pods::restarts(pod) > 0).map(|pod| pods::name(pod).to_owned()).collect();
-    for name in &killed {
-        case.lab.kubectl(&["delete", "pod", "-n", install::NAMESPACE, name, "--wait=false"])?;
-    }
-    for name in &killed {
-        pods::wait_gone(&case.lab, install::NAMESPACE, name, MINUTE)?;
-    }
-    install::wait_ready(&case.lab)
 }

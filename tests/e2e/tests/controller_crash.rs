@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use godwit_demo::shell;
 use godwit_e2e::case::MINUTE;
 use godwit_e2e::faults::Order;
-use godwit_e2e::road::Road;
+use godwit_e2e::road::{Road, renew};
 use godwit_e2e::{Case, Scenario};
 
 use crate::agents_crash::every_point;
@@ -48,7 +48,7 @@ fn while_undone(case: &Case, points: &[&str]) -> Result<()> {
     for point in points {
         let crossed = if *point == WRITTEN { cordoned(case, &mut road, point) } else { failing(&mut road, point) };
         crossed.with_context(|| format!("at {point}"))?;
-        road.renew()?;
+        renew(road.case)?;
     }
     Ok(())
 }
@@ -73,7 +73,7 @@ fn owned(case: &Case) -> Result<()> {
     let mut road = Road::start_owned(case)?;
     for point in OWNED {
         road.cross(point, Order::Crash).with_context(|| format!("at {point}"))?.moved()?;
-        road.renew()?;
+        renew(road.case)?;
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 41] = [
+const SCENARIOS: [Scenario; 42] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
@@ -77,7 +77,8 @@ const SCENARIOS: [Scenario; 41] = [
     bad_streams::SCENARIO,
     agents_crash::FAIL,
     agents_crash::CRASH,
-    connections_crash::SCENARIO,
+    connections_crash::AGENTS,
+    connections_crash::CONTROLLER,
     agents_crash::MEMORY_CRASH,
     controller_crash::SCENARIO,
     unfit_targets::SCENARIO,

@@ -7,7 +7,7 @@ use godwit_demo::install;
 use godwit_demo::migrate;
 use godwit_e2e::case::{ALIVE, MINUTE};
 use godwit_e2e::faults::Order;
-use godwit_e2e::road::Road;
+use godwit_e2e::road::{Road, renew};
 use godwit_e2e::{Case, Scenario};
 use serde_json::json;
 
@@ -32,7 +32,7 @@ fn run(case: &Case) -> Result<()> {
         install::wait_ready(&case.lab)?;
         let phase = road.settled(&name)?;
         ensure!(phase == "RolledBack" || phase == "Failed", "the target died at {point}, and it ended as {phase}");
-        road.renew()?;
+        renew(road.case)?;
     }
     Ok(())
 }

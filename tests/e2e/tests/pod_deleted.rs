@@ -11,7 +11,7 @@ use godwit_e2e::road::Road;
 use godwit_e2e::{Case, Scenario};
 use serde_json::json;
 
-pub const SCENARIO: Scenario = Scenario::new("pod-deleted", "A pod deleted while it moves is gone, or has moved; never two.", run).alone();
+pub const SCENARIO: Scenario = Scenario::new("pod-deleted", "A pod deleted while it moves is gone, or has moved; never two.", run);
 
 const POINTS: [&str; 6] = [
     "controller.planning.inspected",
