@@ -1,8 +1,8 @@
-//! Which of the five programs this is.
+//! Which of the six programs this is.
 
 use std::{ffi::OsString, path::Path};
 
-use crate::{arguments::Invocation, commands, config::Config, create, gate, keeper, layout::Layout, runc, standin};
+use crate::{arguments::Invocation, commands, config::Config, create, gate, hold, keeper, layout::Layout, runc, standin};
 
 /// `argv[0]` of the keeper.
 pub const KEEPER: &str = "godwit-keeper";
@@ -24,6 +24,7 @@ pub fn run() -> i32 {
         Some(KEEPER) => keeper::run(&rest),
         Some(CRIU) => standin::run(&rest),
         Some(GATE) => gate::run(),
+        Some(hold::SCRIPT) => hold::run(Path::new(&name)),
         Some(PAGER) => keeper::pager::run(&rest),
         _ => wrapper(&rest),
     }

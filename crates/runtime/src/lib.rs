@@ -1,12 +1,12 @@
 //! The OCI runtime wrapper `godwit-runtime` and what the agent shares with it.
 //!
-//! One static binary, four programs, told apart by `argv[0]`:
+//! One static binary, six programs, told apart by `argv[0]`. Where a pod comes from, CRIU runs the [`hold`]; where it goes to, five of them follow one another:
 //!
 //! ```text
 //!   conmon / shim ── OCI command ──▶ wrapper ──exec──▶ runc                       (containers that no migration names)
 //!                                      │ create of a container that waits
 //!                                      ▼
-//!                                    keeper ──fork, setns──▶ runc restore ──▶ criu (stand-in) ──exec──▶ criu ──▶ gate
+//!                                    keeper ──fork, setns──▶ runc restore ──▶ criu (stand-in) ──exec──▶ criu ──▶ gate, pager
 //!                                      │ Keeper, Restored                     │ Images                       │ Gate, Resumed
 //!                                      ▼                                      ▼                              ▼
 //!                                    agent's socket, see `protocol`
@@ -29,6 +29,7 @@ pub mod entry;
 pub mod error;
 pub mod fate;
 pub mod gate;
+pub mod hold;
 pub mod keeper;
 pub mod process;
 pub mod record;

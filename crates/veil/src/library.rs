@@ -82,13 +82,13 @@ unsafe fn call(number: usize, arguments: [usize; 6]) -> isize {
     result
 }
 
-/// The table: its address once it was looked for (null: there is none), and its length.
+/// The table: its address once it was there, and its length. CRIU asks about itself when it starts, and then there is none yet.
 static TABLE: AtomicPtr<Hidden> = AtomicPtr::new(core::ptr::null_mut());
 static LENGTH: AtomicUsize = AtomicUsize::new(usize::MAX);
 
 fn table() -> &'static [Hidden] {
     if LENGTH.load(Ordering::Acquire) == usize::MAX {
-        let (start, length) = load().unwrap_or((core::ptr::null_mut(), 0));
+        let Some((start, length)) = load() else { return &[] };
         TABLE.store(start, Ordering::Relaxed);
         LENGTH.store(length, Ordering::Release);
     }

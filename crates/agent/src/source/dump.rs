@@ -1,8 +1,15 @@
 //! Dumps one frozen container with the node's CRIU, and says in plain words why not when CRIU refuses.
+//!
+//! ```text
+//!   begin (running)   criu dump: loads, looks at the kernel ─▶ its first action script, the hold, waits
+//!   run   (frozen)    a byte into the hold ─────────────────▶ criu looks at the tasks for the first time, and dumps them
+//!   dropped instead   the hold reads the end of its pipe ───▶ criu ends, no task was touched
+//! ```
 
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -12,7 +19,9 @@ use godwit_node::{
     host::Host,
 };
 use godwit_rpc::v1::Failure;
+use godwit_runtime::hold::Hold;
 use godwit_trace::Source;
+use tokio::process::Child;
 
 use super::memory::veil_of;
 use crate::{
@@ -35,6 +44,8 @@ pub struct Dump {
     /// Where CRIU works, as the node names it (tmpfs).
     pub work: PathBuf,
     plan: dump::Plan,
+    /// CRIU, started and held.
+    held: Mutex<Option<(Child, Hold)>>,
 }
 
 impl Dump {
@@ -56,7 +67,7 @@ impl Dump {
         let descriptors = descriptors::of(Path::new("/proc"), container.pid).map_err(|error| internal("cannot look at the init process", error))?;
         // The target needs this file before the dump and writes its own; here it is for the manifest.
         descriptors::write(&host.path(&images), &descriptors).map_err(|error| internal("cannot write descriptors.json", error))?;
-        Ok(Self { name: container.name.clone(), images, descriptors, work, plan })
+        Ok(Self { name: container.name.clone(), images, descriptors, work, plan, held: Mutex::default() })
     }
 
     /// What the target must provide, as JSON.
@@ -65,23 +76,43 @@ impl Dump {
         serde_json::to_vec(&self.plan.externals).unwrap_or_default()
     }
 
-    /// Runs `criu dump`, `veiled` if memory has travelled before. The tasks are frozen before and stay frozen.
+    /// Starts `criu dump` before the freeze: it loads, looks at the kernel, and waits. `veiled` if memory is travelling.
     ///
     /// # Errors
-    /// What CRIU could not dump and what to do.
-    pub async fn run(&self, host: &Host, sandbox: &Sandbox, veiled: bool, notes: &Notes) -> Result<(), Failure> {
-        let timer = Timer::start(super::session::ROLE, "criu-dump").about(&self.name);
+    /// When it cannot be started.
+    pub fn begin(&self, host: &Host, sandbox: &Sandbox, veiled: bool) -> Result<(), Failure> {
+        let work = host.path(&self.work);
+        let hold = Hold::make(&work, install::ON_NODE).map_err(|error| internal("cannot hold criu", error))?;
+        let script = ["--action-script".to_owned(), self.work.join(godwit_runtime::hold::SCRIPT).to_string_lossy().into_owned()];
         // In a cgroup of its own: when this agent's container ends, CRIU must not end with it (a killed CRIU leaves its code in the processes).
-        let words = shield::command(&std::iter::once("criu".to_owned()).chain(self.plan.args(&self.images, &self.work)).collect::<Vec<_>>());
+        let words = shield::command(&std::iter::once("criu".to_owned()).chain(self.plan.args(&self.images, &self.work)).chain(script).collect::<Vec<_>>());
         let mut command = host.command_in_pod(&sandbox.namespaces, &words[0], &words[1..]).map_err(|error| internal("cannot start criu", error))?;
         if veiled {
             command.env("LD_PRELOAD", install::VEIL_ON_NODE).env(godwit_veil::VARIABLE, veil_of(&self.work));
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let criu = command.spawn().map_err(|error| internal("cannot start criu", error))?;
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some((criu, hold));
+        Ok(())
+    }
+
+    /// Ends a `criu dump` that waits.
+    pub fn end(&self) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Lets the `criu dump` that waits do its work. The tasks are frozen before and stay frozen.
+    ///
+    /// # Errors
+    /// What CRIU could not dump and what to do.
+    pub async fn run(&self, host: &Host, notes: &Notes) -> Result<(), Failure> {
+        let timer = Timer::start(super::session::ROLE, "criu-dump").about(&self.name);
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (mut criu, hold) = held.ok_or_else(|| internal("cannot dump", "criu was not started"))?;
         let log = host.path(self.work.join("dump.log"));
         // The name of the pod is in the path.
         let _log = trace::criu::follow(move || vec![(log.clone(), Source::Criu)], &self.work.to_string_lossy());
-        let mut criu = command.spawn().map_err(|error| internal("cannot start criu", error))?;
+        hold.release().map_err(|error| internal("cannot let criu begin", error))?;
         let status = match tokio::time::timeout(HARD_LIMIT, criu.wait()).await {
             Ok(status) => status.map_err(|error| internal("cannot wait for criu", error))?,
             Err(_) => {

@@ -151,8 +151,11 @@ impl Memory {
             .filter_map(|(pid, process)| Some((u64::try_from(*pid).ok()?, process.last.as_ref()?)))
             .flat_map(|(pid, last)| last.hidden.iter().map(move |range| Hidden { pid, start: range.start, end: range.end }))
             .collect();
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        io::Write::write_all(&mut file, &encode(&hidden))
+        // Renamed into place: CRIU has been started, and may ask the library at any time.
+        let new = path.with_extension("new");
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        io::Write::write_all(&mut file, &encode(&hidden))?;
+        std::fs::rename(new, path)
     }
 
     /// After the dump and after the late pages: lists the pages of a container that are in the store, beside the images in `directory`. Proves that every page that

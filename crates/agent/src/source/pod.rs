@@ -1,7 +1,7 @@
 //! The source pod's hands: what is looked at, dumped and sent. Decides nothing; what must survive the agent is in [`Grip`].
 //!
 //! ```text
-//!   prepare ─▶ open ─▶ copy files (running) ─▶ [frozen by the grip] ─▶ dump ‖ stream ‖ copy files that changed
+//!   prepare ─▶ copy files (running) ─▶ begin dumps ─▶ open ─▶ [frozen by the grip] ─▶ dump ‖ stream ‖ copy files that changed
 //! ```
 
 use std::{
@@ -28,6 +28,7 @@ use super::{
     dump::Dump,
     files::Travelling,
     grip::Grip,
+    memory::veil_of,
     stream,
     travel::{Late, Travel},
 };
@@ -146,6 +147,15 @@ impl SourcePod {
         futures::future::try_join_all(all).await.map(|_| ())
     }
 
+    /// Starts the dumps of all containers, which wait until [`SourcePod::dump`].
+    ///
+    /// # Errors
+    /// When CRIU cannot be started.
+    pub fn begin_dumps(&self) -> Result<(), Failure> {
+        let veiled = self.memory.travels();
+        self.dumps.iter().try_for_each(|dump| dump.begin(&self.host, &self.pod.sandbox, veiled))
+    }
+
     /// Dumps all containers at once, each image sent while it is written.
     ///
     /// # Errors
@@ -154,12 +164,29 @@ impl SourcePod {
         let works = self.dumps.iter().map(|dump| (dump.name.clone(), self.host.path(&dump.work))).collect();
         let timer = Timer::start(super::session::ROLE, "last-look");
         if !self.memory.freeze(works).await {
+            self.unveil()?;
             return self.dump_all(client, migration, None).await;
         }
         self.notes.push(timer.stop());
         let (told, late) = watch::channel(None);
         let (dumped, ()) = tokio::join!(self.dump_all(client, migration, Some(late)), self.memory.send_late(client, migration, &told));
         dumped
+    }
+
+    /// CRIU writes everything: nothing may be hidden from it, by a last look that ended early either.
+    fn unveil(&self) -> Result<(), Failure> {
+        for dump in &self.dumps {
+            match std::fs::remove_file(veil_of(&self.host.path(&dump.work))) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(internal("cannot take the veil away", error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what [`SourcePod::begin_dumps`] started and [`SourcePod::dump`] has not let go.
+    pub fn end_dumps(&self) {
+        self.dumps.iter().for_each(Dump::end);
     }
 
     /// Every dump is awaited to its end, also when another one fails: CRIU is never left alone with its hand in the processes.
@@ -182,7 +209,7 @@ impl SourcePod {
         });
         let call = tokio::spawn(async move { client.files(ReceiverStream::new(chunks)).await });
         let dumped = async {
-            dump.run(&self.host, &self.pod.sandbox, late.is_some(), &self.notes).await?;
+            dump.run(&self.host, &self.notes).await?;
             if let Some(late) = late {
                 let timer = Timer::start(super::session::ROLE, "settle").about(&dump.name);
                 self.memory.settle(late, dump.name.clone(), self.host.path(&dump.images)).await?;

@@ -251,6 +251,9 @@ impl Worker {
                     self.feed(Event::Begin).await;
                     if matches!(self.session.machine().state(), State::Released { .. }) {
                         // Taken back while it was prepared: what was made for it came after the sweep.
+                        if let Some(pod) = &self.pod {
+                            pod.end_dumps();
+                        }
                         self.tidy();
                         self.node.take_back_anchor(&self.migration.source_pod_uid);
                     }
@@ -519,6 +522,7 @@ impl Worker {
         self.ran_again();
         if let Some(pod) = &self.pod {
             pod.memory.release();
+            pod.end_dumps();
         }
     }
 
@@ -666,6 +670,7 @@ async fn prepare(node: &Arc<Node>, migration: &Migration, session: &Session, wis
     pod.memory.run(&handoff, migration, wishes, || !session.machine().finished(), report).await?;
     step(timer);
     let timer = Timer::start(ROLE, "prime");
+    pod.begin_dumps()?;
     let (anchors, kept) = anchors(node, migration, &pod).await?;
     pod.open(&mut handoff, migration, anchors, &kept).await?;
     step(timer);

@@ -230,6 +230,12 @@ impl Travel {
         .map_err(|error| internal("settling ended early", error))?
     }
 
+    /// Whether memory travels while the pod runs.
+    #[must_use]
+    pub fn travels(&self) -> bool {
+        self.lock().is_some()
+    }
+
     /// Ends the tracking, on a thread of its own: the kernel walks all page tables.
     pub fn release(&self) {
         let held = self.memory.clone();
