@@ -70,11 +70,17 @@ pub async fn run(client: Client, authority: Arc<Authority>, account: String) {
                 continue;
             }
         };
-        // Whoever asked asks again after a while.
-        if let Err(error) = answered {
-            tracing::warn!(%error, "a certificate request was not answered");
+        // Every replica answers, so that an agent need not wait for a leader; one of them is first. Whoever asked in vain asks again after a while.
+        match answered {
+            Err(error) if is_conflict(&error) => tracing::debug!("another replica answered the certificate request"),
+            Err(error) => tracing::warn!(%error, "a certificate request was not answered"),
+            Ok(()) => {}
         }
     }
+}
+
+fn is_conflict(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if status.is_conflict())
 }
 
 async fn answer(api: &Api<CertificateSigningRequest>, authority: &Authority, account: &str, mut request: CertificateSigningRequest) -> anyhow::Result<()> {
