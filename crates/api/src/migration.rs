@@ -41,7 +41,8 @@ const DNS_NAME: &str = r"self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9
     validation = Rule::new("has(self.ttlSeconds) == has(oldSelf.ttlSeconds) && (!has(self.ttlSeconds) || self.ttlSeconds == oldSelf.ttlSeconds)").message("ttlSeconds cannot be changed"),
     validation = Rule::new("has(self.memory) == has(oldSelf.memory) && (!has(self.memory) || self.memory == oldSelf.memory)").message("memory cannot be changed; make another PodMigration"),
     validation = Rule::new("has(self.freezeBudgetMs) == has(oldSelf.freezeBudgetMs) && (!has(self.freezeBudgetMs) || self.freezeBudgetMs == oldSelf.freezeBudgetMs)").message("freezeBudgetMs cannot be changed"),
-    validation = Rule::new("has(self.bandwidthMiB) == has(oldSelf.bandwidthMiB) && (!has(self.bandwidthMiB) || self.bandwidthMiB == oldSelf.bandwidthMiB)").message("bandwidthMiB cannot be changed")
+    validation = Rule::new("has(self.bandwidthMiB) == has(oldSelf.bandwidthMiB) && (!has(self.bandwidthMiB) || self.bandwidthMiB == oldSelf.bandwidthMiB)").message("bandwidthMiB cannot be changed"),
+    validation = Rule::new("has(self.ifNotConverging) == has(oldSelf.ifNotConverging) && (!has(self.ifNotConverging) || self.ifNotConverging == oldSelf.ifNotConverging)").message("ifNotConverging cannot be changed")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PodMigrationSpec {
@@ -88,6 +89,19 @@ pub struct PodMigrationSpec {
     #[serde(default, rename = "bandwidthMiB", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub bandwidth_mib: Option<u32>,
+    /// What to do when the pod changes its memory as fast as it travels, so that what is left will not fit the freeze budget. Default: LongerFreeze.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_not_converging: Option<NotConverging>,
+}
+
+/// What becomes of a migration whose memory does not get less.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
+pub enum NotConverging {
+    /// The pod moves, and stands still for as long as it takes.
+    #[default]
+    LongerFreeze,
+    /// The migration ends before the freeze; the pod runs on where it is.
+    GiveUp,
 }
 
 /// When memory travels.

@@ -12,7 +12,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::json;
 
-use godwit_api::migration::{MemoryStrategy, Network, PodMigrationSpec};
+use godwit_api::migration::{MemoryStrategy, Network, NotConverging, PodMigrationSpec};
 use godwit_api::{PodMigration, names};
 
 use crate::error::{Error, innermost};
@@ -81,6 +81,10 @@ impl Cluster {
                 }),
                 freeze_budget_ms: pod.freeze_budget,
                 bandwidth_mib: pod.bandwidth,
+                if_not_converging: pod.if_not_converging.map(|what| match what {
+                    options::NotConverging::LongerFreeze => NotConverging::LongerFreeze,
+                    options::NotConverging::GiveUp => NotConverging::GiveUp,
+                }),
                 deadline_seconds: pod.deadline.map(|time| u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX)),
                 network: match pod.network {
                     options::Network::Auto => Network::Auto,
@@ -171,6 +175,7 @@ impl Cluster {
             memory: None,
             freeze_budget: None,
             bandwidth: None,
+            if_not_converging: None,
             network: options::Network::Auto,
             no_wait: true,
         })

@@ -200,6 +200,9 @@ pub struct Pod {
     /// What memory may use of the network while the pod runs, in MiB a second
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub bandwidth: Option<u32>,
+    /// What to do when the pod changes its memory as fast as it travels
+    #[arg(long, value_name = "WHAT", value_enum)]
+    pub if_not_converging: Option<NotConverging>,
     /// Only order the migration
     #[arg(long)]
     pub no_wait: bool,
@@ -279,6 +282,15 @@ pub enum Memory {
     PreCopy,
     /// After the pod runs at the target (not built yet)
     PostCopy,
+}
+
+/// What becomes of a migration whose memory does not get less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NotConverging {
+    /// The pod stands still for as long as it takes
+    LongerFreeze,
+    /// It stays where it is
+    GiveUp,
 }
 
 /// Which cluster and namespace, and how to print.

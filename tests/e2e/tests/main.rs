@@ -41,7 +41,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 42] = [
+const SCENARIOS: [Scenario; 43] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
@@ -54,6 +54,7 @@ const SCENARIOS: [Scenario; 42] = [
     menagerie::SCENARIO,
     heap::SCENARIO,
     memory::SCENARIO,
+    memory::GIVEN_UP,
     limits::SCENARIO,
     loopback::SCENARIO,
     files::SCENARIO,

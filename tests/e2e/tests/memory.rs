@@ -6,6 +6,9 @@ use godwit_e2e::{Case, Scenario};
 
 pub const SCENARIO: Scenario = Scenario::new("memory", "1 GiB that changes by 50 MB/s travels while the pod runs, there and back.", run);
 
+pub const GIVEN_UP: Scenario =
+    Scenario::new("memory-gives-up", "A pod that writes faster than its memory travels stays where it is, if that is wished.", given_up);
+
 /// MiB of the heap.
 const HEAP: u32 = 1024;
 /// MB of it that change every second.
@@ -33,5 +36,21 @@ fn run(case: &Case) -> Result<()> {
         }
         pod = name;
     }
+    Ok(())
+}
+
+/// What may travel, in MiB a second: much less than the program changes.
+const TRICKLE: &str = "8";
+
+fn given_up(case: &Case) -> Result<()> {
+    let pod = case.start(pages::family("pages", 256, 4 * RATE))?;
+    let before = case.good(&pod, "main", 0)?;
+    let words = [&pod, "--to", &case.pair.b, "--memory", "pre-copy", "--bandwidth", TRICKLE, "--if-not-converging", "give-up"];
+    let ended = migrate::migrate_with(&case.lab, &case.namespace, &words)?;
+    let ended = ended.taken_back()?;
+    ensure!(ended.text().contains("NotConverging"), "the reason is not in:\n{}", ended.text());
+    case.goes_on(&pod, "main", &before)?;
+    let phase = ended.status("/phase");
+    ensure!(phase == "RolledBack", "the record says {phase}");
     Ok(())
 }

@@ -44,13 +44,16 @@ pub struct Wishes {
     pub budget: Duration,
     /// Bytes a second; 0: no limit.
     pub bandwidth: u64,
+    /// Memory that does not get less ends the switch.
+    pub give_up: bool,
 }
 
 impl Wishes {
     /// From the request.
     #[must_use]
     pub fn of(request: &godwit_rpc::v1::SwitchRequest) -> Self {
-        Self { pre_copy: request.pre_copy, budget: Duration::from_millis(request.freeze_budget_ms.into()), bandwidth: request.bandwidth }
+        let budget = Duration::from_millis(request.freeze_budget_ms.into());
+        Self { pre_copy: request.pre_copy, budget, bandwidth: request.bandwidth, give_up: request.give_up }
     }
 
     fn share(&self) -> Duration {
@@ -123,6 +126,7 @@ impl Travel {
             match next {
                 Next::Again => {}
                 Next::Converged => return Ok(()),
+                Next::Stuck if wishes.give_up => return Err(not_converging(&forecast)),
                 Next::Stuck => {
                     tracing::warn!(migration = migration.name, ?forecast, "the pod changes its memory as fast as it travels: the freeze will be longer");
                     return Ok(());
@@ -313,4 +317,19 @@ impl Travel {
         }
         Ok(Some(sent))
     }
+}
+
+fn not_converging(forecast: &Forecast) -> Failure {
+    let mebibytes = |bytes: u64| bytes >> 20;
+    failure(
+        "NotConverging",
+        format!(
+            "the pod changes {} MiB of memory a second, {} MiB a second travel: the last {} MiB would keep it standing for {} ms",
+            mebibytes(forecast.dirty_rate),
+            mebibytes(forecast.rate),
+            mebibytes(forecast.remaining),
+            forecast.transfer.as_millis()
+        ),
+        "move it when it is less busy, allow a longer freeze (--freeze-budget), or let it take what it takes (--if-not-converging longer-freeze)",
+    )
 }

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use kube::Api;
 use tokio::time::Instant;
 
-use godwit_api::migration::{Failure, Freeze, Phase, Progress, Step};
+use godwit_api::migration::{Failure, Freeze, NotConverging, Phase, Progress, Step};
 use godwit_api::{Handover, HandoverState};
 use godwit_rpc::v1::{self, CancelRequest, SwitchRequest, outcome, switch_event};
 
@@ -142,6 +142,7 @@ async fn attach(context: &Context, record: &mut Record, wish: &mut Wish) -> Resu
         pre_copy: record.status().plan.is_some_and(|plan| plan.memory == PRE_COPY),
         freeze_budget_ms: spec.freeze_budget_ms.unwrap_or_default(),
         bandwidth: u64::from(spec.bandwidth_mib.unwrap_or_default()) << 20,
+        give_up: spec.if_not_converging == Some(NotConverging::GiveUp),
     };
     let call = |source| AgentError::Call { node: node.clone(), source: Box::new(source) };
     let attached = async { context.agents.of(&node).await?.switch(request).await.map_err(call) };
