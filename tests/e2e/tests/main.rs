@@ -41,7 +41,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 43] = [
+const SCENARIOS: [Scenario; 44] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
@@ -71,6 +71,7 @@ const SCENARIOS: [Scenario; 43] = [
     pod_deleted::SCENARIO,
     timeline::SCENARIO,
     trace::SCENARIO,
+    trace::MACHINES,
     explain::SCENARIO,
     report::SCENARIO,
     doctor::SCENARIO,

@@ -9,10 +9,13 @@ use godwit_demo::shell::{self, Output, wait_until};
 use godwit_demo::{migrate, pods};
 use godwit_e2e::case::{ALIVE, MINUTE};
 use godwit_e2e::user::User;
-use godwit_e2e::{Case, Scenario};
+use godwit_e2e::{Case, OnMachines, Scenario};
 use serde_json::{Value, json};
 
 pub const SCENARIO: Scenario = Scenario::new("trace", "Both nodes and the controller tell of a migration in one ordered stream, and of nothing else.", run);
+
+pub const MACHINES: Scenario =
+    Scenario::new("trace-machines", "On real kernels the trace tells who sent a signal, and which program started which.", machines).machines(OnMachines::Only);
 
 /// What an agent logs to CRI-O's settings while `--raise` lasts.
 const RAISED: &str = "/etc/crio/crio.conf.d/99-godwit-trace.conf";
@@ -71,6 +74,22 @@ fn run(case: &Case) -> Result<()> {
     let left = case.lab.kubectl(&["get", "migrationtraces", "-n", &case.namespace, "-o", "name"])?;
     ensure!(left.trim().is_empty(), "left behind: {left}");
     Ok(())
+}
+
+/// What only a node in the first PID namespace of its kernel can tell.
+fn machines(case: &Case) -> Result<()> {
+    let (witness, pod) = case.start_pulse("traced")?;
+    let (told, _) = beside(case, &["trace", &pod, "--next", "-v", "-o", "json"], || case.migrate(&pod, &case.pair.b)?.moved())?;
+    let live = lines(&told.stdout)?;
+    let has = |source: &str, node: &str, words: &[&str]| {
+        let fits = |line: &&Value| line["source"] == source && line["node"] == node;
+        live.iter().filter(fits).any(|line| line["text"].as_str().is_some_and(|text| words.iter().all(|word| text.contains(word))))
+    };
+    let told_of = |source: &str| live.iter().filter(|line| line["source"] == source).map(|line| line["text"].to_string()).collect::<Vec<_>>().join("\n");
+    // The sealed source's tasks are ended by the agent.
+    ensure!(has("signal", &case.pair.a, &["SIGKILL", "godwit-agent"]), "it is not told who ended the source's tasks:\n{}", told_of("signal"));
+    ensure!(has("exec", &case.pair.b, &["→ runc["]) && has("exec", &case.pair.b, &["criu"]), "the way to CRIU is not told:\n{}", told_of("exec"));
+    witness.wait_for_ticks(ALIVE, MINUTE).map(drop)
 }
 
 /// Runs a trace while something else is done. Both must end well.
