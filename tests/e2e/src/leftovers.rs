@@ -29,15 +29,18 @@ find /run/godwit /var/lib/godwit -maxdepth 2 -path /var/lib/godwit/faults -prune
 cat /proc/[0-9]*/comm 2>/dev/null | grep -E '^(criu|godwit-runtime|keeper|runc|crun|nft|tar)$' | sed 's/^/process /' || true
 "#;
 
-/// Mounts, cgroups or network namespaces of one kind that a pod may have: its sandbox's and its containers'.
-const OF_A_POD: usize = 3;
+/// What is asked of the API server for [`Things::parts`].
+const PARTS: &str = r#"jsonpath={range .items[*]}{.metadata.namespace}{" "}{.status.containerStatuses[*].state.running.startedAt}{"\n"}{end}"#;
+
+/// Mounts, cgroups or network namespaces of one kind that a sandbox or a container may have.
+const OF_A_PART: usize = 2;
 
 /// Things on a node and how many of them there are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Things {
     counts: BTreeMap<String, usize>,
-    /// Pods on the node that are none of the tests': a Deployment's pod may have come here meanwhile.
-    pods: usize,
+    /// Sandboxes and running containers on the node that are none of the tests': a Deployment's pod may have come here meanwhile, a container may just have been restarted.
+    parts: usize,
 }
 
 impl Things {
@@ -48,9 +51,10 @@ impl Things {
     pub fn on(lab: &Lab, node: &str) -> Result<Self> {
         let things = Self::read(&lab.script_on_node(node, LOOK)?);
         let selector = format!("spec.nodeName={node}");
-        let namespaces = lab.kubectl(&["get", "pods", "-A", "--field-selector", &selector, "-o", "jsonpath={.items[*].metadata.namespace}"])?;
-        let pods = namespaces.split_whitespace().filter(|namespace| !namespace.starts_with(PREFIX)).count();
-        Ok(Self { pods, ..things })
+        let pods = lab.kubectl(&["get", "pods", "-A", "--field-selector", &selector, "-o", PARTS])?;
+        // A line for each pod: its namespace, and when each of its running containers started.
+        let parts = pods.lines().filter(|line| !line.starts_with(PREFIX)).map(|line| line.split_whitespace().count()).sum();
+        Ok(Self { parts, ..things })
     }
 
     fn read(text: &str) -> Self {
@@ -58,7 +62,7 @@ impl Things {
         for line in text.lines() {
             *counts.entry(without_ids(line)).or_default() += 1;
         }
-        Self { counts, pods: 0 }
+        Self { counts, parts: 0 }
     }
 
     /// What there is more of than in `before`.
@@ -66,7 +70,7 @@ impl Things {
     pub fn beyond(&self, before: &Self) -> Vec<String> {
         let more = |(name, count): (&String, &usize)| {
             let old = before.counts.get(name).copied().unwrap_or(0);
-            let slack = if name.starts_with("mount ") || name.starts_with("cgroup ") { OF_A_POD * self.pods.saturating_sub(before.pods) } else { 0 };
+            let slack = if name.starts_with("mount ") || name.starts_with("cgroup ") { OF_A_PART * self.parts.saturating_sub(before.parts) } else { 0 };
             (*count > old + slack).then(|| format!("{name} ({old} before, now {count})"))
         };
         self.counts.iter().filter_map(more).collect()

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, ResourceExt};
 
+use godwit_api::migration::Phase;
 use godwit_api::{PodMigration, names};
 
-use super::{anchored, settling};
+use super::{anchored, settling, undo};
 use crate::context::Context;
 use crate::error::Error;
 use crate::reconcile::Next;
@@ -28,9 +29,13 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
         return anchored::run(context, record).await;
     }
     if record.object().finalizers().iter().any(|one| one == names::FINALIZER) {
-        let touched = record.status().target_pod_uid.is_some();
-        if touched && !settling::forget(context, record).await {
-            return Ok(Next::After(AGAIN));
+        if record.status().target_pod_uid.is_some() {
+            if record.phase() != Phase::Succeeded {
+                undo::tell(context, record).await?;
+            }
+            if !settling::forget(context, record).await {
+                return Ok(Next::After(AGAIN));
+            }
         }
         record.hold(false).await?;
     }

@@ -30,16 +30,7 @@ const GRACE: u32 = 2;
 pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> {
     let status = record.status();
     if status.target_pod_uid.is_some() && status.target_node.is_some() {
-        // The kubelet removes the keepers anyway; the agent is asked so that it knows why.
-        let migration = context.migration(record).await?;
-        let node = migration.target_node.clone();
-        let told = context.agents.call(&node, PATIENCE, |mut agent| {
-            let request = UndoRequest { migration: Some(migration.clone()) };
-            async move { agent.undo(request).await }
-        });
-        if let Err(error) = record.step("undo", told).await {
-            tracing::warn!(node, cause = error.cause(), "the target's agent was not told");
-        }
+        tell(context, record).await?;
         context.point("controller.undo.told").await?;
     }
     if let Some(name) = &status.target_pod {
@@ -58,6 +49,23 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
     context.event(record, true, what, &note).await;
     context.point("controller.undo.ended").await?;
     Ok(Next::Again)
+}
+
+/// Tells the target's agent that nothing comes any more. If it is away, it is told again before it is to forget: after a restart it knows only that it was prepared.
+///
+/// # Errors
+/// When the API server does not answer.
+pub(super) async fn tell(context: &Context, record: &mut Record) -> Result<(), Error> {
+    let migration = context.migration(record).await?;
+    let node = migration.target_node.clone();
+    let told = context.agents.call(&node, PATIENCE, |mut agent| {
+        let request = UndoRequest { migration: Some(migration.clone()) };
+        async move { agent.undo(request).await }
+    });
+    if let Err(error) = record.step("undo", told).await {
+        tracing::warn!(node, cause = error.cause(), "the target's agent was not told");
+    }
+    Ok(())
 }
 
 /// Deletes the target pod, which may have been made without our having noted its UID, and waits a while until it is gone.
