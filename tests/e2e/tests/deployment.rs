@@ -77,7 +77,8 @@ fn run(case: &Case) -> Result<()> {
 fn connected(case: &Case) -> Result<()> {
     case.apply(&[deployment(talker::pod("talker"), 1, &case.pair.a)])?;
     let source = wait_until("the replica", MINUTE, || Ok(case.standing_pods()?.into_iter().find(pods::is_ready)))?;
-    let mut asker = Talker::new(connections::address(case, pods::name(&source))?)?;
+    let server = connections::address(case, pods::name(&source))?;
+    let mut asker = wait_until("the replica answers", MINUTE, || Ok(Talker::new(server).ok()))?;
     asker.ask()?;
     let replicas = Watch::start(case, "pods", "app=talker")?;
     replicas.settle(1, MINUTE)?;
