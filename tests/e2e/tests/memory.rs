@@ -40,10 +40,10 @@ fn run(case: &Case) -> Result<()> {
 }
 
 /// What may travel, in MiB a second: much less than the program changes.
-const TRICKLE: &str = "8";
+const TRICKLE: &str = "24";
 
 fn given_up(case: &Case) -> Result<()> {
-    let pod = case.start(pages::family("pages", 256, 4 * RATE))?;
+    let pod = case.start(pages::family("pages", 64, 4 * RATE))?;
     let before = case.good(&pod, "main", 0)?;
     let words = [&pod, "--to", &case.pair.b, "--memory", "pre-copy", "--bandwidth", TRICKLE, "--if-not-converging", "give-up"];
     let ended = migrate::migrate_with(&case.lab, &case.namespace, &words)?;
