@@ -1,4 +1,5 @@
-//! What an agent must remember across crashes and reboots: one file for each role in each migration, replaced atomically and on disk before the call returns.
+//! What an agent must remember across crashes and reboots: one file for each role in each migration, replaced atomically and on disk before the call returns
+//! ([`crate::slots`]).
 
 use std::{
     fs,
@@ -7,6 +8,8 @@ use std::{
 };
 
 use serde::{Serialize, de::DeserializeOwned};
+
+use crate::slots;
 
 /// A directory of journal entries.
 #[derive(Clone, Debug)]
@@ -25,7 +28,7 @@ impl Journal {
     }
 
     fn file(&self, role: &str, key: &str) -> PathBuf {
-        self.directory.join(format!("{key}.{role}.json"))
+        self.directory.join(format!("{key}.{role}"))
     }
 
     /// Replaces the entry; it is on disk when this returns.
@@ -33,7 +36,7 @@ impl Journal {
     /// # Errors
     /// When the disk refuses; the old entry is then still whole.
     pub fn write<T: Serialize>(&self, role: &str, key: &str, entry: &T) -> io::Result<()> {
-        write_durably(&self.file(role, key), &serde_json::to_vec(entry)?)
+        slots::write(&self.file(role, key), &serde_json::to_vec(entry)?)
     }
 
     /// Drops the entry; it may be gone already.
@@ -52,12 +55,12 @@ impl Journal {
     /// # Errors
     /// When the directory cannot be read. An entry that cannot be parsed is an error too: forgetting one could let a pod run twice.
     pub fn load<T: DeserializeOwned>(&self, role: &str) -> io::Result<Vec<T>> {
-        let suffix = format!(".{role}.json");
+        let suffix = format!(".{role}");
         let mut entries = Vec::new();
         for file in fs::read_dir(&self.directory)? {
             let path = file?.path();
             if path.to_str().is_some_and(|name| name.ends_with(&suffix)) {
-                entries.push(serde_json::from_slice(&fs::read(&path)?)?);
+                entries.push(serde_json::from_slice(&slots::read(&path)?.1)?);
             }
         }
         Ok(entries)
@@ -99,7 +102,7 @@ mod tests {
         journal.remove("source", "uid").unwrap();
         assert!(journal.load::<u32>("source").unwrap().is_empty());
         assert_eq!(journal.load::<u32>("target").unwrap(), [3]);
-        fs::write(directory.join("x.target.json"), "{").unwrap();
+        fs::write(directory.join("x.target"), "{").unwrap();
         assert!(journal.load::<u32>("target").is_err(), "a broken entry is never skipped");
         fs::remove_dir_all(directory).unwrap();
     }

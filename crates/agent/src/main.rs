@@ -19,6 +19,7 @@ mod journal;
 mod node;
 mod registry;
 mod service;
+mod slots;
 mod socket;
 mod source;
 mod target;
