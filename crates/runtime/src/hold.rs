@@ -11,11 +11,15 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::symlink,
+    os::unix::fs::{OpenOptionsExt, symlink},
     path::Path,
 };
 
-use nix::{sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::stat::Mode,
+    unistd::mkfifo,
+};
 
 /// Name of the script in CRIU's work directory, and `argv[0]` of this program.
 pub const SCRIPT: &str = "hold";
@@ -62,11 +66,17 @@ pub fn run(script: &Path) -> i32 {
     }
     let mut pipe = script.as_os_str().to_owned();
     pipe.push(PIPE);
-    let mut byte = [0];
-    match File::open(pipe).and_then(|mut pipe| pipe.read(&mut byte)) {
-        Ok(1) => 0,
+    match wait(Path::new(&pipe)) {
+        Ok(true) => 0,
         _ => 1,
     }
+}
+
+/// Whether a byte came. fifo(7): an open that waits would wait for ever if the agent had gone before; a read that waits does not, without a writer.
+fn wait(pipe: &Path) -> io::Result<bool> {
+    let mut pipe = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(pipe)?;
+    fcntl(&pipe, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(pipe.read(&mut [0])? == 1)
 }
 
 #[cfg(test)]
@@ -90,5 +100,12 @@ mod tests {
             drop(hold);
             assert_eq!(waiting.join().unwrap(), code);
         }
+    }
+
+    #[test]
+    fn an_agent_that_has_gone_before_is_not_waited_for() {
+        let work = tempfile::tempdir().unwrap();
+        drop(Hold::make(work.path(), "/bin/true").unwrap());
+        assert_eq!(run(&work.path().join(SCRIPT)), 1);
     }
 }
