@@ -85,7 +85,7 @@ pub fn legend() -> String {
 }
 
 /// Some round instants between two.
-fn ticks(from: i64, to: i64) -> Vec<i64> {
+pub fn ticks(from: i64, to: i64) -> Vec<i64> {
     let span = (to - from).max(1);
     let mut step = 1;
     while span / step > 7 {
@@ -98,7 +98,8 @@ fn ticks(from: i64, to: i64) -> Vec<i64> {
     (0..).map(|index| first + index * step).skip_while(|tick| *tick < from).take_while(|tick| *tick <= to).collect()
 }
 
-fn label(us: i64) -> String {
+/// An instant in words.
+pub fn label(us: i64) -> String {
     if us.abs() >= 1_000_000 { format!("{} s", float(us) / 1_000_000.0) } else { format!("{} ms", float(us) / 1000.0) }
 }
 
