@@ -108,12 +108,12 @@ docs: bootstrap ## The documentation as a book, in target/book/html.
 	@scripts/docs $(TARGET)/book
 
 .PHONY: docs-output
-docs-output: image lab ## Runs the commands of the documentation and writes what they print into its pages.
-	GODWIT_DOCS_WRITE=1 cargo test --release --locked -p godwit-cli --test docs
-	GODWIT_DOCS_WRITE=1 cargo test --release --locked -p godwit-e2e --test e2e -- docs quick-start
+docs-output: image lab ## Runs the commands of the documentation and writes what they print into its pages. Keeps records for report-check too.
+	GODWIT_DOCS_WRITE=1 cargo test --release --locked $(UNIT) --test docs
+	GODWIT_DOCS_WRITE=1 cargo test --release --locked -p godwit-e2e --test e2e -- docs quick-start report
 
 .PHONY: report-check
-report-check: bootstrap ## Pages of `kubectl migrate report` in a real browser: both themes, wide and narrow, without a network.
+report-check: build ## Pages of `kubectl migrate report` in a real browser: both themes, wide and narrow, without a network.
 	@scripts/report-check $(TARGET)/report
 
 .PHONY: bench

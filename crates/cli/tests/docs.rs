@@ -45,6 +45,7 @@ fn what_needs_no_cluster_is_as_the_pages_say() {
         folder: folder.path().to_owned(),
         environment: vec![("PATH".into(), path), ("COLUMNS".into(), "120".into())],
         words: Vec::new(),
+        printed: Vec::new(),
         place: Place::Files,
         exact: true,
         write: Stage::writes(),

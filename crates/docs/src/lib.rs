@@ -14,5 +14,6 @@ pub mod block;
 pub mod book;
 pub mod likeness;
 pub mod links;
+pub mod normal;
 pub mod run;
 pub mod stage;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::block::{self, Block, Place, Step, Way};
 use crate::likeness;
+use crate::normal::Normal;
 
 /// Set to have outputs written into the pages instead of compared with them.
 pub const WRITE: &str = "GODWIT_DOCS_WRITE";
@@ -22,6 +23,8 @@ pub struct Stage {
     pub environment: Vec<(String, String)>,
     /// Words of the page, and what they are called here: `node-a`, an image. Turned round for what is printed.
     pub words: Vec<(String, String)>,
+    /// What is printed here, and what stands on the page instead.
+    pub printed: Vec<(String, String)>,
     /// Which blocks.
     pub place: Place,
     /// Whether every letter of an output must be as on the page.
@@ -49,10 +52,11 @@ pub fn page(path: &Path, stage: &Stage) -> Result<usize> {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let blocks = block::read(&text).with_context(|| format!("{}", path.display()))?;
     let mut new: Vec<(Step, Vec<String>)> = Vec::new();
+    let mut normal = Normal::default();
     let mut ran = 0;
     for block in &blocks {
         let at = || format!("{}:{}", path.display(), block.line);
-        ran += self::block(block, &lines, stage, &mut new).with_context(at)?;
+        ran += self::block(block, &lines, stage, &mut normal, &mut new).with_context(at)?;
     }
     if stage.write {
         // From the end, so that what is before keeps its place.
@@ -64,7 +68,7 @@ pub fn page(path: &Path, stage: &Stage) -> Result<usize> {
     Ok(ran)
 }
 
-fn block(block: &Block, lines: &[String], stage: &Stage, new: &mut Vec<(Step, Vec<String>)>) -> Result<usize> {
+fn block(block: &Block, lines: &[String], stage: &Stage, normal: &mut Normal, new: &mut Vec<(Step, Vec<String>)>) -> Result<usize> {
     let Way::Run { place, code, loose, quiet, lines: most } = block.way else { return Ok(0) };
     if place != stage.place {
         return Ok(0);
@@ -74,7 +78,8 @@ fn block(block: &Block, lines: &[String], stage: &Stage, new: &mut Vec<(Step, Ve
     }
     let last = block.steps.len().saturating_sub(1);
     for (index, step) in block.steps.iter().enumerate() {
-        let printed = shown(&run(&step.command, stage, if index == last { code } else { 0 })?, most);
+        let printed = run(&step.command, stage, if index == last { code } else { 0 })?;
+        let printed = shown(&if stage.exact { printed } else { normal.apply(&printed) }, most);
         let documented = lines[step.output.0..step.output.1].join("\n");
         if quiet {
             ensure!(documented.is_empty(), "the block is `quiet`, and shows an output");
@@ -139,7 +144,8 @@ fn run(command: &str, stage: &Stage, code: i32) -> Result<String> {
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let ended = output.status.code().unwrap_or(-1);
     ensure!(ended == code, "`{here}` exited with {ended}, not with {code}:\n{printed}{}", String::from_utf8_lossy(&output.stderr));
-    Ok(replace(&printed, stage.words.iter().map(|(page, here)| (here.as_str(), page.as_str()))))
+    let words = stage.words.iter().map(|(page, here)| (here.as_str(), page.as_str()));
+    Ok(replace(&printed, words.chain(stage.printed.iter().map(|(here, page)| (here.as_str(), page.as_str())))))
 }
 
 #[cfg(test)]
@@ -153,6 +159,7 @@ mod tests {
             folder: folder.into(),
             environment: vec![("WHO".into(), "you".into())],
             words,
+            printed: Vec::new(),
             place: Place::Files,
             exact: true,
             write,
