@@ -84,9 +84,10 @@ pub fn keep(records: &[Value]) -> Result<()> {
     Ok(())
 }
 
-/// What the pages call the nodes, and what they are here.
+/// What the pages call the nodes, and what they are here: the nodes of another pair change places with those of the pages.
 fn nodes(case: &Case) -> Vec<(String, String)> {
-    vec![("node-a".into(), case.pair.a.clone()), ("node-b".into(), case.pair.b.clone())]
+    let pairs = [("node-a", &case.pair.a), ("node-b", &case.pair.b)];
+    pairs.into_iter().flat_map(|(page, here)| [(page.to_owned(), here.clone()), (here.clone(), page.to_owned())]).collect()
 }
 
 /// This machine's kernel, and its version without what its builder has added.
