@@ -106,7 +106,7 @@ fn header(object: &PodMigration, status: &PodMigrationStatus, timeline: &Timelin
 fn summary(status: &PodMigrationStatus, timeline: &Timeline) -> String {
     let plan = status.plan.clone().unwrap_or_default();
     let mut cards: Vec<(String, String)> = Vec::new();
-    if let Some(freeze) = &status.freeze {
+    if let Some(freeze) = status.freeze.as_ref().filter(|freeze| freeze.total_ms > 0) {
         cards.push(("stood still".into(), format!("{} ms", freeze.total_ms)));
     }
     if !timeline.rows.is_empty() {
