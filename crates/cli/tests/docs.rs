@@ -52,6 +52,11 @@ fn what_needs_no_cluster_is_as_the_pages_say() {
         limit: Duration::from_secs(60),
     };
     let root = book::root();
-    let ran: usize = book::pages(&root).unwrap().iter().map(|page| run::page(&root.join(page), &stage).unwrap_or_else(|error| panic!("{error:#}"))).sum();
+    let run = |page: &std::path::PathBuf| {
+        run::page(&root.join(page), &stage).unwrap_or_else(|error| {
+            panic!("{error:#}\nTo have what is printed written into the pages: {}=1 cargo test --release -p godwit-cli --test docs", run::WRITE)
+        })
+    };
+    let ran: usize = book::pages(&root).unwrap().iter().map(run).sum();
     assert!(ran >= 10, "only {ran} commands of the pages were run");
 }
