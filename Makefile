@@ -103,6 +103,19 @@ test-vm: image lab ## End-to-end tests between virtual machines: other kernels, 
 demo: image lab ## Redis with 100,000 keys, moved there and back while a client writes. Leaves the lab up.
 	@cargo run --release --locked --quiet -p godwit-demo --bin godwit-demo
 
+.PHONY: docs
+docs: bootstrap ## The documentation as a book, in target/book/html.
+	@scripts/docs $(TARGET)/book
+
+.PHONY: docs-output
+docs-output: image lab ## Runs the commands of the documentation and writes what they print into its pages. Keeps records for report-check too.
+	GODWIT_DOCS_WRITE=1 cargo test --release --locked $(UNIT) --test docs
+	GODWIT_DOCS_WRITE=1 cargo test --release --locked -p godwit-e2e --test e2e -- docs quick-start report
+
+.PHONY: report-check
+report-check: build ## Pages of `kubectl migrate report` in a real browser: both themes, wide and narrow, without a network.
+	@scripts/report-check $(TARGET)/report
+
 .PHONY: bench
 bench: image lab ## Measures; writes benches/results/latest.json and prints it as a table.
 	@cargo run --release --locked --quiet -p godwit-demo --bin bench

@@ -131,7 +131,7 @@ async fn explain(what: Option<&str>, all: bool, place: &Place) -> Result<u8, Err
 }
 
 async fn timeline(name: &str, place: &Place) -> Result<u8, Error> {
-    let object = Cluster::connect(&place.at).await?.find(name).await?;
+    let (object, _) = record(name, &place.at).await?;
     match place.output {
         Output::Json => print(&serde_json::to_string_pretty(&timeline::value(&object)).unwrap_or_default())?,
         Output::Text => print(&timeline::text(&object).join("\n"))?,
@@ -139,10 +139,25 @@ async fn timeline(name: &str, place: &Place) -> Result<u8, Error> {
     Ok(0)
 }
 
-async fn report(name: &str, format: Format, file: Option<&Path>, at: &Where) -> Result<u8, Error> {
+/// A PodMigration from the cluster, which is told too, or from a file in which somebody has kept one.
+async fn record(name: &str, at: &Where) -> Result<(PodMigration, Option<Cluster>), Error> {
+    let path = Path::new(name);
+    if path.extension().is_some_and(|end| end == "json") && path.is_file() {
+        let unreadable = |error: String| Error::Unreadable(name.to_owned(), error);
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+        return serde_json::from_str(&text).map(|object| (object, None)).map_err(|error| unreadable(format!("it is no PodMigration: {error}")));
+    }
     let cluster = Cluster::connect(at).await?;
-    let object = cluster.find(name).await?;
-    let said = explain::of_migration(&object, &cluster.warnings(&object).await);
+    Ok((cluster.find(name).await?, Some(cluster)))
+}
+
+async fn report(name: &str, format: Format, file: Option<&Path>, at: &Where) -> Result<u8, Error> {
+    let (object, cluster) = record(name, at).await?;
+    let warnings = match &cluster {
+        Some(cluster) => cluster.warnings(&object).await,
+        None => Vec::new(),
+    };
+    let said = explain::of_migration(&object, &warnings);
     let text = match format {
         Format::Html => report::page(&object, &said),
         Format::Json => {

@@ -133,7 +133,7 @@ pub enum Command {
     },
     /// Show every step of a migration with its time, and what the freeze was spent on
     Timeline {
-        /// Name of the migration, or of a pod that was moved
+        /// Name of the migration, or of a pod that was moved; or a file NAME.json, as `kubectl get podmigration NAME -o json` prints one
         name: String,
         #[command(flatten)]
         place: Place,
@@ -154,7 +154,7 @@ pub enum Command {
     },
     /// Write everything about a migration as one page
     Report {
-        /// Name of the migration, or of a pod that was moved
+        /// Name of the migration, or of a pod that was moved; or a file NAME.json, as `kubectl get podmigration NAME -o json` prints one
         name: String,
         /// What to write
         #[arg(short, long, value_enum, default_value_t = Format::Html)]

@@ -12,7 +12,7 @@ use godwit_migration::timeline::steps;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use crate::text::{precise, since};
+use crate::text::{bytes, precise, since};
 
 /// What may stay unexplained, in microseconds.
 pub const UNEXPLAINED: i64 = 5000;
@@ -48,6 +48,15 @@ impl Row {
     #[must_use]
     pub fn end_us(&self) -> i64 {
         self.start_us.saturating_add(self.duration_us)
+    }
+
+    /// What it was about, for people.
+    #[must_use]
+    pub fn about(&self) -> String {
+        match steps::Round::read(&self.detail).filter(|_| self.step == "round") {
+            Some(round) => format!("{} · {}", round.number, bytes(round.changed)),
+            None => self.detail.clone(),
+        }
     }
 
     /// What it does and whom it waits for.
@@ -222,7 +231,7 @@ fn line(row: &Row, begin: i64) -> String {
     let mark = if row.critical_us > 0 { '●' } else { ' ' };
     let mut name = format!("{}{}", "  ".repeat(row.level), row.step);
     if !row.detail.is_empty() {
-        name.push_str(&format!(" {}", row.detail));
+        name.push_str(&format!(" {}", row.about()));
     }
     let (does, waits) = row.meaning();
     let what = if waits.is_empty() { String::new() } else { format!("{does} ← {waits}") };

@@ -143,6 +143,9 @@ fn settling(status: &PodMigrationStatus) -> String {
 
 fn switch(status: &PodMigrationStatus) -> String {
     if let Some(freeze) = &status.freeze {
+        if freeze.total_ms == 0 {
+            return "ended before the freeze".into();
+        }
         return format!(
             "frozen {} ms  (dump {} · delta {} · restore {} · verify {} · commit {})",
             freeze.total_ms, freeze.dump_ms, freeze.delta_ms, freeze.restore_ms, freeze.verify_ms, freeze.commit_ms
@@ -230,6 +233,7 @@ pub fn last(object: &PodMigration) -> Option<String> {
             let name = status.target_pod.clone().unwrap_or_default();
             format!("✔ {pod} runs on {node}. It stood still for {freeze} ms. {}", lost(&status, &name))
         }
+        End::TakenBack if freeze == 0 => format!("✘ taken back: {pod}{at}. It did not stand still. {}", why(&failure)),
         End::TakenBack => format!("✘ taken back: {pod}{at}. It stood still for {freeze} ms. {}", why(&failure)),
         End::Failed if object.spec.dry_run => format!("✘ {pod} cannot be moved. {}", why(&failure)),
         End::Failed => format!("✘ not moved: {pod}{at}. Nothing was touched. {}", why(&failure)),

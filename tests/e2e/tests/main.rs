@@ -10,6 +10,7 @@ mod connections_crash;
 mod controller_crash;
 mod crash_afterwards;
 mod deployment;
+mod docs;
 mod doctor;
 mod explain;
 mod files;
@@ -75,6 +76,7 @@ const SCENARIOS: [Scenario; 44] = [
     explain::SCENARIO,
     report::SCENARIO,
     doctor::SCENARIO,
+    docs::PAGES,
     metrics::SCENARIO,
     bad_streams::SCENARIO,
     agents_crash::FAIL,
@@ -85,6 +87,7 @@ const SCENARIOS: [Scenario; 44] = [
     controller_crash::SCENARIO,
     unfit_targets::SCENARIO,
     uninstall::SCENARIO,
+    docs::QUICK_START,
     node_dies::SCENARIO,
 ];
 

@@ -6,9 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use godwit_demo::pods;
 use godwit_demo::shell;
+use godwit_docs::run::Stage;
 use godwit_e2e::road::Road;
 use godwit_e2e::{Case, Scenario};
 use serde_json::Value;
+
+use crate::docs::keep;
 
 pub const SCENARIO: Scenario = Scenario::new("report", "One page tells everything about a migration and fetches nothing.", run);
 
@@ -20,6 +23,9 @@ fn run(case: &Case) -> Result<()> {
     let moved = case.migrate(&road.pod, &road.target())?.moved()?;
     road.arrive(&moved)?;
     let failed = case.taken_back("sleeper")?;
+    if Stage::writes() {
+        keep(&failed.record.iter().cloned().collect::<Vec<_>>())?;
+    }
     let folder = std::env::temp_dir().join(format!("{}-report", case.namespace));
     std::fs::create_dir_all(&folder)?;
     let outcome = pages(case, &folder, &[(moved.record.context("no record")?, false), (failed.record.context("no record")?, true)]);

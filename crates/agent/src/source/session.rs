@@ -667,14 +667,14 @@ async fn prepare(node: &Arc<Node>, migration: &Migration, session: &Session, wis
     step(timer);
     report(Copied { bytes: pod.sent.load(Ordering::Relaxed), total: pod.total, ..Copied::default() });
     let timer = Timer::start(ROLE, "memory");
-    pod.memory.run(&handoff, migration, wishes, || !session.machine().finished(), report).await?;
+    pod.memory.run(&handoff, migration, wishes, || !session.machine().finished(), report, step).await?;
     step(timer);
     let timer = Timer::start(ROLE, "prime");
     pod.begin_dumps()?;
     let (anchors, kept) = anchors(node, migration, &pod).await?;
     pod.open(&mut handoff, migration, anchors, &kept).await?;
     step(timer);
-    pod.memory.once_more(&handoff, migration, wishes, report).await?;
+    pod.memory.once_more(&handoff, migration, wishes, report, step).await?;
     godwit_fault::point("agent.source.opened").await.map_err(|error| internal("stopped", error))?;
     Ok((pod, handoff))
 }

@@ -19,6 +19,7 @@ use godwit_memory::{
     Error,
     rounds::{self, Forecast, Next, Round},
 };
+use godwit_migration::timeline::steps;
 use godwit_node::cgroup::Cgroup;
 use godwit_rpc::v1::{Copied, Failure, Migration, PageChunk, Receipt, handoff_client::HandoffClient};
 use tokio::sync::{mpsc, watch};
@@ -26,6 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::memory::{Memory, veil_of};
+use crate::clock::Timer;
 use crate::failure::{failure, internal};
 
 /// Pieces in the queue.
@@ -103,6 +105,7 @@ impl Travel {
         wishes: Wishes,
         wanted: impl Fn() -> bool,
         report: impl Fn(Copied),
+        step: impl Fn(Timer),
     ) -> Result<(), Failure> {
         if !wishes.pre_copy {
             return Ok(());
@@ -120,7 +123,7 @@ impl Travel {
             if !wanted() {
                 return Err(internal("stopped", "the switch is not wanted any more"));
             }
-            let (next, forecast) = self.round(client, migration, wishes).await?;
+            let (next, forecast) = self.round(client, migration, wishes, &step).await?;
             godwit_fault::point("agent.source.round").await.map_err(|error| internal("stopped", error))?;
             report(self.copied(forecast));
             match next {
@@ -139,22 +142,30 @@ impl Travel {
     ///
     /// # Errors
     /// When the target does not take the pages.
-    pub async fn once_more(&self, client: &HandoffClient<Channel>, migration: &Migration, wishes: Wishes, report: impl Fn(Copied)) -> Result<(), Failure> {
+    pub async fn once_more(
+        &self,
+        client: &HandoffClient<Channel>,
+        migration: &Migration,
+        wishes: Wishes,
+        report: impl Fn(Copied),
+        step: impl Fn(Timer),
+    ) -> Result<(), Failure> {
         if self.lock().is_some() {
-            let (_, forecast) = self.round(client, migration, wishes).await?;
+            let (_, forecast) = self.round(client, migration, wishes, &step).await?;
             report(self.copied(forecast));
         }
         Ok(())
     }
 
-    async fn round(&self, client: &HandoffClient<Channel>, migration: &Migration, wishes: Wishes) -> Result<(Next, Forecast), Failure> {
-        let start = Instant::now();
+    async fn round(&self, client: &HandoffClient<Channel>, migration: &Migration, wishes: Wishes, step: &impl Fn(Timer)) -> Result<(Next, Forecast), Failure> {
+        let (start, timer) = (Instant::now(), Timer::start("source", "round"));
         let Some(sent) = self.send(client, migration, What::Round, wishes.bandwidth).await? else {
             return Ok((Next::Converged, Forecast::default()));
         };
         let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
         rounds.push(Round { changed: sent.changed, sent: sent.bytes, took: start.elapsed() });
         let decided = rounds::next(&rounds, wishes.share());
+        step(timer.about(&steps::Round { number: rounds.len() as u64, changed: sent.changed, sent: sent.bytes }.to_string()));
         tracing::info!(migration = migration.name, round = rounds.len(), changed = sent.changed, sent = sent.bytes, took = ?start.elapsed(), forecast = ?decided.1, "memory");
         Ok(decided)
     }

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   record ─┬─▶ summary, what was kept and adapted
-//!           ├─▶ Timeline ──▶ waterfall (SVG), the freeze broken down, table
+//!           ├─▶ Timeline ──▶ waterfall (SVG), the freeze broken down, rounds of memory, table
 //!           └─▶ Explanation ─▶ diagnosis, lines of logs, events
 //! ```
 //!
 //! The page carries its own rule that nothing may be fetched (Content-Security-Policy), has no script, follows the reader's theme and fits narrow screens.
 
 mod parts;
+mod rounds;
 mod waterfall;
 
 use std::fmt::Write;
@@ -68,6 +69,7 @@ pub fn page(object: &PodMigration, said: &Explanation) -> String {
         html.push_str(&waterfall::svg(&timeline, timeline.begin_us(), timeline.end_us(), "All steps"));
         html.push_str("</section>\n");
     }
+    html.push_str(&rounds::plot(&timeline));
     html.push_str(&parts::kept(&status));
     html.push_str(&parts::facts(said));
     html.push_str(&parts::folded(object, said, &timeline));
@@ -104,7 +106,7 @@ fn header(object: &PodMigration, status: &PodMigrationStatus, timeline: &Timelin
 fn summary(status: &PodMigrationStatus, timeline: &Timeline) -> String {
     let plan = status.plan.clone().unwrap_or_default();
     let mut cards: Vec<(String, String)> = Vec::new();
-    if let Some(freeze) = &status.freeze {
+    if let Some(freeze) = status.freeze.as_ref().filter(|freeze| freeze.total_ms > 0) {
         cards.push(("stood still".into(), format!("{} ms", freeze.total_ms)));
     }
     if !timeline.rows.is_empty() {

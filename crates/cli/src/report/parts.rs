@@ -110,7 +110,7 @@ pub fn folded(object: &PodMigration, said: &Explanation, timeline: &Timeline) ->
                 escape(&row.who),
                 if row.critical_us > 0 { "● " } else { "" },
                 escape(&row.step),
-                escape(&row.detail),
+                escape(&row.about()),
                 escape(does),
                 escape(waits)
             );

@@ -55,7 +55,7 @@ fn bar(row: &Row, y: f64, start: f64, end: f64) -> String {
     let mut name = row.step.clone();
     if !row.detail.is_empty() {
         name.push(' ');
-        name.push_str(&row.detail);
+        name.push_str(&row.about());
     }
     let (does, waits) = row.meaning();
     let time = precise(row.duration_us);
@@ -71,11 +71,19 @@ fn bar(row: &Row, y: f64, start: f64, end: f64) -> String {
         time,
         escape(waits),
         y + 15.0,
-        escape(&name),
+        escape(&cut(&name, indent)),
         escape(&row.who),
         y + 4.0,
         y + 15.0,
     )
+}
+
+/// A name as far as there is room for it before the bars.
+fn cut(name: &str, indent: f64) -> String {
+    // A letter of this size is at most this wide on average.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let room = ((NAMES - indent) / 7.0) as usize;
+    if name.chars().count() <= room { name.to_owned() } else { name.chars().take(room.saturating_sub(1)).chain(['…']).collect() }
 }
 
 /// What the colours mean.
@@ -85,7 +93,7 @@ pub fn legend() -> String {
 }
 
 /// Some round instants between two.
-fn ticks(from: i64, to: i64) -> Vec<i64> {
+pub fn ticks(from: i64, to: i64) -> Vec<i64> {
     let span = (to - from).max(1);
     let mut step = 1;
     while span / step > 7 {
@@ -98,7 +106,8 @@ fn ticks(from: i64, to: i64) -> Vec<i64> {
     (0..).map(|index| first + index * step).skip_while(|tick| *tick < from).take_while(|tick| *tick <= to).collect()
 }
 
-fn label(us: i64) -> String {
+/// An instant in words.
+pub fn label(us: i64) -> String {
     if us.abs() >= 1_000_000 { format!("{} s", float(us) / 1_000_000.0) } else { format!("{} ms", float(us) / 1000.0) }
 }
 
@@ -110,6 +119,12 @@ fn float(value: i64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_names_end_before_the_bars() {
+        assert_eq!(cut("criu-dump main", 16.0), "criu-dump main");
+        assert_eq!(cut("criu-dump a-container-with-a-very-long-name", 16.0), "criu-dump a-container-with-…");
+    }
 
     #[test]
     fn ticks_are_round() {

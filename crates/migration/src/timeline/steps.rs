@@ -39,6 +39,7 @@ pub const KNOWN: &[Known] = &[
     known("clocks", "the clocks of both nodes are compared", "both agents"),
     known("copy", "the pod's files travel while it runs", "disk and network"),
     known("memory", "the pod's memory travels while it runs", "network"),
+    part(1, "round", "all memory, then what was written since the last round, is read and sent", "network, target's page store"),
     known("prime", "the target starts its restores, which wait for images", "runc and keepers of the target"),
     known("claim", "the Handover is made", "API server"),
     known("fence", "the kubelet is kept from making containers of the pod", "disk of the source"),
@@ -75,6 +76,33 @@ pub const KNOWN: &[Known] = &[
     known("target-gone", "the target pod goes", "kubelet of the target"),
 ];
 
+/// What the detail of a step `round` says: `2: 1048576 bytes changed, 1052672 bytes sent`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Round {
+    /// 1 for the first.
+    pub number: u64,
+    /// Bytes of memory that were there, or had changed since the last round.
+    pub changed: u64,
+    /// Bytes that were sent for it.
+    pub sent: u64,
+}
+
+impl std::fmt::Display for Round {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} bytes changed, {} bytes sent", self.number, self.changed, self.sent)
+    }
+}
+
+impl Round {
+    /// Reads such a detail.
+    #[must_use]
+    pub fn read(detail: &str) -> Option<Self> {
+        let (number, rest) = detail.split_once(": ")?;
+        let (changed, sent) = rest.split_once(" bytes changed, ")?;
+        Some(Self { number: number.parse().ok()?, changed: changed.parse().ok()?, sent: sent.strip_suffix(" bytes sent")?.parse().ok()? })
+    }
+}
+
 /// What is known of the step of this name.
 #[must_use]
 pub fn of(name: &str) -> Option<&'static Known> {
@@ -97,5 +125,13 @@ mod tests {
             assert!(KNOWN[index + 1..].iter().all(|other| other.name != known.name), "{}", known.name);
         }
         assert_eq!(of("commit").map(|known| known.waits_for), Some("API server"));
+    }
+
+    #[test]
+    fn a_round_is_read_as_it_was_written() {
+        let round = Round { number: 2, changed: 1 << 20, sent: 1_052_672 };
+        assert_eq!(round.to_string(), "2: 1048576 bytes changed, 1052672 bytes sent");
+        assert_eq!(Round::read(&round.to_string()), Some(round));
+        assert_eq!(Round::read("main"), None);
     }
 }
