@@ -42,7 +42,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 44] = [
+const SCENARIOS: [Scenario; 46] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
