@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn long_names_end_before_the_bars() {
         assert_eq!(cut("criu-dump main", 16.0), "criu-dump main");
-        assert_eq!(cut("criu-dump a-container-with-a-very-long-name", 16.0), "criu-dump a-container-with-…");
+        assert_eq!(cut("criu-dump a-container-with-a-very-long-name", 16.0), "criu-dump a-container-with…");
     }
 
     #[test]
