@@ -77,6 +77,15 @@ pub fn connections(netns: &Path, local: IpAddr) -> Result<u32, Error> {
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
+/// Whether there is a UDP socket that takes datagrams to whatever IPv4 address: its answers come from the one that the routing table gives.
+///
+/// # Errors
+/// The namespace cannot be entered or the kernel cannot be asked.
+pub fn any_takes_datagrams(netns: &Path) -> Result<bool, Error> {
+    let socket = Socket::inside(netns, netlink::SOCK_DIAG)?;
+    Ok(list(&socket, UDP, 1 << CLOSE)?.iter().any(|entry| entry.local().is_some_and(|ip| ip.is_unspecified())))
+}
+
 /// One socket as the kernel describes it.
 struct Entry {
     family: u8,
@@ -117,14 +126,21 @@ fn matching(socket: &Socket, local: IpAddr) -> Result<Vec<Entry>, Error> {
     for protocol in [TCP, UDP] {
         // An unconnected UDP socket is in state CLOSE; a TCP socket there is not bound to anything that could be destroyed.
         let states = if protocol == TCP { !((1 << LISTEN) | (1 << CLOSE)) } else { u32::MAX };
-        for family in [INET, INET6] {
-            let all = Entry { family, protocol, state: 0, id: [0; ID] };
-            let request = Message::new(SOCK_DIAG_BY_FAMILY, DUMP, &all.request(states));
-            match socket.dump("list sockets", request, SOCK_DIAG_BY_FAMILY) {
-                Ok(answers) => found.extend(answers.iter().filter_map(|payload| Entry::parse(protocol, payload)).filter(|entry| entry.local() == Some(local))),
-                Err(error) if error.errno() == Some(ENOENT) => {} // this kernel has no such sockets at all (udp_diag is a module of its own)
-                Err(error) => return Err(error),
-            }
+        found.extend(list(socket, protocol, states)?.into_iter().filter(|entry| entry.local() == Some(local)));
+    }
+    Ok(found)
+}
+
+/// Sockets of a protocol in some states.
+fn list(socket: &Socket, protocol: u8, states: u32) -> Result<Vec<Entry>, Error> {
+    let mut found = Vec::new();
+    for family in [INET, INET6] {
+        let all = Entry { family, protocol, state: 0, id: [0; ID] };
+        let request = Message::new(SOCK_DIAG_BY_FAMILY, DUMP, &all.request(states));
+        match socket.dump("list sockets", request, SOCK_DIAG_BY_FAMILY) {
+            Ok(answers) => found.extend(answers.iter().filter_map(|payload| Entry::parse(protocol, payload))),
+            Err(error) if error.errno() == Some(ENOENT) => {} // this kernel has no such sockets at all (udp_diag is a module of its own)
+            Err(error) => return Err(error),
         }
     }
     Ok(found)
