@@ -48,7 +48,7 @@ const SCENARIOS: [Scenario; 46] = [
     bare_pod::SCENARIO,
     redis::SCENARIO,
     connections::ALL_KINDS,
-    connections::MANY,
+    connections::MANY_OF_THEM,
     connections::RELEASED,
     connections::CLOSED,
     http_server::SCENARIO,
