@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::tests::{in_new_netns, ip, root, with_peer};
-use crate::{Attachment, Gate, Hold, Mirror, echo, links};
+use crate::{Attachment, Gate, Hold, Mirror, echo, links, sockets};
 
 const OLD: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
@@ -65,8 +65,8 @@ fn the_old_address_lives_in_the_new_pod(old: &Path, new: &Path, peer: &Path, con
     std::thread::scope(|scope| {
         let dialing = scope.spawn(|| dial(peer).unwrap());
         std::thread::sleep(Duration::from_millis(300));
-        gate.connect(old, "eth0", "anc0", &[]).unwrap();
-        assert!(hold.release(old).unwrap() > 0);
+        gate.connect(old, "eth0", "anc0", &[], &[]).unwrap();
+        assert!(hold.release(old, &[]).unwrap() > 0);
         let mut stream = dialing.join().unwrap();
         assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
         let (mut accepted, from) = listener.accept().unwrap();
@@ -78,10 +78,10 @@ fn the_old_address_lives_in_the_new_pod(old: &Path, new: &Path, peer: &Path, con
         assert_eq!(mirror.connections(new).unwrap(), 1);
     });
     // A probe of the node does not come through; what is there goes on.
-    gate.connect(old, "eth0", "anc0", &["10.99.0.77".parse().unwrap(), PEER]).unwrap();
+    gate.connect(old, "eth0", "anc0", &["10.99.0.77".parse().unwrap(), PEER], &[]).unwrap();
     dial(peer).unwrap_err();
-    gate.connect(old, "eth0", "anc0", &["10.99.0.77".parse().unwrap()]).unwrap();
-    let mut stream = dial(peer).unwrap();
+    gate.connect(old, "eth0", "anc0", &["10.99.0.77".parse().unwrap()], &[]).unwrap();
+    let stream = dial(peer).unwrap();
     let (_accepted, _) = listener.accept().unwrap();
     drop((stream, _accepted));
     datagrams_are_answered_by_whom_they_were_sent_to(new, peer);
@@ -122,6 +122,56 @@ fn datagrams_are_answered_by_whom_they_were_sent_to(new: &Path, peer: &Path) {
             assert_eq!(client.recv(&mut buffer).unwrap(), 3);
         }
     }
+}
+
+#[test]
+fn a_narrow_gate_lets_connections_go_on_and_none_begin_and_what_nobody_took_in_is_reset() {
+    if !root() {
+        return;
+    }
+    with_peer(|old, peer| {
+        let (old, peer) = (old.as_path(), peer.as_path());
+        in_new_netns({
+            let (old, peer) = (old.to_owned(), peer.to_owned());
+            move |new| {
+                links::make_patch(&new, "old0", [2, 0, 0, 0, 0, 1], &old, "anc0").unwrap();
+                links::up_as_pipe(&old, "anc0", 1500).unwrap();
+                let listener = inside(&old, || TcpListener::bind((OLD, 7000)).unwrap());
+                let mut stream = dial(&peer).unwrap();
+                let (mut accepted, _) = listener.accept().unwrap();
+                assert_eq!(sockets::unsettled(&old).unwrap(), 0);
+                let mut left = dial(&peer).unwrap();
+                assert_eq!(sockets::unsettled(&old).unwrap(), 1);
+
+                let gate = Gate::new(&old, "narrow").unwrap();
+                let hold = Hold::begin_with_beginnings(&old, "eth0", "anc0").unwrap();
+                gate.narrow("eth0").unwrap();
+                assert!(!gate.is_shut().unwrap());
+                stream.write_all(b"goes on").unwrap();
+                accepted.read_exact(&mut [0; 7]).unwrap();
+                let late = inside(&peer, || TcpStream::connect_timeout(&(OLD, 7000).into(), Duration::from_millis(300)));
+                assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut);
+                hold.keep_everything().unwrap();
+                gate.shut().unwrap();
+
+                let untaken = sockets::untaken(&old, OLD).unwrap();
+                assert_eq!((untaken.len(), untaken[0].peer.port()), (1, left.local_addr().unwrap().port()));
+                gate.connect(&old, "eth0", "anc0", &[], &untaken).unwrap();
+                sockets::refuse(&old, &untaken).unwrap();
+                left.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+                assert_eq!(left.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+                // The SYN, and nothing of what went on.
+                assert_eq!(hold.release(&old, &[]).unwrap(), 1);
+                // One that begins at the node itself is not passed on.
+                let hold = Hold::begin(&old, "eth0", "anc0").unwrap();
+                inside(&peer, || TcpStream::connect_timeout(&(OLD, 7000).into(), Duration::from_millis(300))).unwrap_err();
+                assert_eq!(hold.release(&old, &[PEER]).unwrap(), 0);
+                drop((listener, accepted));
+                stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+                assert_eq!(stream.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock, "nothing else leaves");
+            }
+        });
+    });
 }
 
 #[test]

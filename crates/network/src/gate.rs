@@ -17,6 +17,8 @@
 //!         ◀── fwd to eth0 : ingress ─ anc0 ◀──                             (SYN from one of the node's addresses is dropped)
 //! ```
 //!
+//! Before it is shut it can be *narrow* ([`Gate::narrow`]): connections go on, but none begins, so that the pod can take in those that have begun.
+//!
 //! Dropped at ingress means before the TCP stack: nothing is acknowledged that would be lost (a frozen source's kernel would acknowledge it), no RST
 //! answers a connection that does not exist yet (a target in the making). Dropped at output means that no RST or FIN leaves when sockets end. The gate
 //! queues nothing: TCP sends it again once the gate opens, unless a [`crate::Hold`] has kept it. The tables outlive the agent; [`leftovers`] finds them after a crash.
@@ -25,13 +27,19 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use crate::netlink::{self, APPEND, CREATE, DUMP, Message, Socket, attributes};
-use crate::nft::{Batch, Chain, DELTABLE, Family, GETTABLE, NEWRULE, NEWTABLE, and, compare, drop_it, expression, load, meta, payload};
+use crate::nft::{Batch, Chain, DELTABLE, Family, GETTABLE, NEWRULE, NEWTABLE, accept, and, compare, drop_it, expression, load, meta, payload};
+use crate::sockets::Untaken;
 use crate::{Error, addresses, links, netns};
 
 const PREFIX: &str = "godwit-";
 const PRIORITY: i32 = -500;
 /// At most so many of the node's addresses are looked for in a frame.
 const STRANGERS: usize = 32;
+/// For at most so many connections something may leave at last.
+const LAST: usize = 128;
+const TCP: u8 = 6;
+const NFPROTO: u32 = 15;
+const L4PROTO: u32 = 16;
 /// Interface index of `lo`, the same in every network namespace.
 const LOOPBACK: u32 = 1;
 
@@ -64,36 +72,57 @@ impl Gate {
         Ok(Self { socket, table: format!("{PREFIX}{id}"), devices })
     }
 
+    /// Lets no new connection begin from outside by one interface, until the gate is shut or opened: what begins one (a SYN) is dropped, all else passes.
+    ///
+    /// # Errors
+    /// The kernel refused; then nothing was changed.
+    pub fn narrow(&self, device: &str) -> Result<(), Error> {
+        let mut batch = Batch::new();
+        self.renew(&mut batch, &[Family::Netdev]);
+        let chain = Chain { family: Family::Netdev, hook: 0, device: Some(device), priority: PRIORITY, kind: "filter", drops: false };
+        batch.chain(&self.table, "new", chain);
+        batch.push(NEWRULE, CREATE | APPEND, Family::Netdev, |m| {
+            m.text(1, &self.table).text(2, "new").nested(4, |m| drop_it(begins(compare(meta(m, L4PROTO), 0, &[TCP]))))
+        });
+        batch.commit(&self.socket, "hold new connections back")
+    }
+
     /// Shuts the gate. Shut already: nothing changes.
     ///
     /// # Errors
     /// The kernel refused; then nothing was changed.
     pub fn shut(&self) -> Result<(), Error> {
-        self.set(&[], "shut the traffic gate")
+        self.set(&[], &[], "shut the traffic gate")
     }
 
     /// Shuts the gate for the namespace itself, but lets frames pass from each interface of a pair to the other one. In the direction from the first to the
-    /// second, TCP connections that begin at one of `strangers` do not pass.
+    /// second, TCP connections that begin at one of `strangers` do not pass. What the namespace itself says on one of the connections in `last` leaves: their reset.
     ///
     /// # Errors
     /// The kernel refused (an interface is gone, say); then nothing was changed.
-    pub fn connect(&self, netns: &Path, outer: &str, inner: &str, strangers: &[Ipv4Addr]) -> Result<(), Error> {
+    pub fn connect(&self, netns: &Path, outer: &str, inner: &str, strangers: &[Ipv4Addr], last: &[Untaken]) -> Result<(), Error> {
         let (outer_index, inner_index) = (links::index_of(netns, outer)?, links::index_of(netns, inner)?);
         let pass = [
             Pass { from: outer, to: inner_index, not_from: strangers.iter().take(STRANGERS).copied().collect() },
             Pass { from: inner, to: outer_index, not_from: Vec::new() },
         ];
-        self.set(&pass, "let frames pass")
+        self.set(&pass, last, "let frames pass")
     }
 
-    fn set(&self, passes: &[Pass<'_>], what: &str) -> Result<(), Error> {
-        let mut batch = Batch::new();
+    /// Made, deleted and made anew in one transaction: afterwards it is complete whatever was there before.
+    fn renew(&self, batch: &mut Batch, families: &[Family]) {
         for family in FAMILIES {
-            // Made, deleted and made anew in one transaction: afterwards it is complete whatever was there before.
             batch.push(NEWTABLE, CREATE, family, |m| m.text(1, &self.table));
             batch.push(DELTABLE, 0, family, |m| m.text(1, &self.table));
-            batch.push(NEWTABLE, CREATE, family, |m| m.text(1, &self.table));
+            if families.contains(&family) {
+                batch.push(NEWTABLE, CREATE, family, |m| m.text(1, &self.table));
+            }
         }
+    }
+
+    fn set(&self, passes: &[Pass<'_>], last: &[Untaken], what: &str) -> Result<(), Error> {
+        let mut batch = Batch::new();
+        self.renew(&mut batch, &FAMILIES);
         for (index, device) in self.devices.iter().enumerate() {
             let chain = format!("in-{index}");
             batch.chain(&self.table, &chain, Chain { family: Family::Netdev, hook: 0, device: Some(device), priority: PRIORITY, kind: "filter", drops: true });
@@ -105,6 +134,9 @@ impl Gate {
             }
         }
         batch.chain(&self.table, "out", Chain { family: Family::Inet, hook: 3, device: None, priority: PRIORITY, kind: "filter", drops: false });
+        for connection in last.iter().take(LAST) {
+            batch.push(NEWRULE, CREATE | APPEND, Family::Inet, |m| accept_connection(m.text(1, &self.table).text(2, "out"), connection));
+        }
         batch.push(NEWRULE, CREATE | APPEND, Family::Inet, |m| drop_unless_loopback(m.text(1, &self.table).text(2, "out")));
         batch.chain(&self.table, "out", Chain { family: Family::Arp, hook: 1, device: None, priority: PRIORITY, kind: "filter", drops: true });
         batch.commit(&self.socket, what)
@@ -181,9 +213,25 @@ fn drop_unless_loopback(message: Message) -> Message {
 fn drop_new_connections(message: Message, from: Ipv4Addr) -> Message {
     message.nested(4, |m| {
         let m = compare(meta(m, 1), 0, &0x0800_u16.to_be_bytes());
-        let m = compare(payload(m, 1, 9, 1), 0, &[6]);
+        let m = compare(payload(m, 1, 9, 1), 0, &[TCP]);
         let m = compare(payload(m, 1, 12, 4), 0, &from.octets());
-        drop_it(compare(and(payload(m, 2, 13, 1), 0x12), 0, &[0x02]))
+        drop_it(begins(m))
+    })
+}
+
+/// Goes on only if a TCP segment begins a connection: `tcp flags & (syn | ack) == syn`.
+fn begins(message: Message) -> Message {
+    compare(and(payload(message, 2, 13, 1), 0x12), 0, &[0x02])
+}
+
+/// Appends the expressions `meta nfproto ipv4, ip protocol tcp, ip saddr OURS ip daddr PEER, tcp sport OURS tcp dport PEER, accept`.
+fn accept_connection(message: Message, connection: &Untaken) -> Message {
+    let (ours, peer) = (connection.ours, connection.peer);
+    message.nested(4, |m| {
+        let m = compare(payload(compare(meta(m, NFPROTO), 0, &[Family::Ip as u8]), 1, 9, 1), 0, &[TCP]);
+        let m = compare(payload(m, 1, 12, 8), 0, &[ours.ip().octets(), peer.ip().octets()].concat());
+        let m = compare(payload(m, 2, 0, 4), 0, &[ours.port().to_be_bytes(), peer.port().to_be_bytes()].concat());
+        accept(m)
     })
 }
 

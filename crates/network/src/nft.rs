@@ -71,7 +71,16 @@ pub fn and(message: Message, mask: u8) -> Message {
 
 /// The verdict `drop`.
 pub fn drop_it(message: Message) -> Message {
-    expression(message, "immediate", &|m| m.be32(1, 0).nested(2, |m| m.nested(2, |m| m.be32(1, 0))))
+    verdict(message, 0)
+}
+
+/// The verdict `accept`.
+pub fn accept(message: Message) -> Message {
+    verdict(message, 1)
+}
+
+fn verdict(message: Message, code: u32) -> Message {
+    expression(message, "immediate", &|m| m.be32(1, 0).nested(2, |m| m.nested(2, |m| m.be32(1, code))))
 }
 
 /// Sets something of the packet's metadata (`enum nft_meta_keys`) from register 1.

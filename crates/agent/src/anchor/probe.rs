@@ -21,7 +21,7 @@ pub fn why_not() -> String {
         links::make_patch(&netns, "old0", [2, 0, 0, 0, 0, 1], &netns, "anc1").map_err(say)?;
         links::up_as_pipe(&netns, "anc0", 1500).map_err(say)?;
         let gate = Gate::new(&netns, "probe").map_err(say)?;
-        gate.connect(&netns, "old0", "anc0", &[Ipv4Addr::LOCALHOST]).map_err(say)
+        gate.connect(&netns, "old0", "anc0", &[Ipv4Addr::LOCALHOST], &[]).map_err(say)
     });
     match tried.join() {
         Ok(Ok(())) => String::new(),

@@ -94,6 +94,20 @@ pub fn bulk(stage: &Stage<'_>) -> Result<Box<dyn Thing>> {
     Ok(go(move |stop, pace| bulk_on(stream, stop, pace)))
 }
 
+/// A new connection for each question: none of them is refused or reset, in whichever moment it begins.
+pub fn newcomers(stage: &Stage<'_>) -> Result<Box<dyn Thing>> {
+    let server = stage.server;
+    Ok(go(move |stop, pace| {
+        let mut since = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            Asker::new(server)?;
+            pace.turn(&mut since);
+            thread::sleep(PACE);
+        }
+        Ok(())
+    }))
+}
+
 /// The server's own connection to here.
 pub fn outgoing(stage: &Stage<'_>) -> Result<Box<dyn Thing>> {
     let listener = TcpListener::bind((stage.own, 0))?;

@@ -90,7 +90,7 @@ pub trait Thing: Send {
 }
 
 /// The same for every driver, but for those that many connections are too many for.
-pub const KINDS: [Behaviour; 13] = [
+pub const KINDS: [Behaviour; 15] = [
     Behaviour { name: "idle", open: quiet::idle, promises: [Promise::GoesOn, Promise::Ends] },
     Behaviour { name: "request and response", open: flow::asking, promises: [Promise::GoesOn, Promise::Ends] },
     Behaviour { name: "bulk both ways", open: flow::bulk, promises: [Promise::GoesOn, Promise::Ends] },
@@ -98,6 +98,9 @@ pub const KINDS: [Behaviour; 13] = [
     Behaviour { name: "unread in both queues", open: quiet::unread, promises: [Promise::GoesOn, Promise::Ends] },
     Behaviour { name: "half open, the client is done", open: flow::half, promises: [Promise::GoesOn, Promise::Ends] },
     Behaviour { name: "half open, the server is done", open: quiet::mute, promises: [Promise::GoesOn, Promise::Ends] },
+    Behaviour { name: "one after the other", open: flow::newcomers, promises: [Promise::GoesOn, Promise::Nothing] },
+    // No program has it, so it does not move with one.
+    Behaviour { name: "not taken in", open: quiet::backlog, promises: [Promise::Ends, Promise::Nothing] },
     Behaviour { name: "by a Service", open: quiet::by_service, promises: [Promise::GoesOn, Promise::Ends] },
     Behaviour { name: "to a Service", open: quiet::to_service, promises: [Promise::GoesOn, Promise::Ends] },
     Behaviour { name: "datagrams to a socket without an address", open: quiet::datagrams, promises: [Promise::GoesOn, Promise::Nothing] },

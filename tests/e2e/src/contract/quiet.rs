@@ -87,6 +87,32 @@ impl Thing for Askers {
     }
 }
 
+/// A question on a connection that the kernel of the pod has accepted and its program has not: it waits for "go".
+struct Backlog(TcpStream);
+
+pub fn backlog(stage: &Stage<'_>) -> Result<Box<dyn Thing>> {
+    connect(SocketAddr::new(stage.server.ip(), talker::PORT + 1), "ask").map(|stream| Box::new(Backlog(stream)) as Box<dyn Thing>)
+}
+
+impl Thing for Backlog {
+    fn turn(&mut self, _: &Stage<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Nothing is sent: a reset is heard, an answer is none.
+    fn whole(mut self: Box<Self>, _: &Stage<'_>) -> Result<()> {
+        self.0.read(&mut [0]).map(drop).context("a connection that waited to be taken in")
+    }
+
+    fn ends(self: Box<Self>, stage: &Stage<'_>) -> Result<()> {
+        refused(|| self.whole(stage))
+    }
+
+    fn stall(&self) -> Option<Duration> {
+        None
+    }
+}
+
 /// Both queues are full until the end.
 struct Unread(TcpStream);
 
