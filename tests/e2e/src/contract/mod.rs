@@ -109,6 +109,9 @@ pub const KINDS: [Behaviour; 15] = [
     Behaviour { name: "IPv6 inside the pod", open: quiet::ipv6, promises: [Promise::GoesOn, Promise::GoesOn] },
 ];
 
+/// Those on which something is said all the time.
+pub const FLOWING: [Behaviour; 3] = [KINDS[1], KINDS[2], KINDS[3]];
+
 /// Two thousand of the first kind.
 pub const MANY: Behaviour = Behaviour { name: "many", open: quiet::many, promises: [Promise::GoesOn, Promise::Ends] };
 
