@@ -11,8 +11,7 @@
 #   half         once the other end has said its last byte: a numbered line every 10 ms
 #   mute         ends its own direction at once and hears the other one to its end
 #   heard        number and digest of the bytes that the last such connection brought
-# On the next port it listens, too, but takes nobody in before "go" was said. Datagrams to the first port are answered as in "ask" by a socket without an address,
-# those to the next port by one that is bound to the pod's.
+# On the next port it listens, too, but takes nobody in before "go" was said. Datagrams to the first port are answered as in "ask", by a socket without an address.
 import asyncio
 import hashlib
 import os
@@ -179,9 +178,7 @@ async def main():
         others.append(asyncio.create_task(ask_itself(b"ipv6", *await asyncio.open_connection("::1", port))))
     except OSError as error:
         print("no IPv6:", error, flush=True)
-    own = socket.gethostbyname(socket.gethostname())
-    for address in [("0.0.0.0", port), (own, port + 1)]:
-        others.append(await loop.create_datagram_endpoint(Datagrams, local_addr=address))
+    others.append(await loop.create_datagram_endpoint(Datagrams, local_addr=("0.0.0.0", port)))
     print("good 1", identity, flush=True)
     async with server:
         await server.serve_forever()

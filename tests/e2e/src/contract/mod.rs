@@ -90,7 +90,7 @@ pub trait Thing: Send {
 }
 
 /// The same for every driver, but for those that many connections are too many for.
-pub const KINDS: [Behaviour; 15] = [
+pub const KINDS: [Behaviour; 14] = [
     Behaviour { name: "idle", open: quiet::idle, promises: [Promise::GoesOn, Promise::Ends] },
     Behaviour { name: "request and response", open: flow::asking, promises: [Promise::GoesOn, Promise::Ends] },
     Behaviour { name: "bulk both ways", open: flow::bulk, promises: [Promise::GoesOn, Promise::Ends] },
@@ -103,8 +103,7 @@ pub const KINDS: [Behaviour; 15] = [
     Behaviour { name: "not taken in", open: quiet::backlog, promises: [Promise::Ends, Promise::Nothing] },
     Behaviour { name: "by a Service", open: quiet::by_service, promises: [Promise::GoesOn, Promise::Ends] },
     Behaviour { name: "to a Service", open: quiet::to_service, promises: [Promise::GoesOn, Promise::Ends] },
-    Behaviour { name: "datagrams to a socket without an address", open: quiet::datagrams, promises: [Promise::GoesOn, Promise::Nothing] },
-    Behaviour { name: "datagrams to a socket with an address", open: quiet::bound_datagrams, promises: [Promise::GoesOn, Promise::Nothing] },
+    Behaviour { name: "datagrams", open: quiet::datagrams, promises: [Promise::GoesOn, Promise::Nothing] },
     Behaviour { name: "unix socket", open: quiet::unix, promises: [Promise::GoesOn, Promise::GoesOn] },
     Behaviour { name: "IPv6 inside the pod", open: quiet::ipv6, promises: [Promise::GoesOn, Promise::GoesOn] },
 ];

@@ -195,21 +195,11 @@ struct Datagrams {
 }
 
 pub fn datagrams(stage: &Stage<'_>) -> Result<Box<dyn Thing>> {
-    Datagrams::to(stage, stage.server)
-}
-
-pub fn bound_datagrams(stage: &Stage<'_>) -> Result<Box<dyn Thing>> {
-    Datagrams::to(stage, SocketAddr::new(stage.server.ip(), talker::PORT + 1))
-}
-
-impl Datagrams {
-    fn to(stage: &Stage<'_>, server: SocketAddr) -> Result<Box<dyn Thing>> {
-        let socket = UdpSocket::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), 0))?;
-        // It hears nobody else: an answer from another address is none.
-        socket.connect(server)?;
-        socket.set_read_timeout(Some(AGAIN))?;
-        Ok(Box::new(Self { socket, asked: 0, identity: stage.identity.clone() }))
-    }
+    let socket = UdpSocket::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), 0))?;
+    // It hears nobody else: an answer from another address is none.
+    socket.connect(stage.server)?;
+    socket.set_read_timeout(Some(AGAIN))?;
+    Ok(Box::new(Datagrams { socket, asked: 0, identity: stage.identity.clone() }))
 }
 
 impl Thing for Datagrams {
