@@ -86,7 +86,11 @@ pub fn answer(tunnel: links::Tunnel) -> Result<bool, Failure> {
     let empty = Empty::make().map_err(|why| internal("the tunnel cannot be tried", why))?;
     let made = empty.tunnel(tunnel).map_err(|error| refused(&error))?;
     if made {
-        std::thread::spawn(move || echo::answer(&empty.netns, DEVICE, ANSWERING));
+        std::thread::spawn(move || {
+            // All of it: with the path alone the namespace would be gone.
+            let empty = empty;
+            echo::answer(&empty.netns, DEVICE, ANSWERING)
+        });
     }
     Ok(made)
 }
