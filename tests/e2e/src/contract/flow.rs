@@ -1,7 +1,7 @@
 //! Connections on which something is said all the time: whatever was sent arrives once and in order.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -94,18 +94,46 @@ pub fn bulk(stage: &Stage<'_>) -> Result<Box<dyn Thing>> {
     Ok(go(move |stop, pace| bulk_on(stream, stop, pace)))
 }
 
-/// A new connection for each question: none of them is refused or reset, in whichever moment it begins.
+/// A new connection for each question, to the address that the pod has now: none of them is refused or reset, in whichever moment it begins.
+struct Newcomers {
+    server: Arc<Mutex<SocketAddr>>,
+    going: Box<dyn Thing>,
+}
+
 pub fn newcomers(stage: &Stage<'_>) -> Result<Box<dyn Thing>> {
-    let server = stage.server;
-    Ok(go(move |stop, pace| {
+    let server = Arc::new(Mutex::new(stage.server));
+    let current = Arc::clone(&server);
+    let going = go(move |stop, pace| {
         let mut since = Instant::now();
         while !stop.load(Ordering::Relaxed) {
+            let server = *current.lock().unwrap_or_else(PoisonError::into_inner);
             Asker::new(server)?;
             pace.turn(&mut since);
             thread::sleep(PACE);
         }
         Ok(())
-    }))
+    });
+    Ok(Box::new(Newcomers { server, going }))
+}
+
+impl Thing for Newcomers {
+    fn turn(&mut self, stage: &Stage<'_>) -> Result<()> {
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = stage.server;
+        self.going.turn(stage)
+    }
+
+    fn whole(mut self: Box<Self>, stage: &Stage<'_>) -> Result<()> {
+        self.turn(stage)?;
+        self.going.whole(stage)
+    }
+
+    fn ends(self: Box<Self>, stage: &Stage<'_>) -> Result<()> {
+        self.going.ends(stage)
+    }
+
+    fn stall(&self) -> Option<Duration> {
+        self.going.stall()
+    }
 }
 
 /// The server's own connection to here.
