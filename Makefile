@@ -84,7 +84,7 @@ else
 endif
 
 # What runs on the routed network too: parts of scenarios' names.
-ROUTED := pod-network bare-pod redis http-server loopback deployment kubectl-afterwards there-and-back
+ROUTED := pod-network bare-pod connections tunnel redis http-server loopback deployment kubectl-afterwards there-and-back
 ROUTED_BRIEFLY := pod-network bare-pod http-server
 
 .PHONY: test-routed

@@ -39,7 +39,7 @@ pub async fn named(context: &Context, record: &Record, inspected: &InspectReply,
     if let Err(why) = nodes::check(&found, record.pod(), record.status().source_node.as_deref().unwrap_or_default()) {
         return Ok(Err(why));
     }
-    assess(context, record, inspected, node).await
+    assess(context, record, inspected, node, true).await
 }
 
 /// All nodes that could take the pod, if the user named none.
@@ -50,7 +50,7 @@ pub async fn any(context: &Context, record: &Record, inspected: &InspectReply) -
     let source = record.status().source_node.unwrap_or_default();
     let all = context.nodes().list(&ListParams::default()).await?.items;
     let possible = all.iter().filter(|node| nodes::check(node, record.pod(), &source).is_ok()).map(ResourceExt::name_any);
-    let asked = join_all(possible.map(|node| async move { assess(context, record, inspected, &node).await })).await;
+    let asked = join_all(possible.map(|node| async move { assess(context, record, inspected, &node, false).await })).await;
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for answer in asked {
         match answer? {
@@ -68,15 +68,17 @@ pub async fn any(context: &Context, record: &Record, inspected: &InspectReply) -
     Ok(Ok(good))
 }
 
-async fn assess(context: &Context, record: &Record, inspected: &InspectReply, node: &str) -> Result<Result<Candidate, Failure>, Error> {
+/// `reach`: the way between the nodes is tried, too. Not with all nodes of a cluster at once.
+async fn assess(context: &Context, record: &Record, inspected: &InspectReply, node: &str, reach: bool) -> Result<Result<Candidate, Failure>, Error> {
     let mut migration = context.migration(record).await?;
     node.clone_into(&mut migration.target_node);
     migration.target_address = match context.agents.address(node).await {
         Ok(address) => address,
         Err(error) => return Ok(Err(phase::explain(&error))),
     };
-    let request =
-        AssessRequest { migration: Some(migration), source: inspected.node.clone(), bytes: inspected.resident_bytes.saturating_add(inspected.files_bytes) };
+    let bytes = inspected.resident_bytes.saturating_add(inspected.files_bytes);
+    let reach = reach && inspected.no_anchor.is_empty();
+    let request = AssessRequest { migration: Some(migration), source: inspected.node.clone(), bytes, reach };
     let answer = context
         .agents
         .call(node, PATIENCE, |mut agent| {

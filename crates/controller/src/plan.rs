@@ -58,7 +58,8 @@ pub fn decide(facts: &Facts, (wish, memory): (Network, MemoryStrategy), inspecte
     let situation = Situation {
         connections: inspected.connections,
         peers: inspected.peers.clone(),
-        no_same_address: "no network plugin is known to give a pod an address that another pod still has".into(),
+        no_same_address: "no network plugin is known that gives a pod an address which another pod still has and leaves the traffic there until the switch"
+            .into(),
         no_anchor: no_anchor(inspected, candidates),
         never_restarted: facts.never_restarted,
     };

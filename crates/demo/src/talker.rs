@@ -50,7 +50,15 @@ impl Asker {
     /// # Errors
     /// When the server does not answer.
     pub fn new(server: SocketAddr) -> Result<Self> {
-        let mut asker = Self { stream: BufReader::new(connect(server, "ask")?), asked: 0, identity: None };
+        Self::by(server, "ask")
+    }
+
+    /// Connects; `what` is the first line, and what it orders answers questions.
+    ///
+    /// # Errors
+    /// As [`Asker::new`].
+    pub fn by(server: SocketAddr, what: &str) -> Result<Self> {
+        let mut asker = Self { stream: BufReader::new(connect(server, what)?), asked: 0, identity: None };
         asker.ask()?;
         Ok(asker)
     }

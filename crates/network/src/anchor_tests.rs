@@ -2,13 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::tests::{in_new_netns, ip, root, with_peer};
-use crate::{Attachment, Gate, Hold, Mirror, echo, links};
+use crate::{Attachment, Gate, Hold, Mirror, echo, links, sockets};
 
 const OLD: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
@@ -24,10 +24,26 @@ fn dial(netns: &Path) -> std::io::Result<TcpStream> {
 /// Everything from the making of the pair or tunnel to its end, in an old pod, a new pod and a peer's namespace.
 fn the_old_address_lives_in_the_new_pod(old: &Path, new: &Path, peer: &Path, connect: impl FnOnce(&Mirror)) {
     inside(old, || ip("route add default via 10.99.0.1"));
+    assert!(!Attachment::of(old, OLD).unwrap().datagrams);
+    let _bound = inside(old, || UdpSocket::bind((OLD, 7001)).unwrap());
+    assert!(!Attachment::of(old, OLD).unwrap().datagrams, "one that has an address needs nothing");
+    let _unbound = inside(old, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 7002)).unwrap());
     let attachment = Attachment::of(old, OLD).unwrap();
+    assert!(attachment.datagrams);
     assert_eq!((attachment.device.as_str(), attachment.ips.as_slice(), attachment.routes.len()), ("eth0", [OLD].as_slice(), 2));
     assert_eq!(attachment.routes[1].via, Some(PEER));
-    inside(new, || ip("link set lo up"));
+    inside(new, || {
+        for line in [
+            "link set lo up",
+            "link add eth0 type veth peer name wire",
+            "link set wire up",
+            "addr add 10.98.0.2/24 dev eth0",
+            "link set eth0 up",
+            "route add default dev eth0",
+        ] {
+            ip(line);
+        }
+    });
     let mirror = Mirror::plan(new, attachment).unwrap();
     connect(&mirror);
     mirror.raise(new, 1450).unwrap();
@@ -49,8 +65,8 @@ fn the_old_address_lives_in_the_new_pod(old: &Path, new: &Path, peer: &Path, con
     std::thread::scope(|scope| {
         let dialing = scope.spawn(|| dial(peer).unwrap());
         std::thread::sleep(Duration::from_millis(300));
-        gate.connect(old, "eth0", "anc0", &[]).unwrap();
-        assert!(hold.release(old).unwrap() > 0);
+        gate.connect(old, "eth0", "anc0", &[], &[]).unwrap();
+        assert!(hold.release(old, &[]).unwrap() > 0);
         let mut stream = dialing.join().unwrap();
         assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
         let (mut accepted, from) = listener.accept().unwrap();
@@ -62,11 +78,16 @@ fn the_old_address_lives_in_the_new_pod(old: &Path, new: &Path, peer: &Path, con
         assert_eq!(mirror.connections(new).unwrap(), 1);
     });
     // A probe of the node does not come through; what is there goes on.
-    gate.connect(old, "eth0", "anc0", &["10.99.0.77".parse().unwrap(), PEER]).unwrap();
+    gate.connect(old, "eth0", "anc0", &["10.99.0.77".parse().unwrap(), PEER], &[]).unwrap();
     dial(peer).unwrap_err();
-    gate.connect(old, "eth0", "anc0", &["10.99.0.77".parse().unwrap()]).unwrap();
+    gate.connect(old, "eth0", "anc0", &["10.99.0.77".parse().unwrap()], &[]).unwrap();
+    let stream = dial(peer).unwrap();
+    let (_accepted, _) = listener.accept().unwrap();
+    drop((stream, _accepted));
+    datagrams_are_answered_by_whom_they_were_sent_to(new, peer);
     let mut stream = dial(peer).unwrap();
     let (_accepted, _) = listener.accept().unwrap();
+    assert!(mirror.connections(new).unwrap() >= 2, "the flow of datagrams to the socket without an address counts");
     // The end: a clean reset.
     mirror.reset(new).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
@@ -78,7 +99,79 @@ fn the_old_address_lives_in_the_new_pod(old: &Path, new: &Path, peer: &Path, con
     gate.open().unwrap();
     assert!(links::list(new).unwrap().iter().all(|link| link.name != mirror.device));
     let rules = inside(new, || String::from_utf8(Command::new("ip").arg("rule").output().unwrap().stdout).unwrap());
-    assert!(!rules.contains(&OLD.to_string()), "{rules}");
+    assert!(!rules.contains(&OLD.to_string()) && !rules.contains("fwmark"), "{rules}");
+    let tables = inside(new, || String::from_utf8(Command::new("nft").args(["list", "tables"]).output().unwrap().stdout).unwrap());
+    assert_eq!(tables, "");
+}
+
+/// By sockets of the new pod: one that is bound to the old address, and one without an address, twice.
+fn datagrams_are_answered_by_whom_they_were_sent_to(new: &Path, peer: &Path) {
+    let servers = inside(new, || [UdpSocket::bind((OLD, 7001)).unwrap(), UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 7002)).unwrap()]);
+    for server in &servers {
+        server.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        let client = inside(peer, || UdpSocket::bind((PEER, 0)).unwrap());
+        // From now on it hears nobody else.
+        client.connect((OLD, server.local_addr().unwrap().port())).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        for text in [b"one", b"two"] {
+            client.send(text).unwrap();
+            let mut buffer = [0; 16];
+            let (length, from) = server.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..length], from.ip()), (text.as_slice(), IpAddr::from(PEER)));
+            server.send_to(text, from).unwrap();
+            assert_eq!(client.recv(&mut buffer).unwrap(), 3);
+        }
+    }
+}
+
+#[test]
+fn a_narrow_gate_lets_connections_go_on_and_none_begin_and_what_nobody_took_in_is_reset() {
+    if !root() {
+        return;
+    }
+    with_peer(|old, peer| {
+        let (old, peer) = (old.as_path(), peer.as_path());
+        in_new_netns({
+            let (old, peer) = (old.to_owned(), peer.to_owned());
+            move |new| {
+                links::make_patch(&new, "old0", [2, 0, 0, 0, 0, 1], &old, "anc0").unwrap();
+                links::up_as_pipe(&old, "anc0", 1500).unwrap();
+                let listener = inside(&old, || TcpListener::bind((OLD, 7000)).unwrap());
+                let mut stream = dial(&peer).unwrap();
+                let (mut accepted, _) = listener.accept().unwrap();
+                assert_eq!(sockets::unsettled(&old).unwrap(), 0);
+                let mut left = dial(&peer).unwrap();
+                assert_eq!(sockets::unsettled(&old).unwrap(), 1);
+
+                let gate = Gate::new(&old, "narrow").unwrap();
+                let hold = Hold::begin_with_beginnings(&old, "eth0", "anc0").unwrap();
+                gate.narrow("eth0").unwrap();
+                assert!(!gate.is_shut().unwrap());
+                stream.write_all(b"goes on").unwrap();
+                accepted.read_exact(&mut [0; 7]).unwrap();
+                let late = inside(&peer, || TcpStream::connect_timeout(&(OLD, 7000).into(), Duration::from_millis(300)));
+                assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut);
+                hold.keep_everything().unwrap();
+                gate.shut().unwrap();
+
+                let untaken = sockets::untaken(&old, OLD).unwrap();
+                assert_eq!((untaken.len(), untaken[0].peer.port()), (1, left.local_addr().unwrap().port()));
+                gate.connect(&old, "eth0", "anc0", &[], &untaken).unwrap();
+                sockets::refuse(&old, &untaken).unwrap();
+                left.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+                assert_eq!(left.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+                // The SYN, and nothing of what went on.
+                assert_eq!(hold.release(&old, &[]).unwrap(), 1);
+                // One that begins at the node itself is not passed on.
+                let hold = Hold::begin(&old, "eth0", "anc0").unwrap();
+                inside(&peer, || TcpStream::connect_timeout(&(OLD, 7000).into(), Duration::from_millis(300))).unwrap_err();
+                assert_eq!(hold.release(&old, &[PEER]).unwrap(), 0);
+                drop((listener, accepted));
+                stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+                assert_eq!(stream.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock, "nothing else leaves");
+            }
+        });
+    });
 }
 
 #[test]

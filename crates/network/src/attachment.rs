@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::netlink::{self, ACK, CREATE, DUMP, EXCL, Message, Socket, attributes, u32_at};
-use crate::{Error, addresses, links};
+use crate::{Error, addresses, links, replies, sockets};
 
 const NEWROUTE: u16 = 24;
 const GETROUTE: u16 = 26;
@@ -24,6 +24,7 @@ const RTAX_MTU: u16 = 2;
 const RTA_TABLE: u16 = 15;
 const FRA_SRC: u16 = 2;
 const FRA_PRIORITY: u16 = 6;
+const FRA_FWMARK: u16 = 10;
 const FRA_TABLE: u16 = 15;
 const AF_INET: u8 = 2;
 const MAIN: u8 = 254;
@@ -65,6 +66,9 @@ pub struct Attachment {
     pub ips: Vec<Ipv4Addr>,
     /// The routes through it.
     pub routes: Vec<Route>,
+    /// There are UDP sockets without an address of their own, see [`crate::replies`].
+    #[serde(default)]
+    pub datagrams: bool,
 }
 
 impl Attachment {
@@ -80,7 +84,7 @@ impl Attachment {
         let ips =
             all.iter().filter(|(name, _)| *name == device).filter_map(|(_, ip)| if let std::net::IpAddr::V4(ip) = ip { Some(*ip) } else { None }).collect();
         let routes = routes(netns, link.index)?;
-        Ok(Self { mac: link.mac.ok_or_else(absent)?, mtu: link.mtu, device, ips, routes })
+        Ok(Self { mac: link.mac.ok_or_else(absent)?, mtu: link.mtu, device, ips, routes, datagrams: sockets::any_takes_datagrams(netns)? })
     }
 }
 
@@ -141,8 +145,8 @@ pub fn route_from(netns: &Path, attachment: &Attachment, device: &str, table: u3
             other => other?,
         }
     }
-    for ip in &attachment.ips {
-        match socket.transact(&format!("route what comes from {ip}"), vec![rule(NEWRULE, CREATE | EXCL, *ip, table)], 0) {
+    for which in of(attachment, table) {
+        match socket.transact(&format!("route what is {which:?}"), vec![rule(NEWRULE, CREATE | EXCL, which, table)], 0) {
             Err(error) if error.is_taken() => {}
             other => other?,
         }
@@ -160,8 +164,8 @@ pub fn unroute(netns: &Path, attachment: &Attachment, table: u32) -> Result<(), 
         Err(Error::Namespace { .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
-    for ip in &attachment.ips {
-        match socket.transact(&format!("forget what comes from {ip}"), vec![rule(DELRULE, 0, *ip, table)], 0) {
+    for which in of(attachment, table) {
+        match socket.transact(&format!("forget what is {which:?}"), vec![rule(DELRULE, 0, which, table)], 0) {
             Err(error) if matches!(error.errno(), Some(ENOENT | EAFNOSUPPORT)) => {}
             other => other?,
         }
@@ -169,10 +173,25 @@ pub fn unroute(netns: &Path, attachment: &Attachment, table: u32) -> Result<(), 
     Ok(())
 }
 
+/// What is routed by a mirror's table.
+#[derive(Clone, Copy, Debug)]
+enum Which {
+    From(Ipv4Addr),
+    Marked(u32),
+}
+
+fn of(attachment: &Attachment, table: u32) -> Vec<Which> {
+    let marked = attachment.datagrams.then(|| Which::Marked(replies::mark(table)));
+    attachment.ips.iter().copied().map(Which::From).chain(marked).collect()
+}
+
 /// `struct fib_rule_hdr {family, dst_len, src_len, tos, table, res1, res2, action, flags}`.
-fn rule(kind: u16, flags: u16, ip: Ipv4Addr, table: u32) -> Message {
-    Message::new(kind, flags | ACK, &[AF_INET, 0, 32, 0, 0, 0, 0, TO_TABLE, 0, 0, 0, 0])
-        .attribute(FRA_SRC, &ip.octets())
-        .attribute(FRA_PRIORITY, &PREFERENCE.to_ne_bytes())
-        .attribute(FRA_TABLE, &table.to_ne_bytes())
+fn rule(kind: u16, flags: u16, which: Which, table: u32) -> Message {
+    let from = if matches!(which, Which::From(_)) { 32 } else { 0 };
+    let message = Message::new(kind, flags | ACK, &[AF_INET, 0, from, 0, 0, 0, 0, TO_TABLE, 0, 0, 0, 0]);
+    let message = match which {
+        Which::From(ip) => message.attribute(FRA_SRC, &ip.octets()),
+        Which::Marked(mark) => message.attribute(FRA_FWMARK, &mark.to_ne_bytes()),
+    };
+    message.attribute(FRA_PRIORITY, &PREFERENCE.to_ne_bytes()).attribute(FRA_TABLE, &table.to_ne_bytes())
 }

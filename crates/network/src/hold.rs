@@ -10,6 +10,7 @@
 //! A packet socket hears a frame before any rule is asked; its queue in the kernel is the store. Only TCP over IPv4 and ARP are kept: they take what comes twice as
 //! what it is, others might not. (ARP, because the new pod knows no hardware address yet: its first question, unheard, is repeated only after a second.)
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use crate::packet::{PacketSocket, VNET_HEADER};
@@ -41,26 +42,46 @@ impl Hold {
         })
     }
 
-    /// Passes on what was kept, each way; returns how many frames. To be called when frames pass already, so that nothing falls in between: what is passed on twice
-    /// does no harm.
+    /// As [`Hold::begin`], but for the time being only what begins a TCP connection is kept.
     ///
     /// # Errors
     /// The namespace cannot be entered, or an interface is missing.
-    pub fn release(self, netns: &Path) -> Result<usize, Error> {
+    pub fn begin_with_beginnings(netns: &Path, outer: &str, inner: &str) -> Result<Self, Error> {
+        let hold = Self::begin(netns, outer, inner)?;
+        for socket in [&hold.outer, &hold.inner] {
+            socket.only_beginnings().map_err(|source| Error::Socket { what: "choose among frames", source })?;
+        }
+        Ok(hold)
+    }
+
+    /// From now on everything is kept.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn keep_everything(&self) -> Result<(), Error> {
+        [&self.outer, &self.inner].into_iter().try_for_each(|socket| socket.everything()).map_err(|source| Error::Socket { what: "keep all frames", source })
+    }
+
+    /// Passes on what was kept, each way; returns how many frames. To be called when frames pass already, so that nothing falls in between: what is passed on twice
+    /// does no harm. As with [`crate::Gate::connect`] no connection begins at one of `strangers`.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or an interface is missing.
+    pub fn release(self, netns: &Path, strangers: &[Ipv4Addr]) -> Result<usize, Error> {
         let (outer, inner) = (links::index_of(netns, &self.names.0)?, links::index_of(netns, &self.names.1)?);
         netns::inside(netns, || {
             let send = |index| PacketSocket::sending(index).map_err(|source| Error::Socket { what: "send frames", source });
-            Ok(pass(&self.outer, &send(inner)?) + pass(&self.inner, &send(outer)?))
+            Ok(pass(&self.outer, &send(inner)?, strangers) + pass(&self.inner, &send(outer)?, &[]))
         })
     }
 }
 
 /// Frames that cannot be sent are lost, as frames may be.
-fn pass(from: &PacketSocket, to: &PacketSocket) -> usize {
+fn pass(from: &PacketSocket, to: &PacketSocket, strangers: &[Ipv4Addr]) -> usize {
     let mut buffer = vec![0; FRAME];
     let mut count = 0;
     while let Ok(Some(length)) = from.read(&mut buffer) {
-        if let Some(frame) = buffer.get(..length).filter(|frame| is_kept(frame))
+        if let Some(frame) = buffer.get(..length).filter(|frame| is_kept(frame) && !begins_at(frame, strangers))
             && to.write(frame).is_ok()
         {
             count += 1;
@@ -76,4 +97,13 @@ fn is_kept(frame: &[u8]) -> bool {
         Some([8, 0]) => frame.get(VNET_HEADER + 23) == Some(&6),
         _ => false,
     }
+}
+
+/// A frame that is kept: an IPv4 packet whose TCP segment begins a connection, from one of these.
+fn begins_at(frame: &[u8], strangers: &[Ipv4Addr]) -> bool {
+    let packet = frame.get(VNET_HEADER + 14..).unwrap_or_default();
+    let from = packet.get(12..16).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()).map(Ipv4Addr::from);
+    let header = packet.first().map_or(0, |byte| usize::from(byte & 0xf) * 4);
+    let flags = packet.get(header + 13).copied().unwrap_or(0);
+    packet.get(9) == Some(&6) && flags & 0x12 == 0x02 && from.is_some_and(|from| strangers.contains(&from))
 }

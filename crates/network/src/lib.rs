@@ -18,6 +18,7 @@
 //!   peers ⇄ eth0 ⇄ anc0 ═══ links: tunnel or pair ═══ old0 ⇄ the same connections, in the new pod
 //!           Gate::connect                             mirror::Mirror: old address, old MAC, old routes
 //!           hold::Hold keeps what comes too early     attachment::Attachment: what there is to mirror
+//!                                                     replies: answers to datagrams have the address that was asked
 //! ```
 
 pub mod addresses;
@@ -32,7 +33,9 @@ pub mod links;
 pub mod mirror;
 mod netlink;
 mod netns;
+mod nft;
 mod packet;
+pub mod replies;
 pub mod sockets;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,8 @@
 //!   new pod's netns
 //!     eth0  its own address
 //!     old0  the old address, the old hardware address      ◀── tunnel or patch ── old pod's netns
-//!     rule 100: from the old address ▶ table 7100: the old routes, by old0
+//!     rule 100: from the old address, or marked ▶ table 7100: the old routes, by old0
+//!     table ip anchor-old0: marks answers to datagrams, see crate::replies
 //! ```
 //!
 //! The old address is a single host's, so that nothing else is routed differently. Each interface answers ARP for its own addresses only.
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attachment::{self, Attachment, TABLES};
 use crate::sockets::{self, Destroyed};
-use crate::{Error, links};
+use crate::{Error, links, replies};
 
 /// Beginning of the interfaces' names.
 pub const PREFIX: &str = "old";
@@ -51,7 +52,15 @@ impl Mirror {
             links::strict_arp(netns, &link.name)?;
         }
         links::up_as_interface(netns, &self.device, self.old.mtu, &self.old.ips)?;
-        attachment::route_from(netns, &self.old, &self.device, self.table(), self.old.mtu.min(mtu))
+        attachment::route_from(netns, &self.old, &self.device, self.table(), self.old.mtu.min(mtu))?;
+        if self.old.datagrams
+            && let Err(error) = replies::begin(netns, &self.device, self.table())
+        {
+            // No reason not to keep what else there is.
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(device = self.device, %error, source, "answers to datagrams will come from the new address");
+        }
+        Ok(())
     }
 
     /// Takes it away again, whatever of it is there.
@@ -60,15 +69,21 @@ impl Mirror {
     /// The kernel refused.
     pub fn lower(&self, netns: &Path) -> Result<(), Error> {
         attachment::unroute(netns, &self.old, self.table())?;
+        if self.old.datagrams
+            && let Err(error) = replies::end(netns, &self.device)
+        {
+            tracing::debug!(device = self.device, %error, "there were no rules for datagrams");
+        }
         links::remove(netns, &self.device)
     }
 
-    /// How many TCP connections of the old addresses there are, in whatever state but TIME_WAIT.
+    /// How many TCP connections of the old addresses there are, in whatever state but TIME_WAIT, and flows of datagrams that are not forgotten yet.
     ///
     /// # Errors
     /// The namespace cannot be entered.
     pub fn connections(&self, netns: &Path) -> Result<u32, Error> {
-        self.old.ips.iter().try_fold(0_u32, |sum, ip| Ok(sum.saturating_add(sockets::connections(netns, (*ip).into())?)))
+        let flows = if self.old.datagrams { replies::flows(netns, self.table()).unwrap_or(0) } else { 0 };
+        self.old.ips.iter().try_fold(flows, |sum, ip| Ok(sum.saturating_add(sockets::connections(netns, (*ip).into())?)))
     }
 
     /// Ends them, with a reset to their peers.

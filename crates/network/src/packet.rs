@@ -14,6 +14,20 @@ const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 /// `struct virtio_net_hdr`.
 pub const VNET_HEADER: usize = 10;
 
+/// A program of linux/filter.h, as (code, jump if true, jump if false, operand): EtherType IPv4, protocol TCP, of its flags SYN and ACK only SYN.
+const BEGINNINGS: [(u16, u8, u8, u32); 10] = [
+    (0x28, 0, 0, 12),          // A = 16 bits at 12
+    (0x15, 0, 7, 0x0800),      // IPv4, or to the end
+    (0x30, 0, 0, 23),          // A = byte at 23
+    (0x15, 0, 5, 6),           // TCP, or to the end
+    (0xb1, 0, 0, 14),          // X = length of the IPv4 header at 14
+    (0x50, 0, 0, 14 + 13),     // A = byte at X + 27
+    (0x54, 0, 0, 0x12),        // A &= SYN | ACK
+    (0x15, 0, 1, 0x02),        // SYN, or to the end
+    (0x06, 0, 0, 0xffff_ffff), // taken whole
+    (0x06, 0, 0, 0),           // not taken
+];
+
 /// A packet socket of one interface, in the network namespace of the thread that made it.
 #[derive(Debug)]
 pub struct PacketSocket {
@@ -61,6 +75,28 @@ impl PacketSocket {
         // SAFETY: the pointer is to a value of the length given, which lives during the call.
         let result = unsafe { libc::setsockopt(self.fd.as_raw_fd(), level, option, (&raw const value).cast(), length) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// From now on it hears only what begins a TCP connection over IPv4.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn only_beginnings(&self) -> io::Result<()> {
+        let mut program = BEGINNINGS.map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k });
+        let filter = libc::sock_fprog { len: u16::try_from(program.len()).unwrap_or(0), filter: program.as_mut_ptr() };
+        let length = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).unwrap_or(16);
+        // SAFETY: the pointer is to a `sock_fprog` of the length given, and that one's to as many instructions as it says; both live during the call, and the
+        // kernel only reads them.
+        let result = unsafe { libc::setsockopt(self.fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, (&raw const filter).cast(), length) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// From now on it hears everything again.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn everything(&self) -> io::Result<()> {
+        self.set(libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0)
     }
 
     fn bind(&self, index: u32, protocol: libc::c_int) -> io::Result<()> {

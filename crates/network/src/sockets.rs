@@ -9,11 +9,11 @@
 //!
 //! An IPv4 connection of a dual-stack socket appears as IPv6 with an IPv4-mapped address and is found too.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::path::Path;
 
 use crate::Error;
-use crate::netlink::{self, ACK, DUMP, Message, Socket};
+use crate::netlink::{self, ACK, DUMP, Message, Socket, u32_at};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
@@ -22,11 +22,19 @@ const INET6: u8 = 10;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ESTABLISHED: u8 = 1;
+const SYN_RECV: u8 = 3;
+const FIN_WAIT1: u8 = 4;
 const TIME_WAIT: u8 = 6;
+const CLOSE_WAIT: u8 = 8;
+const LAST_ACK: u8 = 9;
+const CLOSING: u8 = 11;
+const NEW_SYN_RECV: u8 = 12;
 const LISTEN: u8 = 10;
 const CLOSE: u8 = 7;
 /// Length of `struct inet_diag_sockid`, which stands at offset 4 of the answer and 8 of the request.
 const ID: usize = 48;
+/// Where `struct inet_diag_msg` has the inode.
+const INODE: usize = 4 + ID + 16;
 const ENOENT: i32 = 2;
 
 /// What was ended.
@@ -77,12 +85,81 @@ pub fn connections(netns: &Path, local: IpAddr) -> Result<u32, Error> {
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
+/// Whether there is a UDP socket that takes datagrams to whatever IPv4 address: its answers come from the one that the routing table gives.
+///
+/// # Errors
+/// The namespace cannot be entered or the kernel cannot be asked.
+pub fn any_takes_datagrams(netns: &Path) -> Result<bool, Error> {
+    let socket = Socket::inside(netns, netlink::SOCK_DIAG)?;
+    Ok(list(&socket, UDP, 1 << CLOSE)?.iter().any(|entry| entry.local().is_some_and(|ip| ip.is_unspecified())))
+}
+
+/// A TCP connection over IPv4 that no program has taken in (accept(2)) yet.
+#[derive(Debug)]
+pub struct Untaken {
+    /// This end.
+    pub ours: SocketAddrV4,
+    /// The other end.
+    pub peer: SocketAddrV4,
+    entry: Entry,
+}
+
+/// Connections of `local` that no program has taken in yet. They are in no program's hands, so they do not move with one.
+///
+/// # Errors
+/// The namespace cannot be entered or the kernel cannot be asked.
+pub fn untaken(netns: &Path, local: Ipv4Addr) -> Result<Vec<Untaken>, Error> {
+    let socket = Socket::inside(netns, netlink::SOCK_DIAG)?;
+    let established = list(&socket, TCP, (1 << ESTABLISHED) | (1 << CLOSE_WAIT))?;
+    Ok(established.into_iter().filter(|entry| entry.inode == 0).filter_map(Untaken::of).filter(|connection| *connection.ours.ip() == local).collect())
+}
+
+/// Ends connections that no program has taken in, with a reset to their peers.
+///
+/// # Errors
+/// The namespace cannot be entered, or the kernel cannot destroy sockets.
+pub fn refuse(netns: &Path, connections: &[Untaken]) -> Result<(), Error> {
+    let socket = Socket::inside(netns, netlink::SOCK_DIAG)?;
+    for connection in connections {
+        match socket.transact("end a connection", vec![Message::new(SOCK_DESTROY, ACK, &connection.entry.request(u32::MAX))], 0) {
+            Err(error) if error.errno() == Some(ENOENT) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// How many TCP connections are in no program's hands: not taken in yet, or closed and not yet done with.
+///
+/// # Errors
+/// The namespace cannot be entered or the kernel cannot be asked.
+pub fn unsettled(netns: &Path) -> Result<usize, Error> {
+    let states = [ESTABLISHED, SYN_RECV, FIN_WAIT1, CLOSE_WAIT, LAST_ACK, CLOSING, NEW_SYN_RECV].iter().fold(0_u32, |all, state| all | 1 << state);
+    let socket = Socket::inside(netns, netlink::SOCK_DIAG)?;
+    Ok(list(&socket, TCP, states)?.iter().filter(|entry| entry.inode == 0).count())
+}
+
+impl Untaken {
+    fn of(entry: Entry) -> Option<Self> {
+        let end = |offset| match entry.address(offset) {
+            Some(IpAddr::V4(ip)) => Some(ip),
+            _ => None,
+        };
+        // `struct inet_diag_sockid` begins with both ports, big-endian.
+        let port = |offset| Some(u16::from_be_bytes(entry.id.get(offset..offset + 2)?.try_into().ok()?));
+        Some(Self { ours: SocketAddrV4::new(end(4)?, port(0)?), peer: SocketAddrV4::new(end(20)?, port(2)?), entry })
+    }
+}
+
 /// One socket as the kernel describes it.
+#[derive(Debug)]
 struct Entry {
     family: u8,
     protocol: u8,
     state: u8,
     id: [u8; ID],
+    /// 0: no program has it.
+    inode: u32,
 }
 
 impl Entry {
@@ -95,7 +172,13 @@ impl Entry {
     }
 
     fn parse(protocol: u8, payload: &[u8]) -> Option<Self> {
-        Some(Self { family: *payload.first()?, protocol, state: *payload.get(1)?, id: payload.get(4..4 + ID)?.try_into().ok()? })
+        Some(Self {
+            family: *payload.first()?,
+            protocol,
+            state: *payload.get(1)?,
+            id: payload.get(4..4 + ID)?.try_into().ok()?,
+            inode: u32_at(payload, INODE)?,
+        })
     }
 
     fn local(&self) -> Option<IpAddr> {
@@ -117,14 +200,21 @@ fn matching(socket: &Socket, local: IpAddr) -> Result<Vec<Entry>, Error> {
     for protocol in [TCP, UDP] {
         // An unconnected UDP socket is in state CLOSE; a TCP socket there is not bound to anything that could be destroyed.
         let states = if protocol == TCP { !((1 << LISTEN) | (1 << CLOSE)) } else { u32::MAX };
-        for family in [INET, INET6] {
-            let all = Entry { family, protocol, state: 0, id: [0; ID] };
-            let request = Message::new(SOCK_DIAG_BY_FAMILY, DUMP, &all.request(states));
-            match socket.dump("list sockets", request, SOCK_DIAG_BY_FAMILY) {
-                Ok(answers) => found.extend(answers.iter().filter_map(|payload| Entry::parse(protocol, payload)).filter(|entry| entry.local() == Some(local))),
-                Err(error) if error.errno() == Some(ENOENT) => {} // this kernel has no such sockets at all (udp_diag is a module of its own)
-                Err(error) => return Err(error),
-            }
+        found.extend(list(socket, protocol, states)?.into_iter().filter(|entry| entry.local() == Some(local)));
+    }
+    Ok(found)
+}
+
+/// Sockets of a protocol in some states.
+fn list(socket: &Socket, protocol: u8, states: u32) -> Result<Vec<Entry>, Error> {
+    let mut found = Vec::new();
+    for family in [INET, INET6] {
+        let all = Entry { family, protocol, state: 0, id: [0; ID], inode: 0 };
+        let request = Message::new(SOCK_DIAG_BY_FAMILY, DUMP, &all.request(states));
+        match socket.dump("list sockets", request, SOCK_DIAG_BY_FAMILY) {
+            Ok(answers) => found.extend(answers.iter().filter_map(|payload| Entry::parse(protocol, payload))),
+            Err(error) if error.errno() == Some(ENOENT) => {} // this kernel has no such sockets at all (udp_diag is a module of its own)
+            Err(error) => return Err(error),
         }
     }
     Ok(found)

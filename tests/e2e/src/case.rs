@@ -197,9 +197,19 @@ impl Case {
     /// # Errors
     /// When the pod does not run and is not ready on the other node.
     pub fn move_kept(&self, pod: &str) -> Result<String> {
+        self.move_kept_by(pod, &[])
+    }
+
+    /// As [`Case::move_kept`], with options of `kubectl migrate`.
+    ///
+    /// # Errors
+    /// When the pod does not run and is not ready on the other node.
+    pub fn move_kept_by(&self, pod: &str, options: &[&str]) -> Result<String> {
         let before = self.pod(pod)?;
         let node = self.pair.other(pods::node(&before)).to_owned();
-        let moved = self.migrate(pod, &node)?.moved()?;
+        let mut arguments = vec![pod, "--to", &node];
+        arguments.extend(options);
+        let moved = migrate::migrate_with(&self.lab, &self.namespace, &arguments)?.moved()?;
         let name = moved.target_pod()?;
         let after = self.ready(&name)?;
         ensure!(pods::node(&after) == node, "{name} runs on {}, not on {node}", pods::node(&after));

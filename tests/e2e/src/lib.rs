@@ -11,6 +11,7 @@
 
 pub mod case;
 pub mod children;
+pub mod contract;
 pub mod faults;
 pub mod footprint;
 pub mod http;
@@ -19,7 +20,6 @@ pub mod machines;
 pub mod road;
 pub mod scenario;
 pub mod suite;
-pub mod talk;
 pub mod user;
 pub mod watch;
 

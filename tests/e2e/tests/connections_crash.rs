@@ -4,11 +4,10 @@ use anyhow::{Context, Result, ensure};
 use godwit_demo::migrate;
 use godwit_demo::pods;
 use godwit_demo::talker::Asker;
+use godwit_e2e::contract::{Stage, address, all_retired};
 use godwit_e2e::faults::{Fault, Order};
 use godwit_e2e::road::{renew, replace};
 use godwit_e2e::{Case, Scenario};
-
-use crate::connections::{address, all_retired, start};
 
 pub const AGENTS: Scenario =
     Scenario::new("anchor-crash", "A connection lives on whatever agent is killed or step fails meanwhile; when it is taken back, at the source.", agents);
@@ -59,8 +58,8 @@ fn controller(case: &Case) -> Result<()> {
 
 /// Crosses all points, at least so many times taken back and moved, and then restarts the agents. Returns the pod that runs then, and the connection.
 fn cross_all(case: &Case, faults: &[(&str, Order)], least_back: usize, least_moved: usize) -> Result<(String, Asker)> {
-    let (mut pod, server) = start(case)?;
-    let mut asker = Asker::new(server)?;
+    let stage = Stage::set(case)?;
+    let (mut pod, mut asker) = (stage.pod.clone(), Asker::new(stage.server)?);
     let (mut moved, mut back) = (0, 0);
     for (point, order) in faults {
         let crossed = cross(case, &pod, point, *order, &mut asker).with_context(|| format!("{order:?} at {point}"))?;

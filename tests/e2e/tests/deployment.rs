@@ -9,12 +9,12 @@ use godwit_demo::pods;
 use godwit_demo::shell::wait_until;
 use godwit_demo::talker::{self, Asker as Talker};
 use godwit_e2e::case::MINUTE;
+use godwit_e2e::contract;
 use godwit_e2e::faults::{Fault, Order};
 use godwit_e2e::watch::{Asker, Watch};
 use godwit_e2e::{Case, OnMachines, Scenario, http};
 use serde_json::Value;
 
-use crate::connections;
 use crate::http_server::{PORT, read, server};
 
 pub const SCENARIO: Scenario =
@@ -77,7 +77,7 @@ fn run(case: &Case) -> Result<()> {
 fn connected(case: &Case) -> Result<()> {
     case.apply(&[deployment(talker::pod("talker"), 1, &case.pair.a)])?;
     let source = wait_until("the replica", MINUTE, || Ok(case.standing_pods()?.into_iter().find(pods::is_ready)))?;
-    let server = connections::address(case, pods::name(&source))?;
+    let server = contract::address(case, pods::name(&source))?;
     let mut asker = wait_until("the replica answers", MINUTE, || Ok(Talker::new(server).ok()))?;
     asker.ask()?;
     let replicas = Watch::start(case, "pods", "app=talker")?;
@@ -94,7 +94,7 @@ fn connected(case: &Case) -> Result<()> {
     ensure!(owner(&case.pod(&moved.target_pod()?)?) == owner(&source), "the ReplicaSet does not own the target");
     ensure!(owner(&case.pod(pods::name(&source))?).is_none(), "the ReplicaSet still owns the source");
     drop(asker);
-    connections::all_retired(case, &moved.target_pod()?)
+    contract::all_retired(case, &moved.target_pod()?)
 }
 
 fn ready(case: &Case) -> Result<Vec<Value>> {

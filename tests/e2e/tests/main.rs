@@ -34,6 +34,7 @@ mod strangers;
 mod there_and_back;
 mod timeline;
 mod trace;
+mod tunnel;
 mod unfit_targets;
 mod uninstall;
 
@@ -42,15 +43,16 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 46] = [
+const SCENARIOS: [Scenario; 47] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
     redis::SCENARIO,
     connections::ALL_KINDS,
-    connections::MANY,
+    connections::MANY_OF_THEM,
     connections::RELEASED,
     connections::CLOSED,
+    tunnel::SCENARIO,
     http_server::SCENARIO,
     menagerie::SCENARIO,
     heap::SCENARIO,

@@ -29,7 +29,7 @@ fn run(case: &Case) -> Result<()> {
     ensure!(seen.reconnects == 0, "the client's connection was lost {} times", seen.reconnects);
     case.note(format!("{} writes", proof.acknowledged));
     ensure!(proof.missing == 0 && proof.damaged == 0, "{proof:?}");
-    crate::connections::all_retired(case, &pod)?;
+    godwit_e2e::contract::all_retired(case, &pod)?;
     ensure!(proof.acknowledged as u64 > 3 * ROUNDS, "too few writes to prove anything: {proof:?}");
     Ok(())
 }

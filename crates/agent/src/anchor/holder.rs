@@ -5,10 +5,10 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use godwit_network::{Attachment, Gate, Hold, Mirror, addresses, echo, links};
+use godwit_network::{Attachment, Gate, Hold, Mirror, addresses, echo, links, sockets, sockets::Untaken};
 use godwit_node::host::Host;
 use godwit_rpc::v1::{AnchorName, Failure};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,8 @@ pub const ROLE: &str = "anchor";
 const PATIENCE: Duration = Duration::from_secs(3);
 /// For how long the other end may ask whether frames get through.
 const ECHO: Duration = Duration::from_secs(5);
+/// How long a pod may take to take in connections that have begun.
+const SETTLING: Duration = Duration::from_millis(30);
 /// Beginning of the interfaces' names.
 const PREFIX: &str = "anc";
 
@@ -210,13 +212,38 @@ impl Holder {
     /// # Errors
     /// When the kernel refuses; then it is sent again by who sent it.
     pub fn hold(&self, pod_uid: &str) -> Result<(), Failure> {
+        self.keep(pod_uid, |entry, netns, link| match entry.holds.get(&link.target_pod_uid) {
+            Some(hold) => hold.keep_everything().map(|()| None),
+            None => Hold::begin(netns, &entry.anchor.attachment.device, &link.device).map(Some),
+        })
+    }
+
+    /// A moment before the freeze: no connection begins any more, what begins one is kept, and those that have begun are given a moment to be taken in. What is in
+    /// no program's hands does not move.
+    ///
+    /// # Errors
+    /// When the kernel refuses; then connections that begin at this very moment are reset.
+    pub fn settle(&self, pod_uid: &str) -> Result<(), Failure> {
+        let Some(Anchor { netns, attachment, .. }) = self.of(pod_uid) else { return Ok(()) };
+        self.keep(pod_uid, |_, netns, link| Hold::begin_with_beginnings(netns, &attachment.device, &link.device).map(Some))?;
+        let netns = self.host.path(&netns);
+        let gate = Gate::new(&netns, pod_uid).map_err(|error| refused(&error))?;
+        gate.narrow(&attachment.device).map_err(|error| refused(&error))?;
+        let end = Instant::now() + SETTLING;
+        while Instant::now() < end && sockets::unsettled(&netns).map_err(|error| refused(&error))? > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn keep(&self, pod_uid: &str, mut make: impl FnMut(&Entry, &Path, &Link) -> Result<Option<Hold>, godwit_network::Error>) -> Result<(), Failure> {
         let mut all = self.all();
         let Some(entry) = all.get_mut(pod_uid) else { return Ok(()) };
         let netns = self.host.path(&entry.anchor.netns);
-        let waiting = entry.anchor.links.iter().filter(|link| entry.anchor.current.as_ref() != Some(&link.target_pod_uid));
-        for link in waiting {
-            let hold = Hold::begin(&netns, &entry.anchor.attachment.device, &link.device).map_err(|error| refused(&error))?;
-            entry.holds.insert(link.target_pod_uid.clone(), hold);
+        for link in entry.anchor.links.clone().iter().filter(|link| entry.anchor.current.as_ref() != Some(&link.target_pod_uid)) {
+            if let Some(hold) = make(entry, &netns, link).map_err(|error| refused(&error))? {
+                entry.holds.insert(link.target_pod_uid.clone(), hold);
+            }
         }
         Ok(())
     }
@@ -232,7 +259,7 @@ impl Holder {
         let netns = self.host.path(&entry.anchor.netns);
         self.let_pass(&entry.anchor, &link)?;
         if let Some(hold) = entry.holds.remove(&name.target_pod_uid) {
-            match hold.release(&netns) {
+            match hold.release(&netns, &own_addresses()) {
                 Ok(frames) => tracing::debug!(pod = name.pod_uid, frames, "passed on what was kept"),
                 Err(error) => tracing::warn!(pod = name.pod_uid, %error, "what was kept is lost; it will be sent again"),
             }
@@ -253,7 +280,16 @@ impl Holder {
     fn let_pass(&self, anchor: &Anchor, link: &Link) -> Result<(), Failure> {
         let netns = self.host.path(&anchor.netns);
         let gate = Gate::new(&netns, &anchor.name.pod_uid).map_err(|error| refused(&error))?;
-        gate.connect(&netns, &anchor.attachment.device, &link.device, &own_addresses()).map_err(|error| refused(&error))
+        let ips = anchor.attachment.ips.iter();
+        let untaken: Vec<Untaken> = ips.filter_map(|ip| sockets::untaken(&netns, *ip).ok()).flatten().collect();
+        gate.connect(&netns, &anchor.attachment.device, &link.device, &own_addresses(), &untaken).map_err(|error| refused(&error))?;
+        // Nobody knows them at the target: their peers would wait for ever.
+        if !untaken.is_empty()
+            && let Err(error) = sockets::refuse(&netns, &untaken)
+        {
+            tracing::warn!(pod = anchor.name.pod_uid, %error, connections = untaken.len(), "the peers of connections that nobody had taken in are not told");
+        }
+        Ok(())
     }
 
     /// After a restart: frames pass as before. False: none did.

@@ -50,8 +50,13 @@ impl Agent for Control {
     async fn assess(&self, request: Request<v1::AssessRequest>) -> Result<Response<v1::AssessReply>, Status> {
         admit(&request)?;
         let node = &self.registry.node;
-        let reply = inspect::assess(&node.host, &request.into_inner()).await;
-        Ok(Response::new(v1::AssessReply { no_anchor: node.no_anchor.clone(), ..reply }))
+        let request = request.into_inner();
+        let reply = inspect::assess(&node.host, &request).await;
+        let no_anchor = match &request.migration {
+            Some(migration) if request.reach && node.no_anchor.is_empty() => node.no_way_from(&migration.source_node, &migration.source_address).await,
+            _ => node.no_anchor.clone(),
+        };
+        Ok(Response::new(v1::AssessReply { no_anchor, ..reply }))
     }
 
     async fn prepare_target(&self, request: Request<v1::PrepareTargetRequest>) -> Result<Response<v1::PrepareTargetReply>, Status> {

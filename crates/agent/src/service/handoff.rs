@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use godwit_migration::handover::Sealed;
+use godwit_network::links;
 use godwit_rpc::{
     tls,
     v1::{self, FileChunk, Migration, Receipt, ask_reply, handoff_server::Handoff, restore_event},
@@ -130,6 +131,19 @@ impl Handoff for Peer {
             Err(status) => return Err(status),
         };
         Ok(Response::new(reply))
+    }
+
+    async fn probe(&self, request: Request<v1::ProbeRequest>) -> Result<Response<v1::ProbeReply>, Status> {
+        tls::require_agent(&request)?;
+        let request = request.into_inner();
+        let (underlay, vni) = (self.registry.node.ip, request.vni);
+        let remote = request.underlay.parse().map_err(|_| Status::invalid_argument("the request names no address"))?;
+        let made = anchor::blocking(move || anchor::probe::answer(links::Tunnel { vni, local: underlay, remote })).await;
+        let (taken, failure) = match made {
+            Ok(made) => (!made, None),
+            Err(why) => (false, Some(why)),
+        };
+        Ok(Response::new(v1::ProbeReply { underlay: underlay.to_string(), taken, failure }))
     }
 
     async fn link(&self, request: Request<v1::LinkRequest>) -> Result<Response<v1::LinkReply>, Status> {

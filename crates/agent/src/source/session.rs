@@ -419,6 +419,12 @@ impl Worker {
 
     async fn freeze(&mut self) {
         self.point("freeze").await;
+        if self.node.anchors.of(&self.migration.source_pod_uid).is_some() {
+            self.next_step("admit");
+            if let Some(Err(why)) = self.with_grip(|grip, node| node.anchors.settle(grip.uid())).await {
+                tracing::warn!(reason = why.reason, message = why.message, "connections that begin right now will be reset");
+            }
+        }
         self.next_step("freeze");
         self.hold_elsewhere();
         self.frozen_at = Some(Instant::now());

@@ -6,18 +6,28 @@
 #   stream       each line is a number of bytes, which are sent
 #   gap          the longest time that the program stood still since this was asked last, in nanoseconds by CLOCK_REALTIME
 #   dial IP PORT a connection of its own to there: a numbered line every 10 ms; what comes from there comes back
+#   relay IP P   a connection of its own to a program like this one: every line goes there, every line from there comes back
+#   inside NAME  how often it has asked itself over its connection "unix" or "ipv6"
+#   half         once the other end has said its last byte: a numbered line every 10 ms
+#   mute         ends its own direction at once and hears the other one to its end
+#   heard        number and digest of the bytes that the last such connection brought
+# On the next port it listens, too, but takes nobody in before "go" was said. Datagrams to the first port are answered as in "ask", by a socket without an address.
 import asyncio
 import hashlib
 import os
 import resource
+import socket
 import sys
 import time
 
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 identity = os.urandom(8).hex()
+port = int(sys.argv[1])
 go = asyncio.Event()
 longest = 0
+heard = b"nothing"
+asked = {}
 
 
 async def watch():
@@ -52,8 +62,43 @@ async def dial(ip, port):
     task.cancel()
 
 
+async def ask_itself(name, reader, writer):
+    writer.write(b"ask\n")
+    asked[name] = 0
+    while True:
+        writer.write(b"%s\n" % name)
+        line = await reader.readline()
+        if line.split() != [identity.encode(), b"%d" % (asked[name] + 1), name]:
+            print("bad", name, line, flush=True)
+            return
+        asked[name] += 1
+        await asyncio.sleep(0.01)
+
+
+async def relay(reader, writer, from_there, there):
+    there.write(b"ask\n")
+    while line := await reader.readline():
+        there.write(line)
+        await there.drain()
+        writer.write(await from_there.readline())
+        await writer.drain()
+    there.close()
+
+
+class Datagrams(asyncio.DatagramProtocol):
+    def __init__(self):
+        self.counts = {}
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, peer):
+        self.counts[peer] = self.counts.get(peer, 0) + 1
+        self.transport.sendto(b"%s %d %s" % (identity.encode(), self.counts[peer], data), peer)
+
+
 async def serve(reader, writer):
-    global longest
+    global longest, heard
     what = (await reader.readline()).split()
     if what[0] == b"ask":
         n = 0
@@ -89,6 +134,24 @@ async def serve(reader, writer):
         longest = 0
     elif what[0] == b"dial":
         await dial(what[1].decode(), what[2])
+    elif what[0] == b"relay":
+        await relay(reader, writer, *await asyncio.open_connection(what[1].decode(), int(what[2])))
+    elif what[0] == b"inside":
+        writer.write(b"%s %d\n" % (identity.encode(), asked.get(what[1], 0)))
+    elif what[0] == b"half":
+        await reader.read()
+        n = 0
+        while True:
+            n += 1
+            writer.write(b"%s %d\n" % (identity.encode(), n))
+            await writer.drain()
+            await asyncio.sleep(0.01)
+    elif what[0] == b"mute":
+        writer.write_eof()
+        data = await reader.read()
+        heard = b"%d %s" % (len(data), hashlib.sha256(data).hexdigest().encode())
+    elif what[0] == b"heard":
+        writer.write(heard + b"\n")
     writer.close()
 
 
@@ -99,10 +162,24 @@ async def handle(reader, writer):
         print("bad", error, flush=True)
 
 
+async def late():
+    listener = socket.create_server(("0.0.0.0", port + 1), backlog=64)
+    await go.wait()
+    return await asyncio.start_server(handle, sock=listener, limit=1024)
+
+
 async def main():
-    server = await asyncio.start_server(handle, "0.0.0.0", int(sys.argv[1]), backlog=4096, limit=1024)
+    loop = asyncio.get_running_loop()
+    server = await asyncio.start_server(handle, "0.0.0.0", port, backlog=4096, limit=1024)
+    others = [await asyncio.start_unix_server(handle, "\0talker"), asyncio.create_task(late()), asyncio.create_task(watch())]
+    others.append(asyncio.create_task(ask_itself(b"unix", *await asyncio.open_unix_connection("\0talker"))))
+    try:
+        others.append(await asyncio.start_server(handle, "::1", port))
+        others.append(asyncio.create_task(ask_itself(b"ipv6", *await asyncio.open_connection("::1", port))))
+    except OSError as error:
+        print("no IPv6:", error, flush=True)
+    others.append(await loop.create_datagram_endpoint(Datagrams, local_addr=("0.0.0.0", port)))
     print("good 1", identity, flush=True)
-    watching = asyncio.create_task(watch())
     async with server:
         await server.serve_forever()
 

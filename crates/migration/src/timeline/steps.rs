@@ -43,6 +43,7 @@ pub const KNOWN: &[Known] = &[
     known("prime", "the target starts its restores, which wait for images", "runc and keepers of the target"),
     known("claim", "the Handover is made", "API server"),
     known("fence", "the kubelet is kept from making containers of the pod", "disk of the source"),
+    known("admit", "connections that have just begun are taken in, no others begin", "programs of the pod"),
     known("gate", "traffic of the pod is cut", "kernel (nftables)"),
     known("freeze", "every task of the pod stops", "kernel (cgroup freezer)"),
     known("dump", "the frozen processes are saved and sent", "CRIU of the source"),
