@@ -43,6 +43,9 @@ impl Handoff for Echo {
     async fn link(&self, _: Request<v1::LinkRequest>) -> Result<Response<v1::LinkReply>, Status> {
         Err(Status::unimplemented(""))
     }
+    async fn probe(&self, _: Request<v1::ProbeRequest>) -> Result<Response<v1::ProbeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
     async fn unlink(&self, _: Request<v1::AnchorName>) -> Result<Response<v1::AnchorDone>, Status> {
         Err(Status::unimplemented(""))
     }
