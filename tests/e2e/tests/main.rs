@@ -24,6 +24,7 @@ mod memory;
 mod menagerie;
 mod metrics;
 mod node_dies;
+mod otlp;
 mod pod_deleted;
 mod pod_network;
 mod redis;
@@ -42,7 +43,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 46] = [
+const SCENARIOS: [Scenario; 47] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
@@ -78,6 +79,7 @@ const SCENARIOS: [Scenario; 46] = [
     doctor::SCENARIO,
     docs::PAGES,
     metrics::SCENARIO,
+    otlp::SCENARIO,
     bad_streams::SCENARIO,
     agents_crash::FAIL,
     agents_crash::CRASH,

@@ -1,0 +1,36 @@
+// An OpenTelemetry collector for the lab: the real one, with only what takes traces by OTLP and writes them into a file.
+package main
+
+import (
+	"log"
+
+	"github.com/open-telemetry/opentelemetry-collector-contrib/exporter/fileexporter"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/confmap/provider/fileprovider"
+	"go.opentelemetry.io/collector/confmap/provider/yamlprovider"
+	"go.opentelemetry.io/collector/otelcol"
+	"go.opentelemetry.io/collector/receiver/otlpreceiver"
+)
+
+func main() {
+	factories := func() (otelcol.Factories, error) {
+		receivers, err := otelcol.MakeFactoryMap(otlpreceiver.NewFactory())
+		if err != nil {
+			return otelcol.Factories{}, err
+		}
+		exporters, err := otelcol.MakeFactoryMap(fileexporter.NewFactory())
+		return otelcol.Factories{Receivers: receivers, Exporters: exporters}, err
+	}
+	settings := otelcol.CollectorSettings{
+		BuildInfo: component.BuildInfo{Command: "otelcol", Description: "OpenTelemetry collector of the lab"},
+		Factories: factories,
+		ConfigProviderSettings: otelcol.ConfigProviderSettings{ResolverSettings: confmap.ResolverSettings{
+			DefaultScheme:     "file",
+			ProviderFactories: []confmap.ProviderFactory{fileprovider.NewFactory(), yamlprovider.NewFactory()},
+		}},
+	}
+	if err := otelcol.NewCommand(settings).Execute(); err != nil {
+		log.Fatal(err)
+	}
+}
