@@ -1,17 +1,28 @@
-// An OpenTelemetry collector for the lab: the real one, with only what takes traces by OTLP and writes them into a file.
+// An OpenTelemetry collector for the lab's clients: the real one, with only what takes traces by OTLP and writes them into a file.
 package main
 
 import (
+	"context"
 	"log"
 
 	"github.com/open-telemetry/opentelemetry-collector-contrib/exporter/fileexporter"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/provider/fileprovider"
-	"go.opentelemetry.io/collector/confmap/provider/yamlprovider"
 	"go.opentelemetry.io/collector/otelcol"
 	"go.opentelemetry.io/collector/receiver/otlpreceiver"
+	"go.opentelemetry.io/collector/service/telemetry"
+	"go.uber.org/zap"
 )
+
+// It logs, and tells nothing else of itself.
+func own() telemetry.Factory {
+	logger := func(context.Context, telemetry.LoggerSettings, component.Config) (*zap.Logger, component.ShutdownFunc, error) {
+		logger, err := zap.NewProduction()
+		return logger, nil, err
+	}
+	return telemetry.NewFactory(func() component.Config { return &struct{}{} }, telemetry.WithCreateLogger(logger))
+}
 
 func main() {
 	factories := func() (otelcol.Factories, error) {
@@ -20,14 +31,14 @@ func main() {
 			return otelcol.Factories{}, err
 		}
 		exporters, err := otelcol.MakeFactoryMap(fileexporter.NewFactory())
-		return otelcol.Factories{Receivers: receivers, Exporters: exporters}, err
+		return otelcol.Factories{Receivers: receivers, Exporters: exporters, Telemetry: own()}, err
 	}
 	settings := otelcol.CollectorSettings{
 		BuildInfo: component.BuildInfo{Command: "otelcol", Description: "OpenTelemetry collector of the lab"},
 		Factories: factories,
 		ConfigProviderSettings: otelcol.ConfigProviderSettings{ResolverSettings: confmap.ResolverSettings{
 			DefaultScheme:     "file",
-			ProviderFactories: []confmap.ProviderFactory{fileprovider.NewFactory(), yamlprovider.NewFactory()},
+			ProviderFactories: []confmap.ProviderFactory{fileprovider.NewFactory()},
 		}},
 	}
 	if err := otelcol.NewCommand(settings).Execute(); err != nil {

@@ -184,7 +184,7 @@ impl Collector {
         let config = json!({
             "receivers": {"otlp": {"protocols": {"grpc": {"endpoint": format!("{CLIENT_ADDRESS}:{PORT}")}}}},
             "exporters": {"file": {"path": self.traces()}},
-            "service": {"pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["file"]}}, "telemetry": {"metrics": {"level": "none"}}},
+            "service": {"pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["file"]}}},
         });
         let file = self.folder.join("collector.yaml");
         std::fs::write(&file, config.to_string())?;
