@@ -43,7 +43,7 @@ pub const KNOWN: &[Known] = &[
     known("clocks", "the clocks of both nodes are compared", "both agents"),
     known("copy", "the pod's files travel while it runs", "disk and network"),
     known("memory", "the pod's memory travels while it runs", "network"),
-    part(1, "round", "all memory, then what was written since the last round, is read and sent", "network, target's page store"),
+    part(1, "memory", "round", "all memory, then what was written since the last round, is read and sent", "network, target's page store"),
     known("prime", "the target starts its restores, which wait for images", "runc and keepers of the target"),
     part(1, "prime", "runc-restore", "runc restore makes the container's frame and comes to CRIU", "runc of the target"),
     known("claim", "the Handover is made", "API server"),
