@@ -23,6 +23,7 @@ mod slots;
 mod socket;
 mod source;
 mod target;
+mod task;
 mod trace;
 mod uninstall;
 
@@ -33,7 +34,7 @@ use clap::Parser;
 use godwit_api::names;
 use godwit_node::host::Host;
 use godwit_rpc::{
-    Identity, certificates, tls,
+    Identity, certificates, logs, tls,
     v1::{agent_server::AgentServer, handoff_server::HandoffServer},
 };
 use godwit_runtime::protocol::{CONSUMED, CONTAINERS, SOCKET};
@@ -85,10 +86,9 @@ async fn run() -> anyhow::Result<()> {
     // The log for people, and what is kept for `kubectl migrate trace`: of Godwit's own, and more of it.
     let own = Targets::new().with_target("godwit", tracing::Level::DEBUG);
     let wanted = tracing_subscriber::EnvFilter::try_from_env("GODWIT_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::registry()
-        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(wanted))
-        .with(trace::memory::Ear.with_filter(own))
-        .init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = if logs::json() { lines.json().boxed() } else { lines.boxed() };
+    tracing_subscriber::registry().with(lines.with_filter(wanted)).with(trace::memory::Ear.with_filter(own)).init();
     let arguments = Arguments::parse();
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let host = Host::detect();

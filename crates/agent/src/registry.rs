@@ -40,14 +40,14 @@ impl Registry {
         let mut sources = HashMap::new();
         for entry in node.journal.load(source::session::ROLE)? {
             let (key, session) = source::session::Session::resume(node.clone(), entry)?;
-            tracing::info!(pod = key, "taken up again as source");
+            tracing::info!(migration = session.migration.uid, pod = key, "taken up again as source");
             sources.insert(key, session);
         }
         node.anchors.keep_only(|pod| sources.contains_key(pod));
         let mut targets = HashMap::new();
         for entry in node.journal.load(target::session::ROLE)? {
             let session = target::session::Session::resume(node.clone(), desk.clone(), entry)?;
-            tracing::info!(pod = session.migration.source_pod_uid, "taken up again as target");
+            tracing::info!(migration = session.migration.uid, pod = session.migration.source_pod_uid, "taken up again as target");
             targets.insert(session.migration.source_pod_uid.clone(), session);
         }
         let registry = Arc::new(Self { node, desk, sources: Mutex::new(sources), targets: Mutex::new(targets), arrived: tokio::sync::Notify::new() });

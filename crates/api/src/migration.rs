@@ -209,6 +209,9 @@ pub struct PodMigrationStatus {
     /// Clocks of the two nodes, measured when the switch began: the times in `timeline` are those of who took the step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clocks: Vec<Clock>,
+    /// The trace that the spans of this migration are exported to when it ends: 32 hexadecimal digits. Not there when nothing is exported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     /// For how long the pod stood still.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeze: Option<Freeze>,
@@ -227,6 +230,26 @@ pub struct PodMigrationStatus {
     /// When it reached its final phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
+}
+
+impl PodMigrationStatus {
+    /// The node whose clock tells the times of the steps of `who`; `None` for the controller.
+    #[must_use]
+    pub fn node_of(&self, who: &str) -> Option<&str> {
+        match who {
+            "source" => self.source_node.as_deref(),
+            "target" | "wrapper" => self.target_node.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Microseconds to take from a time of `who` to have it by the controller's clock. Less than the measurement can tell is nothing.
+    #[must_use]
+    pub fn correction_us(&self, who: &str) -> i64 {
+        let Some(node) = self.node_of(who) else { return 0 };
+        let clock = self.clocks.iter().find(|clock| clock.node == node);
+        clock.filter(|clock| clock.offset_us.saturating_abs() > clock.uncertainty_us).map_or(0, |clock| clock.offset_us)
+    }
 }
 
 /// The plan as users see it.
@@ -313,7 +336,7 @@ pub struct Step {
     pub phase: Phase,
     /// Name of the step, e.g. `dump`.
     pub step: String,
-    /// `controller`, `source` or `target`.
+    /// `controller`, `source`, `target`, or `wrapper` for what the OCI wrapper, its keepers and CRIU's hook do on the target node.
     pub who: String,
     /// Start, microseconds since the epoch by the clock of who took it.
     pub start_us: i64,

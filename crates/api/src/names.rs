@@ -7,6 +7,8 @@ pub const RUNTIME_HANDLER: &str = "godwit";
 pub const ANNOTATION_MIGRATION: &str = "godwit.dev/migration";
 /// Annotation on a target pod: UID of the source pod, which is also the name of the `Handover`.
 pub const ANNOTATION_SOURCE_UID: &str = "godwit.dev/source-uid";
+/// Annotation on a `PodMigration`: the `traceparent` (W3C Trace Context, version 00) of who ordered it. Its spans then belong to that trace.
+pub const ANNOTATION_TRACEPARENT: &str = "godwit.dev/traceparent";
 /// Label on objects made for a migration: name of the `PodMigration`.
 pub const LABEL_MIGRATION: &str = "godwit.dev/migration-name";
 /// Label on a sealed source pod that stays for its anchor: name of the `PodMigration`.

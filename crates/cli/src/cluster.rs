@@ -22,8 +22,16 @@ use crate::options::{self, Memory, Pod, Where};
 /// For how long the cluster may be away while a migration is watched.
 const AWAY: Duration = Duration::from_secs(60);
 
+/// Environment variable with the `traceparent` of whoever runs this command, as OpenTelemetry's programs pass it on.
+const TRACEPARENT: &str = "TRACEPARENT";
+
 /// Most events that are told.
 const EVENTS: usize = 10;
+
+/// The trace that an order is a part of.
+fn traceparent() -> Option<String> {
+    std::env::var(TRACEPARENT).ok().filter(|text| !text.is_empty())
+}
 
 /// See the module.
 pub struct Cluster {
@@ -67,6 +75,7 @@ impl Cluster {
         let object = PodMigration {
             metadata: ObjectMeta {
                 generate_name: Some(format!("{short}-")),
+                annotations: traceparent().map(|text| BTreeMap::from([(names::ANNOTATION_TRACEPARENT.to_owned(), text)])),
                 labels: Some(BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), "kubectl-migrate".to_owned())])),
                 ..ObjectMeta::default()
             },

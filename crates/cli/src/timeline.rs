@@ -29,7 +29,7 @@ pub struct Row {
     pub step: String,
     /// What it was about.
     pub detail: String,
-    /// `controller`, `source` or `target`.
+    /// `controller`, `source`, `target` or `wrapper`.
     pub who: String,
     /// The phase in which it was taken.
     pub phase: Phase,
@@ -123,24 +123,13 @@ impl Timeline {
     }
 }
 
-/// Microseconds to take from a time of `who`. Less than the measurement can tell is nothing.
-fn correction(status: &PodMigrationStatus, who: &str) -> i64 {
-    let node = match who {
-        "source" => status.source_node.as_deref(),
-        "target" => status.target_node.as_deref(),
-        _ => None,
-    };
-    let clock = status.clocks.iter().find(|clock| Some(clock.node.as_str()) == node);
-    clock.filter(|clock| clock.offset_us.saturating_abs() > clock.uncertainty_us).map_or(0, |clock| clock.offset_us)
-}
-
 fn row(status: &PodMigrationStatus, step: &Step) -> Row {
     Row {
         step: step.step.clone(),
         detail: step.detail.clone(),
         who: step.who.clone(),
         phase: step.phase,
-        start_us: step.start_us.saturating_sub(correction(status, &step.who)),
+        start_us: step.start_us.saturating_sub(status.correction_us(&step.who)),
         duration_us: step.duration_us.max(0),
         level: steps::level(&step.step, &step.who),
         critical_us: 0,
@@ -164,6 +153,7 @@ pub fn text(object: &PodMigration) -> Vec<String> {
     let begin = timeline.begin_us();
     let mut lines = vec![headline(object, &timeline)];
     lines.extend(clocks(&status.clocks));
+    lines.extend(status.trace_id.as_ref().map(|id| format!("  trace {id}")));
     if timeline.rows.is_empty() {
         lines.push("  no step was taken yet".to_owned());
         return lines;
@@ -291,7 +281,7 @@ pub fn value(object: &PodMigration) -> Value {
     });
     json!({
         "name": object.name_any(), "pod": object.spec.pod_name, "phase": status.phase, "sourceNode": status.source_node, "targetNode": status.target_node,
-        "clocks": status.clocks, "freeze": freeze, "steps": steps, "unexplained": timeline.gaps.iter().map(stretch).collect::<Vec<_>>(),
+        "traceId": status.trace_id, "clocks": status.clocks, "freeze": freeze, "steps": steps, "unexplained": timeline.gaps.iter().map(stretch).collect::<Vec<_>>(),
     })
 }
 

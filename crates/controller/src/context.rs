@@ -39,6 +39,8 @@ pub struct Context {
     pub admission: Mutex<()>,
     /// Migrations in flight from or to one node.
     pub limit: usize,
+    /// Where the spans of migrations go when these have ended.
+    pub traces: godwit_otlp::Exporter,
     /// Key of the tickets.
     pub ticket_key: [u8; 32],
 }
@@ -62,6 +64,13 @@ impl Context {
     /// When a test ordered it to fail.
     pub async fn point(&self, name: &str) -> Result<(), Error> {
         Ok(godwit_fault::point(name).await?)
+    }
+
+    /// The trace that a migration's spans will be exported to, if they will.
+    #[must_use]
+    pub fn trace_id(&self, object: &PodMigration) -> Option<String> {
+        let trace = godwit_otlp::context::Context::of(object);
+        (self.traces.is_on() && trace.sampled).then(|| trace.trace_id())
     }
 
     /// Why the migration should not go on, as far as it is for the controller to say: cancelled, deleted, or too late.

@@ -56,7 +56,12 @@ enum Command {
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("GODWIT_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    if godwit_rpc::logs::json() {
+        lines.json().init()
+    } else {
+        lines.init()
+    }
     match options.command {
         Some(Command::FaultPoints) => {
             points::ALL.iter().for_each(|name| println!("{name}"));

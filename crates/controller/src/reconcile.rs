@@ -18,6 +18,8 @@ use kube::runtime::controller::Action;
 
 use godwit_api::PodMigration;
 use godwit_api::migration::Phase;
+use godwit_rpc::logs;
+use tracing::Instrument;
 
 use crate::context::Context;
 use crate::error::Error;
@@ -42,7 +44,12 @@ pub enum Next {
 /// [`Error`]: tried again.
 pub async fn reconcile(object: Arc<PodMigration>, context: Arc<Context>) -> Result<Action, Error> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    godwit_fault::within(namespace.clone(), carry(&context, &namespace, &name)).await
+    godwit_fault::within(namespace.clone(), carry(&context, &namespace, &name)).instrument(about(&object)).await
+}
+
+/// What is logged about it.
+fn about(object: &PodMigration) -> tracing::Span {
+    logs::about(&object.uid().unwrap_or_default(), &object.namespace().unwrap_or_default(), &object.name_any())
 }
 
 async fn carry(context: &Context, namespace: &str, name: &str) -> Result<Action, Error> {
@@ -54,7 +61,7 @@ async fn carry(context: &Context, namespace: &str, name: &str) -> Result<Action,
     loop {
         let phase = record.phase();
         let failed = record.status().failure.is_some();
-        tracing::debug!(namespace, name, ?phase, failed, "at work");
+        tracing::debug!(?phase, failed, "at work");
         let next = match phase {
             Phase::Succeeded | Phase::RolledBack | Phase::Failed => phase::finished::run(context, &mut record).await?,
             _ if failed => phase::undo::run(context, &mut record).await?,
@@ -70,6 +77,7 @@ async fn carry(context: &Context, namespace: &str, name: &str) -> Result<Action,
             began = Instant::now();
             if record.phase().is_final() {
                 ended(&record);
+                context.traces.export(record.object());
             }
         }
         match next {
@@ -96,6 +104,6 @@ fn ended(record: &Record) {
 #[must_use]
 pub fn retry(object: Arc<PodMigration>, error: &Error, _: Arc<Context>) -> Action {
     let error: &dyn std::error::Error = error;
-    tracing::warn!(namespace = object.namespace(), name = object.name_any(), error, "will be tried again");
+    about(&object).in_scope(|| tracing::warn!(error, "will be tried again"));
     Action::requeue(Duration::from_millis(500))
 }

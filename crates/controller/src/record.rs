@@ -15,6 +15,7 @@ use serde_json::json;
 use godwit_api::migration::{Failure, Phase, PodMigrationStatus, Step};
 use godwit_api::{PodMigration, names};
 use godwit_migration::timeline;
+use godwit_rpc::v1;
 
 use crate::error::Error;
 
@@ -140,6 +141,16 @@ impl Record {
     /// Notes a step for the next write.
     pub fn note(&self, step: Step) {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner).push(step);
+    }
+
+    /// Notes a step of an agent: in which phase, and only once, however often it is told.
+    pub fn note_agent(&self, phase: Phase, step: v1::Step) {
+        let step = Step { phase, step: step.step, who: step.who, start_us: step.start_us, duration_us: step.duration_us, detail: step.detail };
+        let mut waiting = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.object.status.as_ref().is_some_and(|status| status.timeline.contains(&step));
+        if !known && !waiting.contains(&step) {
+            waiting.push(step);
+        }
     }
 
     /// Takes a step of the controller and notes how long it took.

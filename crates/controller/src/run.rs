@@ -1,6 +1,7 @@
 //! The process: wait to lead, lead until the Lease is lost or a signal comes, end.
 
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::StreamExt;
@@ -12,6 +13,8 @@ use kube::{Api, Client, ResourceExt};
 use tokio::signal::unix::{SignalKind, signal};
 
 use godwit_api::{MigrationTrace, NodeCheck, PodMigration, names};
+use godwit_migration::catalogue::ENTRIES;
+use godwit_otlp::{Exporter, Settings};
 
 use crate::agents::Agents;
 use crate::context::Context;
@@ -20,7 +23,10 @@ use crate::reconcile::{reconcile, retry};
 use crate::{authority, checks, signer, trace};
 
 /// What is counted.
-pub static METRICS: LazyLock<godwit_metrics::Controller> = LazyLock::new(godwit_metrics::Controller::default);
+pub static METRICS: LazyLock<godwit_metrics::Controller> = LazyLock::new(|| godwit_metrics::Controller::expecting(ENTRIES.iter().map(|entry| entry.reason)));
+
+/// For how long a controller that ends waits for a collector.
+const FLUSH: Duration = Duration::from_secs(3);
 
 /// Command line.
 #[derive(Debug, clap::Args)]
@@ -40,6 +46,33 @@ pub struct Options {
     /// Migrations that may be in flight from or to one node.
     #[arg(long, env = "GODWIT_PER_NODE", default_value_t = 2)]
     per_node: usize,
+    /// Where spans of migrations are exported to: http://HOST:PORT or https://HOST:PORT of an OTLP receiver for gRPC. Without it none are.
+    #[arg(long, env = "GODWIT_OTLP_ENDPOINT", default_value = "")]
+    otlp_endpoint: String,
+    /// Sent to the OTLP receiver with every request: name=value, several with commas between.
+    #[arg(long, env = "GODWIT_OTLP_HEADERS", default_value = "", hide_env_values = true)]
+    otlp_headers: String,
+    /// File with the authorities (PEM) whose certificates are trusted at an https endpoint; without it those that the system trusts.
+    #[arg(long, env = "GODWIT_OTLP_CA")]
+    otlp_ca: Option<std::path::PathBuf>,
+}
+
+impl Options {
+    /// The way to the collector, if there is one.
+    fn traces(&self) -> anyhow::Result<Exporter> {
+        if self.otlp_endpoint.trim().is_empty() {
+            return Ok(Exporter::default());
+        }
+        let authorities =
+            self.otlp_ca.as_ref().map(|file| std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))).transpose()?;
+        let headers = self.otlp_headers.split(',').map(str::trim).filter(|header| !header.is_empty());
+        let headers = headers.map(|header| {
+            let (name, value) = header.split_once('=').context("an OTLP header has no value: name=value is wanted")?;
+            Ok((name.trim().to_lowercase(), value.trim().to_owned()))
+        });
+        let settings = Settings { endpoint: self.otlp_endpoint.clone(), headers: headers.collect::<anyhow::Result<_>>()?, authorities };
+        Ok(Exporter::start(&settings)?)
+    }
 }
 
 /// See the module.
@@ -50,6 +83,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     // Fails only if one is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = Client::try_default().await.context("no way to the API server")?;
+    let traces = options.traces().context("spans cannot be exported")?;
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     if let Some(address) = options.metrics {
         tokio::spawn(async move {
@@ -64,15 +98,17 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         _ = term.recv() => return Ok(()),
         _ = int.recv() => return Ok(()),
     }
-    tokio::select! {
-        result = lead(client, &options) => result,
-        () = election.keep() => anyhow::bail!("this replica leads no more"),
+    let ended = tokio::select! {
+        result = lead(client, &options, traces.clone()) => result,
+        () = election.keep() => Err(anyhow::anyhow!("this replica leads no more")),
         _ = term.recv() => { election.release().await; Ok(()) }
         _ = int.recv() => { election.release().await; Ok(()) }
-    }
+    };
+    traces.flush(FLUSH).await;
+    ended
 }
 
-async fn lead(client: Client, options: &Options) -> anyhow::Result<()> {
+async fn lead(client: Client, options: &Options, traces: Exporter) -> anyhow::Result<()> {
     METRICS.leads();
     let roots = authority::roots(&client, &options.namespace).await.context("no CA")?;
     let credentials = authority::own(&roots.authority).context("no certificate of our own")?;
@@ -87,6 +123,7 @@ async fn lead(client: Client, options: &Options) -> anyhow::Result<()> {
         seen: controller.store(),
         admission: tokio::sync::Mutex::new(()),
         limit: options.per_node.max(1),
+        traces,
         ticket_key: roots.ticket_key,
         client: client.clone(),
     });

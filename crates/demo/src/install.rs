@@ -72,6 +72,19 @@ pub fn install(lab: &Lab, faults: bool) -> Result<()> {
     wait_ready(lab)
 }
 
+/// Changes values of what is installed (`name=value`) and keeps the others; returns when controller and agents are there again.
+///
+/// # Errors
+/// When Helm does not succeed, or they do not come.
+pub fn configure(lab: &Lab, values: &[&str]) -> Result<()> {
+    let chart = chart()?;
+    let chart = chart.to_string_lossy();
+    let mut arguments = vec!["helm", "upgrade", RELEASE, &chart, "--namespace", NAMESPACE, "--reset-then-reuse-values", "--wait", "--timeout", "180s"];
+    values.iter().for_each(|value| arguments.extend(["--set", value]));
+    lab.command(&arguments, LIMIT).context("the values were not taken")?;
+    wait_ready(lab)
+}
+
 /// Whether what is installed listens to orders for fault points.
 ///
 /// # Errors

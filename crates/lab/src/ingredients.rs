@@ -30,6 +30,9 @@ const HELM_SUM: &str = include_str!("../../../lab/helm/go.sum");
 const COREDNS_MOD: &str = include_str!("../../../lab/coredns/go.mod");
 const COREDNS_SUM: &str = include_str!("../../../lab/coredns/go.sum");
 const COREDNS_GO: &str = include_str!("../../../lab/coredns/main.go");
+const COLLECTOR_MOD: &str = include_str!("../../../lab/collector/go.mod");
+const COLLECTOR_SUM: &str = include_str!("../../../lab/collector/go.sum");
+const COLLECTOR_GO: &str = include_str!("../../../lab/collector/main.go");
 const PRLIMIT_C: &str = include_str!("../../../lab/prlimit/prlimit.c");
 const PAUSE_C: &str = include_str!("../../../lab/pause/pause.c");
 
@@ -100,6 +103,18 @@ impl Ingredients {
                 go_mod: COREDNS_MOD,
                 go_sum: COREDNS_SUM,
                 main: Some(COREDNS_GO),
+                flags: "-s -w".to_owned(),
+            },
+        ));
+        all.push(go(
+            settings,
+            &GoProgram {
+                module: "collector",
+                package: ".".to_owned(),
+                path: settings.collector(),
+                go_mod: COLLECTOR_MOD,
+                go_sum: COLLECTOR_SUM,
+                main: Some(COLLECTOR_GO),
                 flags: "-s -w".to_owned(),
             },
         ));

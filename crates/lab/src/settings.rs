@@ -3,7 +3,7 @@
 //! ```text
 //! $GODWIT_LAB   lab.json  lock  kubeconfig  pki/  machines/<name>/{spec.json,pid,init.log,upper,work,root,lib,log}  trash/
 //!                                                   a virtual machine has share, disk.img and console.log besides
-//! $GODWIT_CACHE rootfs/{node,app,vm-tools}  vm/  kubernetes/  helm/  coredns/  compiled/  images/  build/  log/  target/  tools/
+//! $GODWIT_CACHE rootfs/{node,app,vm-tools}  vm/  kubernetes/  helm/  coredns/  collector/  compiled/  images/  build/  log/  target/  tools/
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -75,14 +75,19 @@ impl Settings {
         self.cache.join("coredns/coredns")
     }
 
+    /// The OpenTelemetry collector, a program for clients.
+    pub fn collector(&self) -> PathBuf {
+        self.cache.join("collector/otelcol")
+    }
+
     /// Log of one build step in the cache.
     pub fn build_log(&self, name: &str) -> PathBuf {
         self.cache.join("log").join(format!("{name}.log"))
     }
 
-    /// Folders a client's PATH begins with: kubectl, helm, and the project's own binaries.
+    /// Folders a client's PATH begins with: kubectl, helm, the collector, and the project's own binaries.
     pub fn client_path(&self) -> Vec<PathBuf> {
-        let mut folders = vec![self.kubernetes(), self.cache.join("helm")];
+        let mut folders = vec![self.kubernetes(), self.cache.join("helm"), self.cache.join("collector")];
         folders.extend(own_folder());
         folders
     }

@@ -71,7 +71,36 @@ impl Default for Controller {
     }
 }
 
+/// Phases that have an end.
+const PHASES: [&str; 6] = ["Pending", "Planning", "Preparing", "Copying", "Switching", "Settling"];
+/// How a phase can end.
+const PHASE_OUTCOMES: [&str; 2] = ["done", "failed"];
+/// How a migration can end.
+const OUTCOMES: [&str; 3] = ["Succeeded", "RolledBack", "Failed"];
+
 impl Controller {
+    /// Nothing has happened yet, and these may be reasons of failures. What can be counted is on the page with a zero from the beginning: Prometheus does not
+    /// see a first increase of something that was not there before.
+    #[must_use]
+    pub fn expecting<'a>(reasons: impl IntoIterator<Item = &'a str>) -> Self {
+        let metrics = Self::default();
+        for phase in PHASES {
+            for outcome in PHASE_OUTCOMES {
+                drop(metrics.phases.get_or_create(&PhaseLabels { phase: phase.to_owned(), outcome }));
+            }
+        }
+        for outcome in OUTCOMES {
+            drop(metrics.migrations.get_or_create(&OutcomeLabels { outcome: outcome.to_owned() }));
+            drop(metrics.freezes.get_or_create(&OutcomeLabels { outcome: outcome.to_owned() }));
+        }
+        for reason in reasons {
+            for outcome in OUTCOMES.into_iter().filter(|outcome| *outcome != "Succeeded") {
+                drop(metrics.failures.get_or_create(&ReasonLabels { reason: reason.to_owned(), outcome: outcome.to_owned() }));
+            }
+        }
+        metrics
+    }
+
     /// The page of these metrics.
     #[must_use]
     pub fn page(&self) -> Page {
@@ -123,6 +152,18 @@ impl Drop for AtWork {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+
+    #[test]
+    fn what_may_happen_is_there_with_a_zero() {
+        let text = Controller::expecting(["Inotify"]).page().text().unwrap();
+        for line in [
+            "godwit_phase_duration_seconds_count{phase=\"Switching\",outcome=\"failed\"} 0",
+            "godwit_migrations_total{outcome=\"Succeeded\"} 0",
+            "godwit_failures_total{reason=\"Inotify\",outcome=\"Failed\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
 
     #[test]
     fn the_page_tells_what_was_counted() {

@@ -12,6 +12,7 @@
 
 pub mod path;
 pub mod steps;
+pub mod tree;
 
 use serde::{Deserialize, Serialize};
 

@@ -9,6 +9,7 @@
 //! - [`credentials`] own certificate, key and the CA, replaced while connections go on.
 //! - [`tls`] channels that know whom they talk to, and a listener that knows who calls.
 //! - [`authority`] the CA: made once, signs for a day.
+//! - [`logs`] log lines that say which migration they are about.
 //! - [`certificates`] (feature `kube`) how an agent gets its certificate through `certificates.k8s.io`.
 
 pub mod authority;
@@ -17,6 +18,7 @@ pub mod certificates;
 pub mod credentials;
 pub mod failure;
 pub mod identity;
+pub mod logs;
 pub mod tls;
 
 pub use credentials::{Credentials, Material};

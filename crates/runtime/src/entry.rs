@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::Path};
 
-use crate::{arguments::Invocation, commands, config::Config, create, gate, hold, keeper, layout::Layout, runc, standin};
+use crate::{arguments::Invocation, commands, config::Config, create, gate, hold, keeper, layout::Layout, record::Record, runc, standin};
 
 /// `argv[0]` of the keeper.
 pub const KEEPER: &str = "godwit-keeper";
@@ -44,7 +44,11 @@ fn wrapper(arguments: &[OsString]) -> i32 {
     };
     match outcome {
         Ok(Some(code)) => code,
-        Ok(None) => runc::become_runtime(&config, arguments).report(&invocation),
-        Err(error) => error.report(&invocation),
+        Ok(None) => runc::become_runtime(&config, arguments).report(&invocation, None),
+        Err(error) => {
+            let known = invocation.id().and_then(Layout::existing).and_then(|layout| layout.read::<Record>("record.json").ok());
+            let migration = error.migration().map(str::to_owned).or(known.map(|record| record.migration));
+            error.report(&invocation, migration.as_deref())
+        }
     }
 }

@@ -110,6 +110,15 @@ impl Error {
         }
     }
 
+    /// The migration that it is about, if it says so.
+    #[must_use]
+    pub fn migration(&self) -> Option<&str> {
+        match self {
+            Self::AgentAway { migration, .. } | Self::Refused { migration, .. } => Some(migration),
+            _ => None,
+        }
+    }
+
     /// The whole text, sources included.
     #[must_use]
     pub fn text(&self) -> String {
@@ -126,22 +135,30 @@ impl Error {
         text
     }
 
-    /// Tells the caller as runc would, and gives the exit code.
-    pub fn report(&self, invocation: &Invocation) -> i32 {
+    /// Tells the caller as runc would, with the UID of the migration that the container belongs to, and gives the exit code.
+    pub fn report(&self, invocation: &Invocation, migration: Option<&str>) -> i32 {
         let text = self.text();
         if let Some(path) = &invocation.log
             && let Ok(mut file) = OpenOptions::new().append(true).create(true).open(path)
         {
-            let _ = file.write_all(entry(&text, invocation.log_json, &now()).as_bytes());
+            let _ = file.write_all(entry(&text, migration, invocation.log_json, &now()).as_bytes());
         }
         let _ = writeln!(std::io::stderr(), "{text}");
         1
     }
 }
 
-/// One entry of runc's log.
-fn entry(text: &str, json: bool, time: &str) -> String {
-    if json { format!("{}\n", serde_json::json!({"level": "error", "msg": text, "time": time})) } else { format!("time=\"{time}\" level=error msg={text:?}\n") }
+/// One entry of runc's log. The migration that the container belongs to is a field of its own: callers read `msg` and pass others over.
+fn entry(text: &str, migration: Option<&str>, json: bool, time: &str) -> String {
+    if json {
+        let mut entry = serde_json::json!({"level": "error", "msg": text, "time": time});
+        if let Some(uid) = migration {
+            entry["migration"] = uid.into();
+        }
+        return format!("{entry}\n");
+    }
+    let migration = migration.map(|uid| format!(" migration={uid}")).unwrap_or_default();
+    format!("time=\"{time}\" level=error msg={text:?}{migration}\n")
 }
 
 /// The present moment in RFC 3339, UTC, whole seconds.
@@ -179,7 +196,8 @@ mod tests {
 
     #[test]
     fn an_entry_is_one_object_a_line() {
-        let line = entry("a \"b\"\nc", true, "1970-01-01T00:00:00Z");
+        let line = entry("a \"b\"\nc", Some("uid"), true, "1970-01-01T00:00:00Z");
+        assert!(entry("a", Some("uid"), false, "t").ends_with(" migration=uid\n"));
         assert_eq!(line.matches('\n').count(), 1);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["msg"], "a \"b\"\nc");

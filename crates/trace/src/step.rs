@@ -8,9 +8,10 @@ pub fn line(name: &str, who: &str, does: &str, detail: &str, start_us: i64, dura
     let source = match (name, who) {
         (_, "controller") => Source::Controller,
         ("gate", _) => Source::Network,
-        ("restore", _) => Source::Oci,
-        ("criu-dump", _) => Source::Criu,
-        ("open", _) => Source::Gate,
+        ("restore" | "runc-restore", _) => Source::Oci,
+        ("criu-dump" | "criu-restore", _) => Source::Criu,
+        ("open" | "held" | "resume", _) => Source::Gate,
+        (_, "wrapper") => Source::Wrapper,
         _ => Source::Agent,
     };
     let mut text = name.to_owned();

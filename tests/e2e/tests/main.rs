@@ -24,6 +24,7 @@ mod memory;
 mod menagerie;
 mod metrics;
 mod node_dies;
+mod otlp;
 mod pod_deleted;
 mod pod_network;
 mod redis;
@@ -80,6 +81,7 @@ const SCENARIOS: [Scenario; 47] = [
     doctor::SCENARIO,
     docs::PAGES,
     metrics::SCENARIO,
+    otlp::SCENARIO,
     bad_streams::SCENARIO,
     agents_crash::FAIL,
     agents_crash::CRASH,

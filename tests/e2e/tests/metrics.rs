@@ -143,7 +143,7 @@ fn rules_are_well() -> Result<()> {
     })
 }
 
-/// Prometheus understands every expression of the dashboard, and those of what has just happened have an answer.
+/// Prometheus understands every expression of the dashboard, and each has an answer: something has just succeeded and something failed.
 fn dashboard(case: &Case) -> Result<()> {
     let board: Value = serde_json::from_str(&std::fs::read_to_string(chart()?.join("files/dashboard.json"))?)?;
     let targets = board["panels"].as_array().into_iter().flatten().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
@@ -155,6 +155,6 @@ fn dashboard(case: &Case) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let silent: Vec<&String> = expressions.iter().zip(&answered).filter(|(_, answered)| !**answered).map(|(expression, _)| expression).collect();
     case.note(format!("{} of {} expressions of the dashboard have an answer", expressions.len() - silent.len(), expressions.len()));
-    ensure!(silent.len() <= 2, "no answer to {silent:?}");
+    ensure!(silent.is_empty(), "no answer to {silent:?}");
     Ok(())
 }

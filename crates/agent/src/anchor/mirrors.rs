@@ -256,7 +256,7 @@ impl Node {
     pub fn let_pass(self: &Arc<Self>, pod_uid: &str) {
         for held in self.mirrors.all_of_pod(pod_uid).into_iter().filter(|held| !held.current) {
             let node = self.clone();
-            tokio::spawn(async move {
+            crate::task::spawn(async move {
                 while let Err(why) = node.pass(&held).await {
                     tracing::warn!(anchor = held.name.pod_uid, reason = why.reason, message = why.message, "connections wait for their anchor");
                     if why.reason == "AnchorUnknown" {
@@ -295,7 +295,7 @@ impl Node {
                 let _ = blocking(move || node.anchors.unlink(&name)).await;
             } else if let Ok(mut client) = self.handoff(&held.agent, &held.node) {
                 // One that does not hear it drops the link with its anchor, or at the next `Pass`.
-                tokio::spawn(async move { client.unlink(name).await.map(drop) });
+                crate::task::spawn(async move { client.unlink(name).await.map(drop) });
             }
         }
     }

@@ -60,5 +60,5 @@ pub fn refused(error: &godwit_network::Error) -> Failure {
 /// # Errors
 /// What it says.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(internal("the network", error)))
+    crate::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(internal("the network", error)))
 }

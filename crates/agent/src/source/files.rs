@@ -41,7 +41,7 @@ impl Travelling {
     /// When a file cannot be read or the target does not take it.
     pub async fn send(&mut self, client: &mut HandoffClient<Channel>, migration: &Migration) -> Result<u64, Failure> {
         let (directory, mapped) = (self.directory.clone(), self.mapped.clone());
-        let now = tokio::task::spawn_blocking(move || Index::read(&directory, mapped))
+        let now = crate::task::spawn_blocking(move || Index::read(&directory, mapped))
             .await
             .map_err(|error| internal("cannot list the pod's files", error))?
             .map_err(|error| internal(&format!("cannot list the pod's files ({})", self.directory.kind), error))?;

@@ -70,7 +70,7 @@ impl SourcePod {
         let pod = Pod::find(client, uid).await?;
         let host = host.clone();
         let base = images_of(uid);
-        tokio::task::spawn_blocking(move || {
+        crate::task::spawn_blocking(move || {
             let cgroups = pod.cgroups(&host)?;
             let grip = Grip::of(&host, &pod)?;
             let mut dumps = Vec::new();
@@ -201,13 +201,13 @@ impl SourcePod {
         let directory = self.host.path(&dump.images);
         let head = stream::head(migration, &dump.name, "images");
         let sent = self.sent.clone();
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = crate::task::spawn_blocking(move || {
             let count = |bytes| {
                 sent.fetch_add(bytes, Ordering::Relaxed);
             };
             stream::follow(&directory, &head, &out, &finished, &[godwit_criu::descriptors::FILE], &count)
         });
-        let call = tokio::spawn(async move { client.files(ReceiverStream::new(chunks)).await });
+        let call = crate::task::spawn(async move { client.files(ReceiverStream::new(chunks)).await });
         let dumped = async {
             dump.run(&self.host, &self.notes).await?;
             if let Some(late) = late {

@@ -21,13 +21,17 @@ use godwit_migration::{
     timeline,
 };
 use godwit_network::Attachment;
-use godwit_rpc::v1::{self, Anchored, Copied, FreezeReport, Migration, SwitchEvent, handoff_client::HandoffClient, switch_event};
+use godwit_rpc::{
+    logs,
+    v1::{self, Anchored, Copied, FreezeReport, Migration, SwitchEvent, handoff_client::HandoffClient, switch_event},
+};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 use tonic::transport::Channel;
+use tracing::Instrument;
 
 use super::{
     grip::Grip,
@@ -91,8 +95,9 @@ impl Session {
     /// Begins a switch: prepares, opens the target, and then lets the machine begin.
     #[must_use]
     pub fn begin(node: Arc<Node>, migration: Migration, deadline: Option<SystemTime>, wishes: Wishes) -> Self {
+        let about = logs::about_migration(&migration);
         let (session, worker) = Self::make(node, migration, Machine::new(), None);
-        tokio::spawn(worker.run(Start::Fresh(deadline, wishes)));
+        tokio::spawn(worker.run(Start::Fresh(deadline, wishes)).instrument(about));
         session
     }
 
@@ -103,9 +108,10 @@ impl Session {
     pub fn resume(node: Arc<Node>, entry: Entry) -> anyhow::Result<(String, Self)> {
         let migration: Migration = prost::Message::decode(entry.migration.as_slice())?;
         let key = migration.source_pod_uid.clone();
+        let about = logs::about_migration(&migration);
         let (session, mut worker) = Self::make(node, migration, entry.machine, entry.grip);
         worker.shapes = entry.shapes;
-        tokio::spawn(worker.run(Start::Journal));
+        tokio::spawn(worker.run(Start::Journal).instrument(about));
         Ok((key, session))
     }
 
@@ -274,13 +280,13 @@ impl Worker {
         let (node, migration, commands) = (self.node.clone(), self.migration.clone(), self.session.commands.clone());
         if let Some(deadline) = deadline {
             let commands = commands.clone();
-            tokio::spawn(async move {
+            crate::task::spawn(async move {
                 tokio::time::sleep(deadline.duration_since(SystemTime::now()).unwrap_or_default()).await;
                 let _ = commands.send(Command::Event(Event::DeadlinePassed));
             });
         }
         let session = self.session.clone();
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             match prepare(&node, &migration, &session, wishes).await {
                 Ok((pod, handoff)) => {
                     let _ = commands.send(Command::Prepared(Box::new(pod), handoff));
@@ -298,7 +304,7 @@ impl Worker {
         let effects = {
             let mut machine = self.session.machine.lock().unwrap_or_else(PoisonError::into_inner);
             let before = format!("{:?}", machine.state());
-            tracing::debug!(migration = self.migration.name, uid = self.migration.uid, ?event, state = before, "source");
+            tracing::debug!(?event, state = before, "source");
             machine.step(event)
         };
         for effect in effects {
@@ -307,7 +313,7 @@ impl Worker {
     }
 
     async fn execute(&mut self, effect: Effect) {
-        tracing::debug!(migration = self.migration.name, uid = self.migration.uid, ?effect, "source does");
+        tracing::debug!(?effect, "source does");
         match effect {
             Effect::Journal => {
                 self.next_step("journal");
@@ -371,14 +377,14 @@ impl Worker {
         self.api_call += 1;
         let (number, commands) = (self.api_call, self.session.commands.clone());
         let answer = call(self.arbiter.clone(), self.migration.clone());
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             let _ = commands.send(Command::Api(number, answer.await));
         });
     }
 
     async fn with_grip<T: Send + 'static>(&self, act: impl FnOnce(&Grip, &Node) -> T + Send + 'static) -> Option<T> {
         let (grip, node) = (self.grip.clone()?, self.node.clone());
-        tokio::task::spawn_blocking(move || act(&grip, &node)).await.ok()
+        crate::task::spawn_blocking(move || act(&grip, &node)).await.ok()
     }
 
     /// Does something that has to succeed sooner or later.
@@ -386,14 +392,7 @@ impl Worker {
         for attempt in 0..50 {
             match self.with_grip(act.clone()).await {
                 None | Some(Ok(())) => return,
-                Some(Err(why)) => tracing::warn!(
-                    migration = self.migration.name,
-                    uid = self.migration.uid,
-                    reason = why.reason,
-                    message = why.message,
-                    attempt,
-                    "cannot {what}"
-                ),
+                Some(Err(why)) => tracing::warn!(reason = why.reason, message = why.message, attempt, "cannot {what}"),
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
@@ -452,7 +451,7 @@ impl Worker {
     fn hold_elsewhere(&self) {
         for held in self.node.mirrors.of_pod(&self.migration.source_pod_uid) {
             let node = self.node.clone();
-            tokio::spawn(async move {
+            crate::task::spawn(async move {
                 if held.node == node.name {
                     let _ = anchor::blocking(move || node.anchors.hold(&held.name.pod_uid)).await;
                 } else if let Ok(mut client) = node.handoff(&held.agent, &held.node) {
@@ -482,7 +481,7 @@ impl Worker {
             return;
         };
         let (migration, session) = (self.migration.clone(), self.session.clone());
-        self.dump = Some(tokio::spawn(async move {
+        self.dump = Some(crate::task::spawn(async move {
             let timer = Timer::start(ROLE, "dump");
             let delta = async {
                 let timer = Timer::start(ROLE, "delta");
@@ -579,7 +578,7 @@ impl Worker {
             return;
         };
         let (session, migration) = (self.session.clone(), self.migration.clone());
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             let request = v1::RestoreRequest { migration: Some(migration), containers };
             let answer = async {
                 let mut stream = client.restore(request).await.ok()?.into_inner();
@@ -607,7 +606,7 @@ impl Worker {
             return;
         };
         let (session, migration) = (self.session.clone(), self.migration.clone());
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             let reply = client.ask(v1::AskRequest { migration: Some(migration), abandon }).await.ok();
             let state: Option<PeerState> = reply.and_then(|reply| convert::peer_state(reply.into_inner()));
             session.feed(state.map_or(Event::TargetSilent, Event::Target));

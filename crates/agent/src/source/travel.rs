@@ -111,11 +111,11 @@ impl Travel {
             return Ok(());
         }
         let containers = self.containers.clone();
-        let attached = tokio::task::spawn_blocking(move || Memory::attach(containers)).await.map_err(|error| internal("tracking ended early", error))?;
+        let attached = crate::task::spawn_blocking(move || Memory::attach(containers)).await.map_err(|error| internal("tracking ended early", error))?;
         match attached {
             Ok(memory) => *self.lock() = Some(memory),
             Err(error) => {
-                tracing::warn!(migration = migration.name, %error, "memory does not travel while the pod runs");
+                tracing::warn!(%error, "memory does not travel while the pod runs");
                 return Ok(());
             }
         }
@@ -131,7 +131,7 @@ impl Travel {
                 Next::Converged => return Ok(()),
                 Next::Stuck if wishes.give_up => return Err(not_converging(&forecast)),
                 Next::Stuck => {
-                    tracing::warn!(migration = migration.name, ?forecast, "the pod changes its memory as fast as it travels: the freeze will be longer");
+                    tracing::warn!(?forecast, "the pod changes its memory as fast as it travels: the freeze will be longer");
                     return Ok(());
                 }
             }
@@ -166,7 +166,7 @@ impl Travel {
         rounds.push(Round { changed: sent.changed, sent: sent.bytes, took: start.elapsed() });
         let decided = rounds::next(&rounds, wishes.share());
         step(timer.about(&steps::Round { number: rounds.len() as u64, changed: sent.changed, sent: sent.bytes }.to_string()));
-        tracing::info!(migration = migration.name, round = rounds.len(), changed = sent.changed, sent = sent.bytes, took = ?start.elapsed(), forecast = ?decided.1, "memory");
+        tracing::info!(round = rounds.len(), changed = sent.changed, sent = sent.bytes, took = ?start.elapsed(), forecast = ?decided.1, "memory");
         Ok(decided)
     }
 
@@ -186,7 +186,7 @@ impl Travel {
     /// When everything stands still: what is left. Writes for each container (name and work directory) what CRIU is not to look at; whether there is such a thing.
     pub async fn freeze(&self, containers: Vec<(String, PathBuf)>) -> bool {
         let held = self.memory.clone();
-        let outcome = tokio::task::spawn_blocking(move || {
+        let outcome = crate::task::spawn_blocking(move || {
             let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(memory) = held.as_mut() else { return Ok(false) };
             let looked = memory.last().map_err(|error| error.to_string()).and_then(|_| {
@@ -220,7 +220,7 @@ impl Travel {
         let sent = self.send(client, migration, What::Late, 0).await;
         let outcome = match sent {
             Ok(Some(sent)) => {
-                tracing::info!(migration = migration.name, sent = sent.bytes, "late pages");
+                tracing::info!(sent = sent.bytes, "late pages");
                 Ok(())
             }
             Ok(None) => Err(internal("late pages", "the memory is not tracked any more")),
@@ -237,7 +237,7 @@ impl Travel {
         let arrived = late.wait_for(Option::is_some).await.map_err(|error| internal("late pages", error))?.clone();
         arrived.unwrap_or_else(|| Err(internal("late pages", "nothing is known of them")))?;
         let held = self.memory.clone();
-        tokio::task::spawn_blocking(move || match held.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        crate::task::spawn_blocking(move || match held.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             Some(memory) => memory.settle(&container, &images),
             None => Err(internal("late pages", "the memory is not tracked any more")),
         })
@@ -266,7 +266,7 @@ impl Travel {
         let (queue, chunks) = mpsc::channel::<PageChunk>(QUEUE);
         let (held, count, migration) = (self.memory.clone(), self.sent.clone(), migration.clone());
         let fresh = self.rounds.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = crate::task::spawn_blocking(move || {
             let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
             let memory = held.as_mut()?;
             let (mut hash, mut sent, mut pieces, start) = (Hasher::new(), Sent::default(), 0u64, Instant::now());

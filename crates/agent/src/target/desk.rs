@@ -11,9 +11,12 @@ use std::{
 };
 
 use futures::future::BoxFuture;
+use godwit_rpc::v1::Step;
 use godwit_runtime::protocol::{Reply, Request};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+use crate::clock::{Notes, Timer};
 
 /// What a keeper is told.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -68,15 +71,47 @@ pub struct Seen {
     pub restored: Option<(i32, String)>,
 }
 
+/// Who takes the steps that are seen here, in the timeline.
+pub const WRAPPER: &str = "wrapper";
+/// The wrapper leaves a keeper: from its question to the keeper's.
+pub const CREATE: &str = "create";
+
 /// One container of a target pod.
 pub struct Seat {
     orders: watch::Sender<Orders>,
     seen: watch::Sender<Seen>,
+    /// What is under way on the other side, between an answer and the next question.
+    doing: Mutex<Option<Timer>>,
+    steps: Notes,
 }
 
 impl Seat {
     fn new() -> Self {
-        Self { orders: watch::Sender::default(), seen: watch::Sender::default() }
+        Self { orders: watch::Sender::default(), seen: watch::Sender::default(), doing: Mutex::default(), steps: Notes::default() }
+    }
+
+    /// What was under way has ended with a question or an answer, and this begins. After a restart of the agent nobody knows when something began: then it is
+    /// no step.
+    pub fn turn(&self, next: Option<&'static str>) {
+        let next = next.map(|name| Timer::start(WRAPPER, name));
+        let ended = std::mem::replace(&mut *self.doing.lock().unwrap_or_else(PoisonError::into_inner), next);
+        if let Some(timer) = ended {
+            self.steps.push(timer.stop());
+        }
+    }
+
+    /// The same after a verdict. What is aborted is not told: it may end when the pod has long been running again at the source.
+    fn go_on(&self, verdict: &Verdict, next: &'static str) {
+        match verdict {
+            Verdict::Go => self.turn(Some(next)),
+            Verdict::Abort(_) => drop(self.doing.lock().unwrap_or_else(PoisonError::into_inner).take()),
+        }
+    }
+
+    /// The steps that were seen since the last time.
+    #[must_use]
+    pub fn steps(&self) -> Vec<Step> {
+        self.steps.take()
     }
 
     /// Changes the orders.
@@ -174,21 +209,32 @@ impl Desk {
         };
         match request {
             Request::Keeper { .. } => {
+                seat.turn(None);
                 seat.seen.send_modify(|seen| seen.keeper = true);
                 match seat.wait(|orders| orders.keeper.clone()).await {
-                    KeeperOrder::Restore { images, criu, store } => Reply::Restore { images, criu, store },
+                    KeeperOrder::Restore { images, criu, store } => {
+                        seat.turn(Some("runc-restore"));
+                        Reply::Restore { images, criu, store }
+                    }
                     KeeperOrder::Exit(code) => Reply::Exit { code },
                 }
             }
             Request::Images { .. } => {
+                seat.turn(None);
                 seat.seen.send_modify(|seen| seen.images = true);
-                seat.wait(|orders| orders.images.clone()).await.into()
+                let verdict = seat.wait(|orders| orders.images.clone()).await;
+                seat.go_on(&verdict, "criu-restore");
+                verdict.into()
             }
             Request::Gate { init_pid, .. } => {
+                seat.turn(Some("held"));
                 seat.seen.send_modify(|seen| seen.gate = Some(*init_pid));
-                seat.wait(|orders| orders.gate.clone()).await.into()
+                let verdict = seat.wait(|orders| orders.gate.clone()).await;
+                seat.go_on(&verdict, "resume");
+                verdict.into()
             }
             Request::Resumed { init_pid, .. } => {
+                seat.turn(None);
                 seat.seen.send_modify(|seen| seen.resumed = Some(*init_pid));
                 seat.wait(|orders| orders.noted.resumed.map(|_| Reply::Ok)).await
             }
@@ -207,5 +253,42 @@ impl From<Verdict> for Reply {
             Verdict::Go => Self::Go,
             Verdict::Abort(why) => Self::Abort { why },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn what_wrapper_and_hook_do_are_steps() {
+        let desk = Desk::new();
+        let seat = desk.seat("c");
+        let names = || seat.steps().iter().map(|step| (step.who.clone(), step.step.clone())).collect::<Vec<_>>();
+        let wrapper = |name: &str| (WRAPPER.to_owned(), name.to_owned());
+        let container = || "c".to_owned();
+        seat.turn(Some(CREATE));
+        seat.order(|orders| orders.keeper = Some(KeeperOrder::Restore { images: PathBuf::from("/i"), criu: Vec::new(), store: None }));
+        desk.answer(&Request::Keeper { container: container() }).await;
+        assert_eq!(names(), [wrapper(CREATE)]);
+        seat.order(|orders| (orders.images, orders.gate) = (Some(Verdict::Go), Some(Verdict::Go)));
+        desk.answer(&Request::Images { container: container() }).await;
+        assert_eq!(names(), [wrapper("runc-restore")]);
+        desk.answer(&Request::Gate { container: container(), init_pid: 5 }).await;
+        assert_eq!(names(), [wrapper("criu-restore"), wrapper("held")]);
+        seat.order(|orders| orders.noted.resumed = Some(5));
+        desk.answer(&Request::Resumed { container: container(), init_pid: 5 }).await;
+        assert_eq!(names(), [wrapper("resume")]);
+    }
+
+    #[tokio::test]
+    async fn what_is_aborted_is_no_step() {
+        let desk = Desk::new();
+        let seat = desk.seat("c");
+        seat.order(|orders| orders.gate = Some(Verdict::Abort("no".into())));
+        desk.answer(&Request::Gate { container: "c".into(), init_pid: 5 }).await;
+        seat.turn(None);
+        assert!(seat.steps().is_empty());
     }
 }

@@ -22,7 +22,7 @@ pub async fn apply(directory: &Directory, first: FileChunk, rest: impl Stream<It
         return Err(internal("the list of removals is damaged", "its digest is another"));
     }
     let removing = directory.clone();
-    tokio::task::spawn_blocking(move || volumes::apply_removals(&removing, &removals))
+    crate::task::spawn_blocking(move || volumes::apply_removals(&removing, &removals))
         .await
         .map_err(|error| internal("cannot remove files", error))?
         .map_err(|error| internal("cannot remove files", error))?;

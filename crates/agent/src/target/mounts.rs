@@ -16,5 +16,5 @@ pub async fn make(host: &Host, prepared: &Prepared) -> io::Result<()> {
 
 async fn inside(host: &Host, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
     let host = host.clone();
-    tokio::task::spawn_blocking(move || host.within(work)).await.map_err(io::Error::other)?
+    crate::task::spawn_blocking(move || host.within(work)).await.map_err(io::Error::other)?
 }

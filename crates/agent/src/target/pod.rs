@@ -150,7 +150,7 @@ impl TargetPod {
     pub async fn verify_images(&self, pages: &Arc<Pages>) -> Result<(), Failure> {
         for slot in &self.slots {
             let (directory, name, pages) = (self.host.path(&slot.images), slot.name.clone(), pages.clone());
-            tokio::task::spawn_blocking(move || {
+            crate::task::spawn_blocking(move || {
                 images::verify(&directory).and_then(|_| images::rearm(&directory)).map_err(|problem| convert::criu_failure(&problem.failure(), &name))?;
                 pages.link(&name, &directory)
             })

@@ -22,10 +22,11 @@ use godwit_rpc::v1::{self, AwaitKeepersReply, ContainerShape, Migration, OpenReq
 use godwit_runtime::protocol::Reply;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Instrument;
 
 use super::{
     consumed,
-    desk::{Desk, KeeperOrder, Seen},
+    desk::{CREATE, Desk, KeeperOrder, Seen},
     pages::Pages,
     pod::{TargetPod, restore_failure},
 };
@@ -108,6 +109,8 @@ pub struct Session {
     /// Memory that has arrived.
     pub pages: Arc<Pages>,
     waiting: watch::Receiver<Vec<String>>,
+    /// How long the wrapper took to leave the keepers.
+    created: Arc<Mutex<Vec<v1::Step>>>,
     /// Names of the pod's containers.
     pub containers: Arc<Vec<String>>,
 }
@@ -144,6 +147,7 @@ impl Session {
             events: Events::new(),
             machine: Arc::new(Mutex::new(entry.machine.clone())),
             waiting,
+            created: Arc::default(),
             containers,
         };
         let worker = Worker {
@@ -161,7 +165,8 @@ impl Session {
             relay: Relay::new(ROLE),
             restoring_since: None,
         };
-        tokio::spawn(worker.run(restarted));
+        let about = godwit_rpc::logs::about_migration(&session.migration);
+        tokio::spawn(worker.run(restarted).instrument(about));
         session
     }
 
@@ -253,7 +258,8 @@ impl Session {
             State::Never { why } => Some(convert::from_migration(why.clone())),
             _ => None,
         };
-        AwaitKeepersReply { waiting, missing, failure }
+        let steps = self.created.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        AwaitKeepersReply { waiting, missing, failure, steps }
     }
 
     /// The machine as it is now.
@@ -372,6 +378,7 @@ impl Worker {
             self.desk.clear(&old);
         }
         self.pod = None;
+        self.desk.seat(&id).turn(Some(CREATE));
         self.entry.keepers.push((name.clone(), id.clone()));
         self.feed(Event::Keeper { container: name.clone() }).await;
         self.journal().await;
@@ -384,7 +391,7 @@ impl Worker {
         let seat = self.desk.seat(&id);
         let mut seen = seat.watch();
         let commands = self.session.commands.clone();
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             loop {
                 let now = seen.borrow_and_update().clone();
                 if commands.send(Command::Seen { name: name.clone(), id: id.clone(), seen: now }).is_err() || seen.changed().await.is_err() {
@@ -398,13 +405,16 @@ impl Worker {
         if !self.entry.keepers.iter().any(|(_, known)| known == id) {
             return;
         }
+        let seat = self.desk.seat(id);
+        for step in seat.steps() {
+            self.tell_wrapped(v1::Step { detail: name.clone(), ..step });
+        }
         self.waiting.send_modify(|waiting| {
             waiting.retain(|known| *known != name);
             if seen.keeper {
                 waiting.push(name.clone());
             }
         });
-        let seat = self.desk.seat(id);
         let mut noted = Seen::default();
         seat.order(|orders| noted = orders.noted.clone());
         if seen.gate.is_some() && noted.gate != seen.gate {
@@ -504,7 +514,7 @@ impl Worker {
     async fn feed(&mut self, event: Event) {
         let effects = {
             let mut machine = self.session.machine.lock().unwrap_or_else(PoisonError::into_inner);
-            tracing::debug!(migration = self.session.migration.name, uid = self.session.migration.uid, ?event, state = ?machine.state(), "target");
+            tracing::debug!(?event, state = ?machine.state(), "target");
             machine.step(event)
         };
         for effect in effects {
@@ -513,7 +523,7 @@ impl Worker {
     }
 
     async fn execute(&mut self, effect: Effect) {
-        tracing::debug!(migration = self.session.migration.name, uid = self.session.migration.uid, ?effect, "target does");
+        tracing::debug!(?effect, "target does");
         match effect {
             Effect::Journal => {
                 if self.relay.runs() {
@@ -591,7 +601,7 @@ impl Worker {
         self.api_call += 1;
         let (number, commands) = (self.api_call, self.session.commands.clone());
         let answer = call(self.arbiter.clone());
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             let _ = commands.send(Command::Api(number, answer.await));
         });
     }
@@ -599,7 +609,7 @@ impl Worker {
     fn verify(&mut self) {
         self.next_step("verify");
         let (pod, shapes, session) = (self.pod.clone(), self.shapes.clone(), self.session.clone());
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             let outcome = match pod {
                 Some(pod) => match godwit_fault::point("agent.target.verify").await {
                     Ok(()) => pod.verify(&shapes).await,
@@ -617,7 +627,7 @@ impl Worker {
     fn ask_sealed(&mut self) {
         let (session, migration) = (self.session.clone(), self.session.migration.clone());
         let client = self.node.handoff(&migration.source_address, &migration.source_node);
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             let answer = match client {
                 Ok(mut client) => client.sealed(v1::SealedRequest { migration: Some((*migration).clone()) }).await.ok(),
                 Err(_) => None,
@@ -687,6 +697,15 @@ impl Worker {
     fn tell(&self, step: v1::Step) {
         crate::trace::step(&self.session.migration, &step);
         self.session.events.push(RestoreEvent { event: Some(restore_event::Event::Step(step)) });
+    }
+
+    /// A step of the wrapper, its keeper or CRIU's hook. Before the switch nobody listens to the events: the controller hears of it with the keepers.
+    fn tell_wrapped(&self, step: v1::Step) {
+        if step.step != CREATE {
+            return self.tell(step);
+        }
+        crate::trace::step(&self.session.migration, &step);
+        self.session.created.lock().unwrap_or_else(PoisonError::into_inner).push(step);
     }
 
     /// A fault point of this role.

@@ -11,6 +11,7 @@ use godwit_trace::{Level, Line, Source};
 use tokio::sync::broadcast;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer};
+use tracing_subscriber::registry::LookupSpan;
 
 use super::Listener;
 use crate::clock::now_us;
@@ -132,8 +133,19 @@ fn concerned(listener: &Listener, kept: &Kept) -> bool {
 /// Events of Godwit's own crates, at every level.
 pub struct Ear;
 
-impl<S: tracing::Subscriber> Layer<S> for Ear {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+/// What a span says that its lines are about.
+struct About(String);
+
+impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Ear {
+    fn on_new_span(&self, attributes: &tracing::span::Attributes<'_>, id: &tracing::span::Id, context: Context<'_, S>) {
+        let mut words = Words::default();
+        attributes.record(&mut words);
+        if let Some(span) = context.span(id).filter(|_| !words.about.is_empty()) {
+            span.extensions_mut().insert(About(words.about));
+        }
+    }
+
+    fn on_event(&self, event: &tracing::Event<'_>, context: Context<'_, S>) {
         let metadata = event.metadata();
         // What is asked there is told in plain words, see `asked`.
         if metadata.target().starts_with("godwit_agent::socket") {
@@ -141,6 +153,11 @@ impl<S: tracing::Subscriber> Layer<S> for Ear {
         }
         let mut words = Words::default();
         event.record(&mut words);
+        for span in context.event_scope(event).into_iter().flatten() {
+            if let Some(About(about)) = span.extensions().get() {
+                words.about.push_str(about);
+            }
+        }
         let level = match *metadata.level() {
             tracing::Level::ERROR => Level::Error,
             tracing::Level::WARN => Level::Warning,
@@ -168,7 +185,7 @@ impl Visit for Words {
                 self.text.insert_str(0, &message);
                 Ok(())
             }
-            "uid" | "migration" => write!(self.about, " {value:?} "),
+            "migration" => write!(self.about, " {value:?} "),
             name => write!(self.text, " {name}={value:?}"),
         };
     }
@@ -176,7 +193,21 @@ impl Visit for Words {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tracing_subscriber::layer::SubscriberExt;
+
     use super::*;
+
+    #[test]
+    fn what_is_logged_about_a_migration_names_it() {
+        let seen = tracing_subscriber::registry().with(Ear);
+        tracing::subscriber::with_default(seen, || {
+            godwit_rpc::logs::about("uid-of-the-test", "shop", "web-0-x").in_scope(|| tracing::warn!(target: "godwit_agent::x", attempt = 3, "only here"));
+        });
+        let kept = MEMORY.all().into_iter().find(|kept| kept.line.text.starts_with("only here")).unwrap();
+        assert_eq!(kept.line.text, "only here attempt=3");
+        assert!(kept.about.contains("uid-of-the-test"));
+    }
 
     #[test]
     fn the_oldest_goes_first() {

@@ -42,7 +42,11 @@ pub fn bar(timeline: &Timeline, total: i64) -> String {
     for stretch in &timeline.path {
         let row = stretch.step.and_then(|step| timeline.rows.get(step));
         let (name, who) = row.map_or(("not explained".to_owned(), "gap"), |row| {
-            if row.step == "offer" { ("on the way".to_owned(), "gap") } else { (row.step.clone(), if row.who == "target" { "target" } else { "source" }) }
+            if row.step == "offer" {
+                ("on the way".to_owned(), "gap")
+            } else {
+                (row.step.clone(), if matches!(row.who.as_str(), "target" | "wrapper") { "target" } else { "source" })
+            }
         });
         match parts.iter_mut().find(|part| part.0 == name && part.1 == who) {
             Some(part) => part.2 += stretch.length_us(),

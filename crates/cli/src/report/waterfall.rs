@@ -89,7 +89,7 @@ fn cut(name: &str, indent: f64) -> String {
 /// What the colours mean.
 #[must_use]
 pub fn legend() -> String {
-    "<p class=\"legend\"><i class=\"controller\"></i>controller <i class=\"source\"></i>source <i class=\"target\"></i>target <i class=\"frozen\"></i>the pod stands still</p>\n".to_owned()
+    "<p class=\"legend\"><i class=\"controller\"></i>controller <i class=\"source\"></i>source <i class=\"target\"></i>target and its wrapper <i class=\"frozen\"></i>the pod stands still</p>\n".to_owned()
 }
 
 /// Some round instants between two.

@@ -23,11 +23,7 @@ pub fn lines(object: &PodMigration) -> Vec<Told> {
     }
     let mut phase = None;
     for one in &status.timeline {
-        let node = match one.who.as_str() {
-            "source" => status.source_node.as_deref(),
-            "target" => status.target_node.as_deref(),
-            _ => None,
-        };
+        let node = status.node_of(&one.who);
         if node.is_none() && phase.is_none_or(|phase| phase < one.phase) {
             phase = Some(one.phase);
             say(CONTROLLER, Line::new(one.start_us, Source::Controller, Level::Info, &format!("{:?} begins", one.phase)));

@@ -150,7 +150,7 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
         }
         return Ok(Next::After(LOOK));
     };
-    tracing::info!(namespace = record.namespace(), pod = record.pod(), why, "the anchor is retired");
+    tracing::info!(pod = record.pod(), why, "the anchor is retired");
     match call(context, record, Action::End).await {
         Ok(_) | Err(AgentError::NoNode(_)) => {}
         Err(error) => return Err(error.into()),

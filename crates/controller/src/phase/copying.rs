@@ -80,6 +80,7 @@ async fn ready(context: &Context, record: &Record) -> Result<Result<(), Failure>
             Ok(reply) => reply,
             Err(error) => return Ok(Err(super::explain(&error))),
         };
+        reply.steps.into_iter().for_each(|step| record.note_agent(Phase::Copying, step));
         if let Some(why) = reply.failure {
             return Ok(Err(super::api_failure(why)));
         }

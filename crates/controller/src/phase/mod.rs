@@ -23,7 +23,7 @@ use crate::record::Record;
 /// # Errors
 /// When it cannot be written.
 pub async fn fail(context: &Context, record: &mut Record, why: Failure) -> Result<Next, Error> {
-    tracing::info!(namespace = record.namespace(), pod = record.pod(), phase = ?record.phase(), reason = why.reason, message = why.message, "failed");
+    tracing::info!(pod = record.pod(), phase = ?record.phase(), reason = why.reason, message = why.message, "failed");
     record.write(|status| status.failure = Some(why.clone())).await?;
     context.point("controller.undo.written").await?;
     Ok(Next::Again)

@@ -51,6 +51,7 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
     context.point("controller.pending.held").await?;
     let generation = record.object().metadata.generation;
     let uid = pod.and_then(|pod| pod.uid());
+    let trace = context.trace_id(record.object());
     record
         .write(|status| {
             status.phase = Phase::Planning;
@@ -59,6 +60,7 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
             status.source_node.clone_from(&source);
             status.source_pod_uid.clone_from(&uid);
             status.target_node.clone_from(&target);
+            status.trace_id.clone_from(&trace);
             condition(status, "Planned", false, "Planning", "");
         })
         .await?;

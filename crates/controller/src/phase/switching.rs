@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use kube::Api;
 use tokio::time::Instant;
 
-use godwit_api::migration::{Failure, Freeze, NotConverging, Phase, Progress, Step};
+use godwit_api::migration::{Failure, Freeze, NotConverging, Phase, Progress};
 use godwit_api::{Handover, HandoverState};
 use godwit_rpc::v1::{self, CancelRequest, SwitchRequest, outcome, switch_event};
 
@@ -156,7 +156,7 @@ async fn attach(context: &Context, record: &mut Record, wish: &mut Wish) -> Resu
         tokio::select! {
             event = stream.message() => match event.map_err(call)?.and_then(|event| event.event) {
                 None => return Ok(None),
-                Some(switch_event::Event::Step(step)) => note(record, step),
+                Some(switch_event::Event::Step(step)) => record.note_agent(Phase::Switching, step),
                 Some(switch_event::Event::Copied(copied)) => rate.note(&copied),
                 Some(switch_event::Event::Outcome(outcome)) => return Ok(ended(outcome)),
             },
@@ -233,14 +233,6 @@ fn ended(outcome: v1::Outcome) -> Option<Ended> {
         outcome::Result::Running(_) => Ended::Running(freeze),
         outcome::Result::TakenBack(why) => Ended::TakenBack(super::api_failure(why), freeze),
     })
-}
-
-/// An agent's step. Attaching again may bring steps that were heard already.
-fn note(record: &Record, step: v1::Step) {
-    let step = Step { phase: Phase::Switching, step: step.step, who: step.who, start_us: step.start_us, duration_us: step.duration_us, detail: step.detail };
-    if !record.status().timeline.contains(&step) {
-        record.note(step);
-    }
 }
 
 /// Bytes and their rate.

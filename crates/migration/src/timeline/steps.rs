@@ -1,4 +1,5 @@
-//! The steps of a migration by name: what each does, and whom it waits for. The agents and the controller report them; `kubectl migrate timeline` tells them.
+//! The steps of a migration by name: what each does, whom it waits for, what it is a part of. The agents and the controller report them; `kubectl migrate timeline`
+//! and the spans of a trace tell them. Those of the wrapper, of CRIU's hook and of the keeper are taken by the agent that they ask.
 
 /// What is known of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,14 +12,16 @@ pub struct Known {
     pub waits_for: &'static str,
     /// How deep it lies: 0 is led by the source or the controller, 1 is a part of such a step or led by the target, 2 a part of that.
     pub level: usize,
+    /// The step that it is a part of; empty for a part of its phase.
+    pub within: &'static str,
 }
 
 const fn known(name: &'static str, does: &'static str, waits_for: &'static str) -> Known {
-    Known { name, does, waits_for, level: 0 }
+    Known { name, does, waits_for, level: 0, within: "" }
 }
 
-const fn part(level: usize, name: &'static str, does: &'static str, waits_for: &'static str) -> Known {
-    Known { name, does, waits_for, level }
+const fn part(level: usize, within: &'static str, name: &'static str, does: &'static str, waits_for: &'static str) -> Known {
+    Known { name, does, waits_for, level, within }
 }
 
 /// All of them, in the order in which they are usually taken.
@@ -34,36 +37,41 @@ pub const KNOWN: &[Known] = &[
     known("await-keepers", "sandbox, network and containers are made", "kubelet and runtime of the target"),
     known("same-images", "the images of both pods are compared", "kubelet of the target"),
     known("keepers", "all containers have a keeper", "kubelet and runtime of the target"),
+    part(1, "keepers", "create", "the wrapper leaves a keeper in the container's place", "agent and disk of the target"),
     known("addresses", "the nodes' addresses are looked up", "API server"),
     known("attach", "the source's agent is told to begin", "source's agent"),
     known("clocks", "the clocks of both nodes are compared", "both agents"),
     known("copy", "the pod's files travel while it runs", "disk and network"),
     known("memory", "the pod's memory travels while it runs", "network"),
-    part(1, "round", "all memory, then what was written since the last round, is read and sent", "network, target's page store"),
+    part(1, "memory", "round", "all memory, then what was written since the last round, is read and sent", "network, target's page store"),
     known("prime", "the target starts its restores, which wait for images", "runc and keepers of the target"),
+    part(1, "prime", "runc-restore", "runc restore makes the container's frame and comes to CRIU", "runc of the target"),
     known("claim", "the Handover is made", "API server"),
     known("fence", "the kubelet is kept from making containers of the pod", "disk of the source"),
     known("admit", "connections that have just begun are taken in, no others begin", "programs of the pod"),
     known("gate", "traffic of the pod is cut", "kernel (nftables)"),
     known("freeze", "every task of the pod stops", "kernel (cgroup freezer)"),
     known("dump", "the frozen processes are saved and sent", "CRIU of the source"),
-    part(1, "criu-dump", "criu dump writes the images", "CRIU of the source"),
-    part(1, "digest", "lengths and digests of the images are taken", "processor of the source"),
-    part(1, "last-look", "memory that has changed since the last round is looked for", "kernel of the source"),
-    part(1, "settle", "every page is found in exactly one place", "network, processor of the source"),
-    part(1, "receipt", "the last bytes arrive and are acknowledged", "network, target's agent"),
+    part(1, "dump", "criu-dump", "criu dump writes the images", "CRIU of the source"),
+    part(1, "dump", "digest", "lengths and digests of the images are taken", "processor of the source"),
+    part(1, "dump", "last-look", "memory that has changed since the last round is looked for", "kernel of the source"),
+    part(1, "dump", "settle", "every page is found in exactly one place", "network, processor of the source"),
+    part(1, "dump", "receipt", "the last bytes arrive and are acknowledged", "network, target's agent"),
     known("delta", "files that changed since are sent", "disk and network"),
     known("seal", "the pod's cgroup is frozen", "kernel (cgroup freezer)"),
     known("journal", "the decision is made durable", "disk"),
     known("offer", "everything is offered to the target", "target's agent"),
-    part(1, "check", "lengths and digests of what arrived are compared", "processor of the target"),
-    part(1, "restore", "the processes are made again, up to the gate", "runc and CRIU of the target"),
-    part(1, "verify", "the restored pod is compared with the frozen one", "kernel of the target"),
-    part(1, "arbiter", "the Handover is read", "API server"),
-    part(1, "commit", "the Handover is swapped: the target owns the pod", "API server"),
-    part(1, "confirm", "the source says that it is still sealed", "source's agent"),
-    part(2, "sealed", "the source looks whether it is still sealed", "kernel of the source"),
-    part(1, "open", "the gate opens, the processes run", "CRIU of the target"),
+    part(1, "offer", "check", "lengths and digests of what arrived are compared", "processor of the target"),
+    part(1, "offer", "restore", "the processes are made again, up to the gate", "runc and CRIU of the target"),
+    part(2, "restore", "criu-restore", "CRIU makes the processes from the images, up to its hook", "CRIU of the target"),
+    part(0, "offer", "held", "CRIU's hook holds at the gate: nothing has run", "the commit"),
+    part(1, "offer", "verify", "the restored pod is compared with the frozen one", "kernel of the target"),
+    part(1, "offer", "arbiter", "the Handover is read", "API server"),
+    part(1, "offer", "commit", "the Handover is swapped: the target owns the pod", "API server"),
+    part(1, "offer", "confirm", "the source says that it is still sealed", "source's agent"),
+    part(2, "confirm", "sealed", "the source looks whether it is still sealed", "kernel of the source"),
+    part(1, "offer", "open", "the gate opens, the processes run", "CRIU of the target"),
+    part(2, "open", "resume", "CRIU is let go on and resumes the processes", "CRIU of the target"),
     known("thaw", "the pod runs on at the source", "kernel (cgroup freezer)"),
     known("live", "the target pod's readiness gate opens", "API server"),
     known("ready", "the target pod becomes Ready", "kubelet and probes of the target"),
@@ -126,6 +134,7 @@ mod tests {
             assert!(KNOWN[index + 1..].iter().all(|other| other.name != known.name), "{}", known.name);
         }
         assert_eq!(of("commit").map(|known| known.waits_for), Some("API server"));
+        assert!(KNOWN.iter().all(|known| known.within.is_empty() || of(known.within).is_some()));
     }
 
     #[test]
