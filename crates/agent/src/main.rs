@@ -9,6 +9,7 @@
 mod anchor;
 mod arbiter;
 mod check;
+mod checkpoint;
 mod clock;
 mod convert;
 mod events;
@@ -72,6 +73,9 @@ struct Arguments {
     /// Where the journal is, on the node.
     #[arg(long, default_value = "/var/lib/godwit/journal")]
     journal: PathBuf,
+    /// Where checkpoints are kept, on every node the same: a directory of a shared file system. None without it.
+    #[arg(long, env = "GODWIT_CHECKPOINTS")]
+    checkpoints: Option<PathBuf>,
 }
 
 /// Threads for the agent's tasks: on a node with a single CPU too, one that digests a stream must not keep the others from answering.
@@ -112,12 +116,14 @@ async fn run() -> anyhow::Result<()> {
         host,
         cri,
         kube,
+        checkpoints: arguments.checkpoints.filter(|path| !path.as_os_str().is_empty()),
         credentials: credentials.clone(),
     });
     for directory in [CONTAINERS, CONSUMED, source::pod::IMAGES, target::pod::IMAGES] {
         std::fs::create_dir_all(node.host.path(directory)).with_context(|| format!("cannot make {directory}"))?;
     }
     let registry = registry::Registry::load(node.clone()).context("cannot take up what the journal holds")?;
+    checkpoint::grip::recover(&node).await.context("cannot take up what the journal holds")?;
     let listener = tokio::net::TcpListener::bind((arguments.node_ip, arguments.port)).await.context("cannot listen")?;
     let serve = tls::server()
         .add_service(AgentServer::new(service::control::Control::new(registry.clone())).max_decoding_message_size(MESSAGE))

@@ -37,6 +37,8 @@ pub struct Node {
     pub kube: kube::Client,
     /// What survives the agent.
     pub journal: Journal,
+    /// Where checkpoints are kept, as the node names it; none unless the installation names it.
+    pub checkpoints: Option<std::path::PathBuf>,
     /// Certificate and key.
     pub credentials: Arc<Credentials>,
 }

@@ -6,10 +6,16 @@ use std::{
 };
 
 use futures::FutureExt;
-use godwit_rpc::v1::{Failure, Migration};
+use godwit_rpc::v1::{Checkpoint, CheckpointMade, Failure, Migration};
 use godwit_runtime::protocol::{Reply, Request};
 
 use crate::{
+    checkpoint::{
+        grip,
+        job::Job,
+        restore::{Order, Restoration},
+        take::take,
+    },
     failure::failure,
     node::Node,
     source,
@@ -27,8 +33,21 @@ pub struct Registry {
     pub desk: Arc<Desk>,
     sources: Mutex<HashMap<String, source::session::Session>>,
     targets: Mutex<HashMap<String, target::session::Session>>,
+    /// By the UID of the PodCheckpoint.
+    checkpoints: Mutex<HashMap<String, Keeping>>,
+    /// By the UID of the PodRestore.
+    restorations: Mutex<HashMap<String, Arc<Restoration>>>,
     arrived: tokio::sync::Notify,
 }
+
+/// A checkpoint that is being made, or was.
+struct Keeping {
+    pod_uid: String,
+    job: Job<CheckpointMade>,
+}
+
+/// So many checkpoints and restores that have ended are remembered.
+const REMEMBERED: usize = 256;
 
 impl Registry {
     /// Takes up whatever the journal holds.
@@ -50,7 +69,15 @@ impl Registry {
             tracing::info!(migration = session.migration.uid, pod = session.migration.source_pod_uid, "taken up again as target");
             targets.insert(session.migration.source_pod_uid.clone(), session);
         }
-        let registry = Arc::new(Self { node, desk, sources: Mutex::new(sources), targets: Mutex::new(targets), arrived: tokio::sync::Notify::new() });
+        let registry = Arc::new(Self {
+            node,
+            desk,
+            sources: Mutex::new(sources),
+            targets: Mutex::new(targets),
+            checkpoints: Mutex::default(),
+            restorations: Mutex::default(),
+            arrived: tokio::sync::Notify::new(),
+        });
         let doorman = registry.clone();
         registry.desk.employ(Box::new(move |request| {
             let registry = doorman.clone();
@@ -64,6 +91,11 @@ impl Registry {
     /// # Errors
     /// When another migration of the pod is under way here.
     pub fn source_or(&self, migration: &Migration, begin: impl FnOnce() -> source::session::Session) -> Result<source::session::Session, Failure> {
+        // Held to the end: a checkpoint begins in the same order.
+        let checkpoints = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        if checkpoints.values().any(|keeping| keeping.pod_uid == migration.source_pod_uid && !keeping.job.ended()) {
+            return Err(being_checkpointed(&migration.source_pod));
+        }
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(session) = sources.get(&migration.source_pod_uid) {
             if session.migration.uid == migration.uid {
@@ -82,6 +114,72 @@ impl Registry {
             ended.end();
         }
         Ok(session)
+    }
+
+    /// The checkpoint of this name, begun where it is not there yet.
+    ///
+    /// # Errors
+    /// When the pod is on its way, or another checkpoint of it is being made.
+    pub fn checkpoint(&self, checkpoint: &Checkpoint, pod_uid: &str) -> Result<Job<CheckpointMade>, Failure> {
+        let mut checkpoints = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(keeping) = checkpoints.get(&checkpoint.uid) {
+            return Ok(keeping.job.clone());
+        }
+        if checkpoints.values().any(|keeping| keeping.pod_uid == pod_uid && !keeping.job.ended()) {
+            return Err(being_checkpointed(pod_uid));
+        }
+        let leaves = self.sources.lock().unwrap_or_else(PoisonError::into_inner).get(pod_uid).is_some_and(|session| !session.machine().finished());
+        let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let comes = targets.values().any(|session| session.migration.target_pod_uid == pod_uid && !session.machine().finished());
+        let restorations = self.restorations.lock().unwrap_or_else(PoisonError::into_inner);
+        if leaves || comes || restorations.values().any(|one| one.order.pod_uid == pod_uid && !one.job.ended()) {
+            return Err(failure("OnTheMove", "the pod is being moved or restored", "wait until that has ended"));
+        }
+        if checkpoints.len() > REMEMBERED {
+            checkpoints.retain(|_, keeping| !keeping.job.ended());
+        }
+        let job = Job::new("look");
+        checkpoints.insert(checkpoint.uid.clone(), Keeping { pod_uid: pod_uid.to_owned(), job: job.clone() });
+        let (node, checkpoint, pod_uid, own) = (self.node.clone(), checkpoint.clone(), pod_uid.to_owned(), job.clone());
+        tokio::spawn(async move {
+            let outcome = take(&node, &checkpoint, &pod_uid, &own).await;
+            if let Err(why) = &outcome {
+                tracing::warn!(checkpoint = checkpoint.name, namespace = checkpoint.namespace, reason = why.reason, message = why.message, "no checkpoint");
+            }
+            grip::tidy(&node, &checkpoint.uid);
+            own.end(outcome);
+        });
+        Ok(job)
+    }
+
+    /// Forgets a checkpoint that has ended. `false`: it has not.
+    #[must_use]
+    pub fn forget_checkpoint(&self, uid: &str) -> bool {
+        let mut checkpoints = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = checkpoints.get(uid).is_none_or(|keeping| keeping.job.ended());
+        if ended {
+            checkpoints.remove(uid);
+        }
+        ended
+    }
+
+    /// The restore of this name, begun where it is not there yet.
+    #[must_use]
+    pub fn restore(&self, order: Order) -> Arc<Restoration> {
+        let restoration = {
+            let mut restorations = self.restorations.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(restoration) = restorations.get(&order.uid) {
+                return restoration.clone();
+            }
+            if restorations.len() > REMEMBERED {
+                restorations.retain(|_, restoration| !restoration.job.ended());
+            }
+            let restoration = Restoration::begin(self.node.clone(), self.desk.clone(), order);
+            restorations.insert(restoration.order.uid.clone(), restoration.clone());
+            restoration
+        };
+        self.arrived.notify_waiters();
+        restoration
     }
 
     /// The migration in the source role, if it is here.
@@ -131,9 +229,14 @@ impl Registry {
     /// Whether a hand-over has not ended on this node.
     #[must_use]
     pub fn is_busy(&self) -> bool {
+        let checkpoints = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner).values().any(|keeping| !keeping.job.ended());
+        let restores = self.restorations.lock().unwrap_or_else(PoisonError::into_inner).values().any(|restoration| !restoration.job.ended());
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-        sources.values().any(|session| !session.machine().finished()) || targets.values().any(|session| !session.machine().finished())
+        checkpoints
+            || restores
+            || sources.values().any(|session| !session.machine().finished())
+            || targets.values().any(|session| !session.machine().finished())
     }
 
     /// Drops what has ended. Whatever has not stays.
@@ -166,6 +269,10 @@ impl Registry {
         let end = tokio::time::Instant::now() + PATIENCE;
         loop {
             let arrived = self.arrived.notified();
+            let restoration = self.restorations.lock().unwrap_or_else(PoisonError::into_inner).get(migration).cloned();
+            if let Some(restoration) = restoration.filter(|restoration| restoration.order.pod_uid == *pod_uid) {
+                return restoration.create(name, container);
+            }
             let session = self.targets.lock().unwrap_or_else(PoisonError::into_inner).get(source_uid).cloned();
             if let Some(session) = session
                 && session.migration.uid == *migration
@@ -178,4 +285,8 @@ impl Registry {
             }
         }
     }
+}
+
+fn being_checkpointed(pod: &str) -> Failure {
+    failure("BeingCheckpointed", format!("a checkpoint of pod {pod} is being made"), "wait until it has ended: kubectl get podcheckpoints")
 }

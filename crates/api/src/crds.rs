@@ -3,12 +3,12 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray};
 use kube::CustomResourceExt;
 
-use crate::{Handover, MigrationTrace, NodeCheck, PodMigration};
+use crate::{Handover, MigrationTrace, NodeCheck, PodCheckpoint, PodMigration, PodRestore};
 
 /// All definitions, in the order of their names.
 #[must_use]
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    let mut all = vec![Handover::crd(), MigrationTrace::crd(), NodeCheck::crd(), PodMigration::crd()];
+    let mut all = vec![Handover::crd(), MigrationTrace::crd(), NodeCheck::crd(), PodCheckpoint::crd(), PodMigration::crd(), PodRestore::crd()];
     for version in all.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
         if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
             drop_formats(schema);

@@ -8,9 +8,13 @@
 //!
 //!   kubectl migrate doctor ──creates──▶ NodeCheck      ◀──status── controller ◀── the node's agent
 //!   kubectl migrate trace  ──creates──▶ MigrationTrace ◀──status── controller ◀── both agents
+//!
+//!   kubectl migrate checkpoint ──creates──▶ PodCheckpoint ◀──status── controller ◀── the pod's agent
+//!   kubectl migrate restore    ──creates──▶ PodRestore    ◀──status── controller ◀── the new pod's agent
 //! ```
 
 pub mod check;
+pub mod checkpoint;
 mod crds;
 pub mod handover;
 pub mod migration;
@@ -18,6 +22,7 @@ pub mod names;
 pub mod trace;
 
 pub use check::{NodeCheck, NodeCheckSpec, NodeCheckStatus};
+pub use checkpoint::{PodCheckpoint, PodCheckpointSpec, PodCheckpointStatus, PodRestore, PodRestoreSpec, PodRestoreStatus};
 pub use crds::crds;
 pub use handover::{Handover, HandoverSpec, HandoverState, HandoverStatus};
 pub use migration::{PodMigration, PodMigrationSpec, PodMigrationStatus};

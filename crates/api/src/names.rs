@@ -11,6 +11,8 @@ pub const ANNOTATION_SOURCE_UID: &str = "godwit.dev/source-uid";
 pub const ANNOTATION_TRACEPARENT: &str = "godwit.dev/traceparent";
 /// Label on objects made for a migration: name of the `PodMigration`.
 pub const LABEL_MIGRATION: &str = "godwit.dev/migration-name";
+/// Label on a pod that was made of a checkpoint: name of the `PodRestore`.
+pub const LABEL_RESTORE: &str = "godwit.dev/restore-name";
 /// Label on a sealed source pod that stays for its anchor: name of the `PodMigration`.
 pub const LABEL_ANCHOR: &str = "godwit.dev/anchor";
 /// Annotation on a source pod that is to stay for its anchor: its ReplicaSet may not delete it (policy `godwit-owners`).
@@ -19,6 +21,8 @@ pub const ANNOTATION_STAYS: &str = "godwit.dev/stays";
 pub const CONDITION_LIVE: &str = "godwit.dev/live";
 /// Finalizer on `Handover` objects and on `PodMigration` objects in flight.
 pub const FINALIZER: &str = "godwit.dev/hand-over";
+/// Finalizer on `PodCheckpoint` objects whose files have to go first, and on `PodRestore` objects under way.
+pub const FINALIZER_CHECKPOINT: &str = "godwit.dev/checkpoint";
 /// Node label that the agent sets when the runtime handler is installed and the agent serves.
 pub const NODE_LABEL_READY: &str = "godwit.dev/agent";
 

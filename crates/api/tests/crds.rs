@@ -49,6 +49,13 @@ fn rules_are_there() {
     assert_eq!(spec["properties"]["podName"]["maxLength"], 253);
     assert!(spec["properties"]["podName"]["x-kubernetes-validations"].is_array());
     assert!(spec["properties"]["targetNode"]["x-kubernetes-validations"].is_array());
+    let checkpoint = &schema("podcheckpoints.godwit.dev")["properties"];
+    assert_eq!(checkpoint["spec"]["required"], serde_json::json!(["podName"]));
+    assert_eq!(checkpoint["spec"]["x-kubernetes-validations"].as_array().unwrap().len(), 2);
+    assert_eq!(checkpoint["spec"]["properties"]["store"]["x-kubernetes-validations"][0]["rule"], "self == 'shared://'");
+    assert_eq!(checkpoint["status"]["properties"]["pod"]["x-kubernetes-preserve-unknown-fields"], true);
+    let restore = schema("podrestores.godwit.dev");
+    assert_eq!(restore["properties"]["spec"]["x-kubernetes-validations"][0]["rule"], "self == oldSelf");
     let handover = schema("handovers.godwit.dev");
     assert_eq!(handover["properties"]["spec"]["x-kubernetes-validations"][0]["rule"], "self == oldSelf");
     assert_eq!(handover["properties"]["status"]["x-kubernetes-validations"][0]["optionalOldSelf"], true);

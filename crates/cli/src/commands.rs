@@ -12,7 +12,7 @@ use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::options::{Command, Format, Options, Output, Place, Pod, Where};
 use crate::screen::Screen;
-use crate::{doctor, explain, inspect, matrix, report, text, timeline, trace, view};
+use crate::{checkpoint, doctor, explain, inspect, matrix, report, text, timeline, trace, view};
 
 /// Does what the command line says.
 ///
@@ -48,6 +48,9 @@ pub async fn run(options: Options) -> Result<u8, Error> {
         (Some(Command::Report { name, output, file, at }), _) => report(&name, output, file.as_deref(), &at).await,
         (Some(Command::Trace { trace, place }), _) => trace::run(&trace, &place).await,
         (Some(Command::Release { name, place }), _) => release(&name, &place).await,
+        (Some(Command::Checkpoint { order, place }), _) => checkpoint::checkpoint(&order, &place).await,
+        (Some(Command::Checkpoints { what, place }), _) => checkpoint::checkpoints(what.as_ref(), &place).await,
+        (Some(Command::Restore { order, place }), _) => checkpoint::restore(&order, &place).await,
         (None, None) => Ok(3),
     }
 }

@@ -35,6 +35,11 @@ pub fn page() -> String {
         (When::Planning, "Before anything is touched", "The plan says so, also with `--dry-run`. The pod runs on, it has not stood still."),
         (When::Preparing, "While the target is made ready", "The pod runs on at the source; the target pod is removed."),
         (When::Switching, "In the switch", "The migration is taken back: the pod runs on at the source, it may have stood still for a moment."),
+        (
+            When::Keeping,
+            "With checkpoints",
+            "`status.failure.reason` of a PodCheckpoint or PodRestore. The pod that a checkpoint is made of runs on and nothing is stored; a new pod is removed.",
+        ),
     ];
     let messages = messages();
     for (when, title, words) in sections {

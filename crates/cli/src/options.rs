@@ -145,6 +145,27 @@ pub enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Keep what a running pod is at this instant; it goes on
+    Checkpoint {
+        #[command(flatten)]
+        order: Checkpoint,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show the checkpoints of a namespace, describe one, delete some
+    Checkpoints {
+        #[command(subcommand)]
+        what: Option<Kept>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Make a new pod of a checkpoint, as often as you like, on any node
+    Restore {
+        #[command(flatten)]
+        order: Restore,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Retire the anchor of a migration: connections that still use the old address are reset, the old pod goes
     Release {
         /// Name of the migration
@@ -204,6 +225,86 @@ pub struct Pod {
     #[arg(long, value_name = "WHAT", value_enum)]
     pub if_not_converging: Option<NotConverging>,
     /// Only order the migration
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// What is to be kept.
+#[derive(Clone, Debug, Args)]
+#[group(skip)]
+pub struct Checkpoint {
+    /// Name of the pod (`pod/NAME` is understood too)
+    #[arg(value_name = "POD")]
+    pub pod: String,
+    /// Name of the checkpoint; without it one is made of the pod's
+    #[arg(long)]
+    pub name: Option<String>,
+    /// How long it stays, e.g. 1h; without it until it is deleted
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub ttl: Option<Duration>,
+    /// Delete older checkpoints of this pod, so that only so many stay
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep: Option<u32>,
+    /// Only order it
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// What to do with checkpoints.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Kept {
+    /// Show all
+    List {
+        /// Of all namespaces
+        #[arg(short = 'A', long)]
+        all_namespaces: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Tell what is known of one
+    Describe {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Delete checkpoints, and what is stored of them
+    Delete {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// Do not wait until they are gone
+        #[arg(long)]
+        no_wait: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+impl Kept {
+    /// Which cluster and namespace, and how to print.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        match self {
+            Self::List { place, .. } | Self::Describe { place, .. } | Self::Delete { place, .. } => place,
+        }
+    }
+}
+
+/// What is to be made of a checkpoint.
+#[derive(Clone, Debug, Args)]
+#[group(skip)]
+pub struct Restore {
+    /// Name of the checkpoint
+    #[arg(value_name = "CHECKPOINT")]
+    pub checkpoint: String,
+    /// Name of the new pod; without it the old one's with `-r1`, `-r2`, … behind it
+    #[arg(long, value_name = "POD")]
+    pub name: Option<String>,
+    /// Node of the new pod; without it the scheduler chooses
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
+    /// Only order it
     #[arg(long)]
     pub no_wait: bool,
 }
@@ -386,6 +487,21 @@ mod tests {
         assert_eq!(pod.name, "list");
         let Some(Command::Pod { pod, .. }) = parse("pod pod").command else { panic!("a pod") };
         assert_eq!(pod.name, "pod");
+    }
+
+    #[test]
+    fn checkpoints_are_made_looked_at_and_restored() {
+        let Some(Command::Checkpoint { order, place }) = parse("checkpoint pod/web-0 --ttl 1h --keep 3 -n shop").command else { panic!("a checkpoint") };
+        assert_eq!((order.pod.as_str(), order.keep, order.ttl), ("pod/web-0", Some(3), Some(Duration::from_secs(3600))));
+        assert_eq!(place.at.namespace.as_deref(), Some("shop"));
+        let Some(Command::Checkpoints { what: None, place }) = parse("checkpoints -n shop").command else { panic!("a list") };
+        assert_eq!(place.at.namespace.as_deref(), Some("shop"));
+        let Some(Command::Checkpoints { what: Some(Kept::Delete { names, place, .. }), .. }) = parse("checkpoints delete a b -n shop").command else {
+            panic!("delete")
+        };
+        assert_eq!((names, place.at.namespace.as_deref()), (vec!["a".to_owned(), "b".to_owned()], Some("shop")));
+        let Some(Command::Restore { order, .. }) = parse("restore web-0-x --name copy --node b").command else { panic!("a restore") };
+        assert_eq!((order.checkpoint.as_str(), order.name.as_deref(), order.node.as_deref()), ("web-0-x", Some("copy"), Some("b")));
     }
 
     #[test]

@@ -154,3 +154,31 @@ pub fn deadline(seconds: i64, doing: &str) -> Failure {
 pub fn cancelled() -> Failure {
     new("Cancelled", "the migration was cancelled", "Nothing to do.")
 }
+
+/// No such checkpoint.
+#[must_use]
+pub fn checkpoint_unknown(name: &str, namespace: &str) -> Failure {
+    new("CheckpointUnknown", format!("there is no PodCheckpoint {name} in namespace {namespace}"), "Choose one of: kubectl migrate checkpoints.")
+}
+
+/// A checkpoint that cannot be restored (yet, or any more).
+#[must_use]
+pub fn checkpoint_not_ready(name: &str, why: &str) -> Failure {
+    new("CheckpointNotReady", format!("checkpoint {name} cannot be restored: {why}"), "Choose a complete one: kubectl migrate checkpoints.")
+}
+
+/// Somebody else wrote into its status.
+#[must_use]
+pub fn checkpoint_forged(name: &str) -> Failure {
+    new(
+        "CheckpointForged",
+        format!("what PodCheckpoint {name} says is not what Godwit has written there"),
+        "Do not use it. Look who may write podcheckpoints/status; or the Secret godwit-ca was made anew, then checkpoints from before are of no use any more.",
+    )
+}
+
+/// The name is taken.
+#[must_use]
+pub fn pod_exists(name: &str) -> Failure {
+    new("PodExists", format!("there is a pod {name} already"), "Choose another name (--name), or none.")
+}

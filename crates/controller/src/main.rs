@@ -12,6 +12,7 @@ mod agents;
 mod answered;
 mod authority;
 mod candidates;
+mod checkpoint;
 mod checks;
 mod context;
 mod error;

@@ -18,6 +18,14 @@ pub fn target_name(source: &Pod, n: u32) -> String {
     format!("{}{suffix}", base[..room].trim_end_matches(['-', '.']))
 }
 
+/// Name number `n` of a pod that is made of a checkpoint of the pod `name`: `<name>-r<n>`.
+#[must_use]
+pub fn restored_name(name: &str, n: u32) -> String {
+    let suffix = format!("-r{n}");
+    let room = LONGEST.saturating_sub(suffix.len()).min(name.len());
+    format!("{}{suffix}", name[..room].trim_end_matches(['-', '.']))
+}
+
 /// The first number to try: one more than the source's own, if it was made by a migration itself.
 #[must_use]
 pub fn next_number(source: &Pod) -> u32 {
@@ -79,6 +87,12 @@ mod tests {
         let dash = first(&pod(&format!("{}-{}", "a".repeat(59), "bcd"), false));
         assert_eq!(dash, format!("{}-m1", "a".repeat(59)));
         assert!(first(&pod(&"b".repeat(253), false)).len() <= 63);
+    }
+
+    #[test]
+    fn restored_pods_are_numbered() {
+        assert_eq!(restored_name("web-0", 1), "web-0-r1");
+        assert_eq!(restored_name(&"a".repeat(200), 12), format!("{}-r12", "a".repeat(59)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use kube::runtime::{Controller, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::signal::unix::{SignalKind, signal};
 
-use godwit_api::{MigrationTrace, NodeCheck, PodMigration, names};
+use godwit_api::{MigrationTrace, NodeCheck, PodCheckpoint, PodMigration, PodRestore, names};
 use godwit_migration::catalogue::ENTRIES;
 use godwit_otlp::{Exporter, Settings};
 
@@ -20,7 +20,7 @@ use crate::agents::Agents;
 use crate::context::Context;
 use crate::lease::Election;
 use crate::reconcile::{reconcile, retry};
-use crate::{authority, checks, signer, trace};
+use crate::{authority, checkpoint, checks, signer, trace};
 
 /// What is counted.
 pub static METRICS: LazyLock<godwit_metrics::Controller> = LazyLock::new(|| godwit_metrics::Controller::expecting(ENTRIES.iter().map(|entry| entry.reason)));
@@ -135,6 +135,19 @@ async fn lead(client: Client, options: &Options, traces: Exporter) -> anyhow::Re
         .run(trace::reconcile, trace::retry, Arc::new(trace::Traces::new(Arc::clone(&context))))
         .for_each(|_| std::future::ready(()));
     tokio::spawn(traces);
+    let checkpoints = Controller::new(Api::<PodCheckpoint>::all(client.clone()), watcher::Config::default())
+        .run(checkpoint::make::reconcile, checkpoint::make::retry, Arc::clone(&context))
+        .for_each(|_| std::future::ready(()));
+    tokio::spawn(checkpoints);
+    let copies = watcher::Config::default().labels(names::LABEL_RESTORE);
+    let restores = Controller::new(Api::<PodRestore>::all(client.clone()), watcher::Config::default())
+        .watches(Api::<Pod>::all(client.clone()), copies, |pod| {
+            let name = pod.labels().get(names::LABEL_RESTORE)?;
+            Some(ObjectRef::new(name).within(&pod.namespace()?))
+        })
+        .run(checkpoint::restore::reconcile, checkpoint::restore::retry, Arc::clone(&context))
+        .for_each(|_| std::future::ready(()));
+    tokio::spawn(restores);
     // Target pods carry the name of their migration: a change of one is a reason to look.
     let targets = watcher::Config::default().labels(names::LABEL_MIGRATION);
     controller

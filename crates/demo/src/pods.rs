@@ -83,7 +83,8 @@ pub fn service_address(lab: &Lab, namespace: &str, name: &str) -> Result<SocketA
 /// Everything that helps to understand why a scenario failed.
 #[must_use]
 pub fn diagnosis(lab: &Lab, namespace: &str) -> String {
-    let looks: [&[&str]; 6] = [
+    let looks: [&[&str]; 7] = [
+        &["get", "podcheckpoints,podrestores", "-n", namespace, "-o", "wide"],
         &["get", "pods", "-n", namespace, "-o", "wide"],
         &["get", "podmigrations,handovers", "-n", namespace, "-o", "wide"],
         &["get", "podmigrations", "-n", namespace, "-o", "jsonpath={range .items[*]}{.metadata.name}{\": \"}{.status}{\"\\n\"}{end}"],

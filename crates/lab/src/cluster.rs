@@ -320,6 +320,7 @@ fn sweep(settings: &Settings) -> Result<()> {
         cgroups::unmount_hugetlb();
     }
     trash::throw(settings, &settings.state.join("machines"))?;
+    trash::throw(settings, &settings.shared())?;
     owner::release()
 }
 

@@ -86,6 +86,8 @@ impl MachineSpec {
             shared(settings.kubernetes(), "/opt/godwit-lab/bin"),
             shared(settings.images(), "/opt/godwit-lab/images"),
             Bind { source: folder.join("log"), target: "/var/log".into(), read_only: false },
+            // What a cluster has on a shared file system.
+            Bind { source: settings.shared(), target: "/srv/shared".into(), read_only: false },
         ];
         binds.extend(data.iter().map(|data| Bind { source: folder.join("lib").join(data), target: Path::new("/var/lib").join(data), read_only: false }));
         Self { name: name.to_owned(), folder, lower: settings.node_root(), binds, vm: None }

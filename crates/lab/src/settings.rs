@@ -1,7 +1,7 @@
 //! Where the lab keeps things: the state folder (dies with `down`) and the cache folder (stays).
 //!
 //! ```text
-//! $GODWIT_LAB   lab.json  lock  kubeconfig  pki/  machines/<name>/{spec.json,pid,init.log,upper,work,root,lib,log}  trash/
+//! $GODWIT_LAB   lab.json  lock  kubeconfig  pki/  shared/  machines/<name>/{spec.json,pid,init.log,upper,work,root,lib,log}  trash/
 //!                                                   a virtual machine has share, disk.img and console.log besides
 //! $GODWIT_CACHE rootfs/{node,app,vm-tools}  vm/  kubernetes/  helm/  coredns/  collector/  compiled/  images/  build/  log/  target/  tools/
 //! ```
@@ -43,6 +43,11 @@ impl Settings {
     /// Folder of one machine (a node or the switch).
     pub fn machine(&self, name: &str) -> PathBuf {
         self.state.join("machines").join(name)
+    }
+
+    /// Folder that all machines have at `/srv/shared`.
+    pub fn shared(&self) -> PathBuf {
+        self.state.join("shared")
     }
 
     /// Folder of OCI archives.

@@ -12,6 +12,8 @@ pub enum When {
     Preparing,
     /// In the switch: the pod is taken back and runs at the source as before.
     Switching,
+    /// With a checkpoint: the pod that it is made of runs on, a new pod that was made of it is removed.
+    Keeping,
 }
 
 /// A reason.
@@ -37,6 +39,10 @@ const fn prepare(reason: &'static str, cause: &'static str, remedy: &'static str
 
 const fn switch(reason: &'static str, cause: &'static str, remedy: &'static str) -> Entry {
     Entry { reason, when: When::Switching, cause, remedy }
+}
+
+const fn keep(reason: &'static str, cause: &'static str, remedy: &'static str) -> Entry {
+    Entry { reason, when: When::Keeping, cause, remedy }
 }
 
 const LATER: &str = "Try again; nothing was touched.";
@@ -287,6 +293,48 @@ pub const ENTRIES: &[Entry] = &[
     ),
     switch("VolumeMissing", "The target pod lacks a volume that the source has.", "Do not change the target pod's spec on the way (admission webhooks)."),
     switch("VolumeUnsafe", "A directory at the target does not look as it did at the source.", "Try again with a new target pod."),
+    keep("BeingCheckpointed", "A checkpoint of the same pod is being made.", "Wait until it has ended: `kubectl get podcheckpoints`."),
+    keep(
+        "CheckpointDamaged",
+        "A file of the checkpoint is not what it was when the checkpoint was made: its length or digest differs, or it is missing.",
+        "Do not use it: delete the PodCheckpoint, and look who can write to the store.",
+    ),
+    keep(
+        "CheckpointForged",
+        "What stands in the status of the PodCheckpoint was not written by Godwit, or the Secret godwit-ca was made anew since.",
+        "Do not use the checkpoint, and look who may write `podcheckpoints/status`.",
+    ),
+    keep(
+        "CheckpointMissing",
+        "The store of this node does not have the checkpoint.",
+        "See that the same file system is mounted at the same place on every node. If it was deleted by hand, delete the PodCheckpoint too.",
+    ),
+    keep("CheckpointNotReady", "The checkpoint is not complete, or is being deleted.", "Choose a complete one: `kubectl migrate checkpoints`."),
+    keep("CheckpointUnknown", "There is no PodCheckpoint of this name in the namespace.", "Choose one of: `kubectl migrate checkpoints`."),
+    keep(
+        "CheckpointsOff",
+        "The installation names no directory in which checkpoints are kept.",
+        "Set the chart's value `checkpoints.directory` to a directory that every node mounts, then upgrade the release.",
+    ),
+    keep("MemoryLimitTooLow", "A container had more in memory than the new one may have.", "Raise the memory limit of the new container."),
+    keep(
+        "MorePrivileges",
+        "Processes of the checkpoint have capabilities, or lack a filter, that the new pod's own containers do not give: restored, they could do more than the namespace allows.",
+        "Give the new pod the rights that the old one had, if the policies of the namespace let you; or do without this checkpoint.",
+    ),
+    keep("OnTheMove", "The pod is being moved or restored while its checkpoint was ordered.", "Wait until that has ended, then try again."),
+    keep("PodExists", "There is a pod with the name that the new one is to have.", "Choose another name with --name, or none."),
+    keep("StoreFull", "The checkpoint does not fit into the store.", "Delete checkpoints that are not needed any more, or enlarge the file system."),
+    keep(
+        "StoreMissing",
+        "The node does not have the directory in which checkpoints are kept.",
+        "Mount the shared file system there, on every node. Godwit does not make the directory, so that nothing is written beside a mount that is missing.",
+    ),
+    keep(
+        "StoreUnusable",
+        "The node cannot write into the store.",
+        "See that root may write there (no root_squash on NFS) and that it is not mounted read-only.",
+    ),
 ];
 
 /// What is known of a reason.

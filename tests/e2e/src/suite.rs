@@ -194,7 +194,8 @@ impl Suite {
         let pods = ["delete", "deployments,replicasets,pods", "--all", "--ignore-not-found", "-n", &case.namespace, "--timeout=55s"];
         let delete = ["delete", "namespace", &case.namespace, "--timeout=55s"];
         if let Err(error) = self.lab.kubectl(&pods).and_then(|_| self.lab.kubectl(&delete)) {
-            let stuck = self.lab.kubectl(&["get", "pods,podmigrations,handovers", "-n", &case.namespace, "-o", "wide"]).unwrap_or_default();
+            let stuck =
+                self.lab.kubectl(&["get", "pods,podmigrations,handovers,podcheckpoints,podrestores", "-n", &case.namespace, "-o", "wide"]).unwrap_or_default();
             return Err(error.context(format!("the namespace does not go; a finalizer is stuck:\n{stuck}")));
         }
         let nodes = self.before.iter().filter(|(name, _)| scenario.alone || **name == case.pair.a || **name == case.pair.b);

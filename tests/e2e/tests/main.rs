@@ -5,6 +5,7 @@ mod bad_streams;
 mod bare_pod;
 mod blockers;
 mod cancel;
+mod checkpoint;
 mod connections;
 mod connections_crash;
 mod controller_crash;
@@ -44,7 +45,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 47] = [
+const SCENARIOS: [Scenario; 49] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
@@ -67,6 +68,7 @@ const SCENARIOS: [Scenario; 47] = [
     kubectl_afterwards::SCENARIO,
     crash_afterwards::SCENARIO,
     there_and_back::SCENARIO,
+    checkpoint::SCENARIO,
     refusals::SCENARIO,
     strangers::SCENARIO,
     blockers::SCENARIO,

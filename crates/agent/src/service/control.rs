@@ -6,13 +6,19 @@ use futures::StreamExt;
 use godwit_migration::handover::source::State;
 use godwit_rpc::{
     Identity, tls,
-    v1::{self, agent_server::Agent, anchor_request::Action, switch_event},
+    v1::{self, agent_server::Agent, anchor_request::Action, checkpoint_reply, restore_pod_reply, switch_event},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Replies, named};
-use crate::{arbiter::Arbiter, inspect, registry::Registry, source, target};
+use super::{Replies, is_uid, named};
+use crate::{
+    arbiter::Arbiter,
+    checkpoint::{self, job},
+    inspect,
+    registry::Registry,
+    source, target,
+};
 
 /// How long an earlier migration of the same pod may take to end on its target after it was taken back at its source.
 const ENDING: Duration = Duration::from_secs(15);
@@ -145,6 +151,60 @@ impl Agent for Control {
         let migration = named(request.migration.clone())?;
         let lines = crate::trace::listen(&self.registry.node, &migration, &request);
         Ok(Response::new(ReceiverStream::new(lines).boxed()))
+    }
+
+    async fn checkpoint(&self, request: Request<v1::CheckpointRequest>) -> Result<Response<v1::CheckpointReply>, Status> {
+        admit(&request)?;
+        let request = request.into_inner();
+        let checkpoint = checkpoint::named(request.checkpoint)?;
+        let state = match self.registry.checkpoint(&checkpoint, &request.pod_uid) {
+            Ok(job) => job.wait(Duration::from_millis(request.wait_ms.into())).await,
+            Err(why) => job::State::Failed(why),
+        };
+        let state = match state {
+            job::State::Doing(step) => checkpoint_reply::State::Doing(step.into()),
+            job::State::Failed(why) => checkpoint_reply::State::Failure(why),
+            job::State::Done(made) => checkpoint_reply::State::Made(made),
+        };
+        Ok(Response::new(v1::CheckpointReply { state: Some(state) }))
+    }
+
+    async fn remove_checkpoint(&self, request: Request<v1::RemoveCheckpointRequest>) -> Result<Response<v1::RemoveCheckpointReply>, Status> {
+        admit(&request)?;
+        let checkpoint = checkpoint::named(request.into_inner().checkpoint)?;
+        if !self.registry.forget_checkpoint(&checkpoint.uid) {
+            return Err(Status::unavailable("the checkpoint is still being made"));
+        }
+        let node = self.registry.node.clone();
+        let removed = tokio::task::spawn_blocking(move || match checkpoint::store::Store::open(&node.host, node.checkpoints.as_deref()) {
+            Ok(store) => store.remove(&checkpoint).map_err(|error| Status::unavailable(format!("the checkpoint cannot be deleted: {error}"))),
+            Err(why) => Err(Status::unavailable(why.message)),
+        });
+        removed.await.map_err(|error| Status::internal(error.to_string()))??;
+        Ok(Response::new(v1::RemoveCheckpointReply {}))
+    }
+
+    async fn restore_pod(&self, request: Request<v1::RestorePodRequest>) -> Result<Response<v1::RestorePodReply>, Status> {
+        admit(&request)?;
+        let request = request.into_inner();
+        let checkpoint = checkpoint::named(request.checkpoint)?;
+        if !is_uid(&request.uid) || !is_uid(&request.pod_uid) {
+            return Err(Status::invalid_argument("the request names no restore or pod by a UID"));
+        }
+        let order =
+            checkpoint::restore::Order { uid: request.uid, pod_uid: request.pod_uid, containers: request.containers, checkpoint, digest: request.digest };
+        let restoration = self.registry.restore(order);
+        if request.abandon {
+            restoration.abandon();
+        } else if !request.hold {
+            restoration.release();
+        }
+        let state = match restoration.job.wait(Duration::from_millis(request.wait_ms.into())).await {
+            job::State::Doing(step) => restore_pod_reply::State::Doing(step.into()),
+            job::State::Failed(why) => restore_pod_reply::State::Failure(why),
+            job::State::Done(restored) => restore_pod_reply::State::Restored(restored),
+        };
+        Ok(Response::new(v1::RestorePodReply { state: Some(state) }))
     }
 
     async fn clock(&self, request: Request<v1::ClockRequest>) -> Result<Response<v1::ClockReply>, Status> {

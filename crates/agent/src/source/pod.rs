@@ -254,7 +254,8 @@ pub fn images_of(uid: &str) -> PathBuf {
 }
 
 /// The cgroup's directory as CRIU will see it in the node's mount namespace.
-fn cgroup_on_node(cgroup: &Cgroup) -> PathBuf {
+#[must_use]
+pub fn cgroup_on_node(cgroup: &Cgroup) -> PathBuf {
     match cgroup.version() {
         cgroup::Version::V1 => Path::new("/sys/fs/cgroup/freezer").join(cgroup.name().strip_prefix("/").unwrap_or(cgroup.name())),
         cgroup::Version::V2 => Path::new("/sys/fs/cgroup").join(cgroup.name().strip_prefix("/").unwrap_or(cgroup.name())),

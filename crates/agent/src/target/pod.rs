@@ -219,6 +219,27 @@ impl TargetPod {
         }
     }
 
+    /// Waits until CRIU has restored all containers: nothing has run.
+    ///
+    /// # Errors
+    /// Why one was not restored.
+    pub async fn at_gate(&self) -> Result<(), Failure> {
+        self.all(|seen| seen.gate.is_some()).await
+    }
+
+    /// Waits until all containers run.
+    ///
+    /// # Errors
+    /// Why one does not.
+    pub async fn resumed(&self) -> Result<(), Failure> {
+        self.all(|seen| seen.resumed.is_some()).await
+    }
+
+    /// Names of the containers, and the containers.
+    pub fn containers(&self) -> impl Iterator<Item = (&str, &cri::Container)> {
+        self.slots.iter().map(|slot| (slot.name.as_str(), &slot.container))
+    }
+
     /// Waits until all containers have reached a point, or one has failed.
     async fn all(&self, reached: impl Fn(&Seen) -> bool + Copy) -> Result<(), Failure> {
         futures::future::try_join_all(self.slots.iter().map(|slot| async move {

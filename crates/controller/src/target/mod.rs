@@ -52,23 +52,58 @@ pub struct Order<'a> {
     pub adoption: Option<&'a Adoption>,
 }
 
+/// What is asked for when a pod is made of a checkpoint.
+#[derive(Clone, Debug)]
+pub struct Copy<'a> {
+    /// Name of the new pod.
+    pub name: &'a str,
+    /// The `PodRestore`.
+    pub restore: &'a str,
+    /// Its UID.
+    pub restore_uid: &'a str,
+    /// Nodes of which the scheduler may take one.
+    pub nodes: &'a [String],
+}
+
+/// The new pod of a checkpoint of `origin`. It has no owner. One whose origin had an owner has no labels of it either: the owner would take it for one too many,
+/// and a Service would send it what is meant for another.
+#[must_use]
+pub fn copy(origin: &Pod, order: &Copy<'_>) -> Pod {
+    let moved_before = origin.annotations().contains_key(names::ANNOTATION_MIGRATION);
+    let owned = origin.owner_references().iter().any(|owner| owner.controller == Some(true));
+    let mut labels = if owned { BTreeMap::new() } else { origin.labels().clone() };
+    labels.retain(|key, _| !key.starts_with("godwit.dev/"));
+    labels.insert(names::LABEL_RESTORE.into(), label_value(order.restore));
+    let mut annotations = copied(origin.annotations());
+    annotations.insert(names::ANNOTATION_MIGRATION.into(), order.restore_uid.into());
+    annotations.insert(names::ANNOTATION_SOURCE_UID.into(), order.restore_uid.into());
+    let metadata = ObjectMeta {
+        name: Some(order.name.into()),
+        namespace: origin.namespace(),
+        labels: Some(labels),
+        annotations: Some(annotations),
+        ..ObjectMeta::default()
+    };
+    Pod { metadata, spec: origin.spec.clone().map(|spec| self::spec(spec, origin, order.nodes, moved_before)), status: None }
+}
+
 /// The target pod for `source`.
 #[must_use]
 pub fn pod(source: &Pod, order: &Order<'_>) -> Pod {
     let moved_before = source.annotations().contains_key(names::ANNOTATION_MIGRATION);
-    Pod { metadata: metadata(source, order), spec: source.spec.clone().map(|spec| self::spec(spec, source, order, moved_before)), status: None }
+    Pod { metadata: metadata(source, order), spec: source.spec.clone().map(|spec| self::spec(spec, source, order.nodes, moved_before)), status: None }
 }
 
 fn metadata(source: &Pod, order: &Order<'_>) -> ObjectMeta {
     let mut labels = source.labels().clone();
     labels.remove(names::LABEL_MIGRATION);
+    labels.remove(names::LABEL_RESTORE);
     if let Some(adoption) = order.adoption {
         labels.retain(|key, _| !adoption.labels.contains_key(key));
     }
     labels.insert(names::LABEL_MIGRATION.into(), label_value(order.migration));
 
-    let mut annotations: BTreeMap<String, String> = source.annotations().clone();
-    annotations.retain(|key, _| !NOT_COPIED.iter().any(|prefix| key.starts_with(prefix)));
+    let mut annotations = copied(source.annotations());
     annotations.insert(names::ANNOTATION_MIGRATION.into(), order.migration_uid.into());
     annotations.insert(names::ANNOTATION_SOURCE_UID.into(), source.uid().unwrap_or_default());
     if let Some(json) = order.adoption.and_then(|adoption| serde_json::to_string(adoption).ok()) {
@@ -86,7 +121,14 @@ fn metadata(source: &Pod, order: &Order<'_>) -> ObjectMeta {
     }
 }
 
-fn spec(mut spec: PodSpec, source: &Pod, order: &Order<'_>, moved_before: bool) -> PodSpec {
+/// Annotations that say something about the work of a pod.
+fn copied(annotations: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut annotations = annotations.clone();
+    annotations.retain(|key, _| !NOT_COPIED.iter().any(|prefix| key.starts_with(prefix)));
+    annotations
+}
+
+fn spec(mut spec: PodSpec, source: &Pod, nodes: &[String], moved_before: bool) -> PodSpec {
     // Written by scheduler and admission; they decide anew.
     spec.node_name = None;
     spec.priority = None;
@@ -102,7 +144,7 @@ fn spec(mut spec: PodSpec, source: &Pod, order: &Order<'_>, moved_before: bool) 
     if !gates.iter().any(|gate| gate.condition_type == names::CONDITION_LIVE) {
         gates.push(PodReadinessGate { condition_type: names::CONDITION_LIVE.into() });
     }
-    spec.affinity = affinity::onto(spec.affinity, order.nodes, moved_before);
+    spec.affinity = affinity::onto(spec.affinity, nodes, moved_before);
     spec.containers.iter_mut().for_each(probes::make_patient);
     spec
 }

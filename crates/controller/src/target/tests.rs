@@ -86,3 +86,23 @@ fn a_second_move_adds_nothing() {
     let labels: BTreeMap<_, _> = second.metadata.labels.unwrap();
     assert_eq!(labels.len(), 3);
 }
+
+#[test]
+fn a_copy_has_no_owner_and_nothing_of_its_owner() {
+    let nodes = ["node-a".to_owned(), "node-b".to_owned()];
+    let order = Copy { name: "web-0-r1", restore: "first-x", restore_uid: "31aa", nodes: &nodes };
+    let bare = serde_json::to_value(copy(&running(), &order)).unwrap();
+    assert_eq!(bare["metadata"]["labels"], json!({"app": "web", "tier": "front", "godwit.dev/restore-name": "first-x"}));
+    assert_eq!(bare["metadata"]["annotations"], json!({"example.com/team": "blue", "godwit.dev/migration": "31aa", "godwit.dev/source-uid": "31aa"}));
+    assert_eq!((&bare["spec"]["runtimeClassName"], &bare["spec"]["hostname"]), (&json!("godwit"), &json!("web-0")));
+    let mut source = running();
+    source.metadata.owner_references =
+        Some(serde_json::from_value(json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "77", "controller": true}])).unwrap());
+    let owned = serde_json::to_value(copy(&source, &order)).unwrap();
+    assert_eq!(owned["metadata"]["labels"], json!({"godwit.dev/restore-name": "first-x"}));
+    assert!(owned["metadata"]["ownerReferences"].is_null());
+    // Moved later, it is a target like any other.
+    let moved: Pod = serde_json::from_value(bare).unwrap();
+    let target = pod(&moved, &self::order("web-0-r1-m1", &nodes[..1], None));
+    assert!(!target.metadata.labels.unwrap().contains_key(names::LABEL_RESTORE));
+}

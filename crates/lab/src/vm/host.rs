@@ -151,6 +151,6 @@ mod tests {
             assert!(line.contains(part), "{part} is not in {line}");
         }
         let names: Vec<String> = shares(&spec, &vm).into_iter().map(|(_, name, _)| name).collect();
-        assert_eq!(names, ["upper", "modules", "0", "1", "2"], "data is on the disk, not shared");
+        assert_eq!(names, ["upper", "modules", "0", "1", "2", "3"], "data is on the disk, not shared");
     }
 }

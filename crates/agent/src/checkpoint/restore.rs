@@ -1,0 +1,505 @@
+//! Makes a new pod of a checkpoint. Its containers' `create` leave keepers, as in a migration; but there is no source, and so nobody to agree with: the pod is a copy.
+//!
+//! ```text
+//!   waiting: a keeper for every container ─▶ images into tmpfs, each against its digest ─▶ files into the new containers ─▶ rights compared
+//!   ─▶ traffic gate shut ─▶ CRIU up to post-restore ─▶ compared with what was frozen ─▶ old connections ended, traffic gate open ─▶ gate opened
+//!   ─▶ marker `consumed` ─▶ runs
+//! ```
+//! Old connections end without a word to their peers: the pod that they belong to may still run. From the marker on a container that ends starts afresh.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use blake3::Hasher;
+use godwit_criu::{images, privileges};
+use godwit_network::gate::Gate;
+use godwit_node::{
+    cgroup::Cgroup,
+    volumes::{self, Directory},
+};
+use godwit_rpc::v1::{Checkpoint, ContainerShape, Failure, OpenRequest, Restored, SourceContainer};
+use godwit_runtime::{
+    protocol::{CONSUMED, CONTAINERS, Reply},
+    record::Record,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::watch,
+};
+
+use super::{
+    index::{self, Index, Stored},
+    job::{Job, State},
+    store::{Store, damaged},
+};
+use crate::{
+    convert,
+    failure::{failure, internal},
+    node::Node,
+    target::{
+        consumed,
+        desk::{Desk, KeeperOrder},
+        pages::Pages,
+        pod::{self, TargetPod},
+    },
+};
+
+/// How long the containers of the new pod may take to come.
+const COMING: Duration = Duration::from_secs(240);
+/// How long CRIU may take.
+const RESTORING: Duration = Duration::from_secs(300);
+/// How long it may take from the gate to running processes.
+const RESUMING: Duration = Duration::from_secs(60);
+/// How long CRIU may take to tidy up.
+const ENDING: Duration = Duration::from_secs(15);
+/// For how long those who asked last still get an answer.
+const AFTERWARDS: Duration = Duration::from_secs(30);
+/// Read from the store at once, in bytes.
+const PIECE: usize = 1 << 20;
+
+/// What is to be made of what.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// UID of the PodRestore.
+    pub uid: String,
+    /// UID of the new pod.
+    pub pod_uid: String,
+    /// Its containers.
+    pub containers: Vec<String>,
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// Digest of its index.
+    pub digest: String,
+}
+
+/// One restore.
+pub struct Restoration {
+    node: Arc<Node>,
+    desk: Arc<Desk>,
+    /// What was ordered.
+    pub order: Order,
+    /// How it stands.
+    pub job: Job<Restored>,
+    /// Name and id of the containers.
+    keepers: Mutex<Vec<(String, String)>>,
+    /// Ids of the keepers that wait for their order.
+    waiting: watch::Sender<Vec<String>>,
+    /// The images of the containers were found to be the right ones.
+    released: watch::Sender<bool>,
+    /// It is to end.
+    given_up: watch::Sender<bool>,
+    /// From here on no new container is taken.
+    closed: Mutex<bool>,
+}
+
+impl Restoration {
+    /// Begins it, unless the pod has been restored already.
+    #[must_use]
+    pub fn begin(node: Arc<Node>, desk: Arc<Desk>, order: Order) -> Arc<Self> {
+        let ran = already_ran(&node, &order.pod_uid);
+        let restoration = Arc::new(Self {
+            node,
+            desk,
+            order,
+            job: Job::new("waiting for the containers"),
+            keepers: Mutex::default(),
+            waiting: watch::Sender::default(),
+            released: watch::Sender::default(),
+            given_up: watch::Sender::default(),
+            closed: Mutex::new(ran),
+        });
+        if ran {
+            restoration.job.end(Ok(Restored::default()));
+        } else {
+            tokio::spawn(restoration.clone().run());
+        }
+        restoration
+    }
+
+    /// Decides about a `create` of a container of the new pod.
+    pub fn create(self: &Arc<Self>, name: &str, id: &str) -> Reply {
+        if !self.order.containers.iter().any(|known| known == name) {
+            // An init container: it was done when the checkpoint was made.
+            self.desk.seat(id).order(|orders| orders.keeper = Some(KeeperOrder::Exit(0)));
+            return Reply::Keep;
+        }
+        match self.job.state() {
+            State::Done(_) => return Reply::Plain,
+            State::Failed(why) => return Reply::Fail { why: why.message },
+            State::Doing(_) => {}
+        }
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return Reply::Fail { why: "this restore does not take a new container now".into() };
+        }
+        let mut keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(position) = keepers.iter().position(|(known, _)| known == name) {
+            let (_, old) = keepers.remove(position);
+            self.waiting.send_modify(|waiting| waiting.retain(|known| *known != old));
+            self.desk.clear(&old);
+        }
+        keepers.push((name.to_owned(), id.to_owned()));
+        tokio::spawn(self.clone().attend(id.to_owned()));
+        Reply::Keep
+    }
+
+    /// It may begin once its keepers are there.
+    pub fn release(&self) {
+        self.released.send_if_modified(|released| !std::mem::replace(released, true));
+    }
+
+    /// Gives it up, if it has not ended.
+    pub fn abandon(&self) {
+        self.given_up.send_replace(true);
+    }
+
+    /// Notes what is seen of a container, and answers what asks for nothing but that.
+    async fn attend(self: Arc<Self>, id: String) {
+        let seat = self.desk.seat(&id);
+        let mut seen = seat.watch();
+        while self.knows(&id) {
+            let now = seen.borrow_and_update().clone();
+            self.waiting.send_modify(|waiting| {
+                waiting.retain(|known| *known != id);
+                if now.keeper {
+                    waiting.push(id.clone());
+                }
+            });
+            if now.resumed.is_some() {
+                // Before anybody is told: from here on `create` starts it afresh.
+                while let Err(error) = consumed::mark(&self.node.host, &self.order.pod_uid) {
+                    tracing::error!(%error, "the consumed marker cannot be written; waiting");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+            seat.order(|orders| orders.noted = now);
+            let gone = async {
+                while self.knows(&id) {
+                    tokio::time::sleep(AFTERWARDS).await;
+                }
+            };
+            tokio::select! {
+                changed = seen.changed() => if changed.is_err() { return },
+                () = gone => return,
+            }
+        }
+    }
+
+    fn knows(&self, id: &str) -> bool {
+        self.keepers.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(_, known)| known == id)
+    }
+
+    fn seats(&self) -> Vec<(String, String)> {
+        self.keepers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn run(self: Arc<Self>) {
+        let mut given_up = self.given_up.subscribe();
+        let outcome = tokio::select! {
+            outcome = self.work() => outcome,
+            _ = given_up.wait_for(|given_up| *given_up) => Err(failure("Cancelled", "the restore was given up", "order it again when you want the pod")),
+        };
+        match outcome {
+            Ok(restored) => {
+                tracing::info!(restore = self.order.uid, pod = self.order.pod_uid, "a pod was restored from a checkpoint");
+                self.job.end(Ok(restored));
+            }
+            Err(why) => {
+                tracing::warn!(restore = self.order.uid, reason = why.reason, message = why.message, "a pod was not restored");
+                self.dismiss(&why.message).await;
+                self.job.end(Err(why));
+            }
+        }
+        pod::tidy(&self.node.host, &self.order.uid);
+        tokio::time::sleep(AFTERWARDS).await;
+        let keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
+        keepers.iter().for_each(|(_, id)| self.desk.clear(id));
+    }
+
+    /// Nothing of the containers will run. Returns when CRIU has tidied up after itself: the pod is deleted next, and a CRIU that is killed leaves mounts behind.
+    async fn dismiss(&self, why: &str) {
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        let seats: Vec<_> = self.seats().iter().map(|(_, id)| self.desk.seat(id)).collect();
+        seats.iter().for_each(|seat| pod::abort(seat, why));
+        let ended = seats.iter().map(|seat| async {
+            let mut seen = seat.watch();
+            let _ = seen.wait_for(|seen| seen.restored.is_some() || seen.resumed.is_some() || !(seen.images || seen.gate.is_some())).await;
+        });
+        if tokio::time::timeout(ENDING, futures::future::join_all(ended)).await.is_err() {
+            tracing::warn!(restore = self.order.uid, "a restore that was taken back has not ended yet");
+        }
+    }
+
+    async fn work(self: &Arc<Self>) -> Result<Restored, Failure> {
+        let (node, order) = (&self.node, &self.order);
+        // Before any container is waited for: what is plain is said at once.
+        let place = Store::open(&node.host, node.checkpoints.as_deref())?;
+        let index = place.proven(&order.checkpoint, &order.digest)?;
+        same_containers(&index, &order.containers)?;
+        let place = place.place(&order.checkpoint);
+        self.all_there().await?;
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.step("images").await?;
+        let here = node.host.path(pod::images_of(&order.uid));
+        let (from, to, whole, checkpoint) = (place.clone(), here.clone(), index.clone(), order.checkpoint.clone());
+        tokio::task::spawn_blocking(move || bring_images(&checkpoint, &whole, &from, &to)).await.map_err(|error| internal("the images", error))??;
+        let ips = index.ips.iter().filter_map(|ip| ip.parse().ok()).collect();
+        let target = TargetPod::find(&node.host, &node.cri, &self.desk, &order.uid, &order.pod_uid, &self.seats(), ips).await?;
+        self.step("files").await?;
+        for (number, described) in index.directories.iter().enumerate() {
+            let directory = counterpart(&target.directories, described)?;
+            self.bring_files(&place, &index, number, directory).await?;
+        }
+        self.step("rights").await?;
+        self.compare_rights(&target, &index, &here)?;
+        self.step("restore").await?;
+        let gate = self.cut_off(&target)?;
+        let pages = Arc::new(Pages::below(here.clone()));
+        target.open(&request(&index), &pages).await?;
+        target.verify_images(&pages).await?;
+        target.images_go();
+        let late = || failure("RestoreTimedOut", "CRIU did not finish the restore", "look at restore.log on the new pod's node");
+        tokio::time::timeout(RESTORING, target.at_gate()).await.map_err(|_| late())??;
+        self.step("verify").await?;
+        let shapes = index
+            .containers
+            .iter()
+            .map(|container| ContainerShape { name: container.name.clone(), shape: serde_json::to_vec(&container.shape).unwrap_or_default() });
+        target.verify(&shapes.collect::<Vec<_>>()).await?;
+        target.end_connections()?;
+        gate.open().map_err(|error| internal("cannot open the traffic gate", error))?;
+        self.job.step("resume");
+        target.open_gate();
+        tokio::time::timeout(RESUMING, target.resumed()).await.map_err(|_| late())??;
+        Ok(Restored::default())
+    }
+
+    async fn step(&self, step: &'static str) -> Result<(), Failure> {
+        self.job.step(step);
+        godwit_fault::point(&format!("agent.restore.{step}")).await.map_err(|error| internal("stopped", error))
+    }
+
+    /// Until every container has its keeper.
+    async fn all_there(&self) -> Result<(), Failure> {
+        let (mut waiting, mut released) = (self.waiting.subscribe(), self.released.subscribe());
+        let all = self.order.containers.len();
+        let there = async {
+            // Either fails only when this restore itself is gone.
+            let _ = released.wait_for(|released| *released).await;
+            let _ = waiting.wait_for(|waiting| waiting.len() >= all).await;
+        };
+        tokio::time::timeout(COMING, there).await.map_err(|_| {
+            failure(
+                "KeeperStuck",
+                "not all containers of the new pod were created in time",
+                "look at the events of the new pod: its image and volumes must be to be had on the node",
+            )
+        })
+    }
+
+    /// Nothing enters or leaves the new pod while it is restored: its old connections may be alive elsewhere.
+    fn cut_off(&self, target: &TargetPod) -> Result<Gate, Failure> {
+        let gate = Gate::new(&self.node.host.path(target.netns()?), &self.order.uid).map_err(|error| internal("cannot reach the pod's network", error))?;
+        // An attempt that was cut off may have left it shut.
+        gate.open().and_then(|()| gate.shut()).map_err(|error| internal("cannot shut the traffic gate", error))?;
+        Ok(gate)
+    }
+
+    /// What processes of the images may do, against what the new pod's own containers may; and whether there is room for them.
+    fn compare_rights(&self, target: &TargetPod, index: &Index, here: &Path) -> Result<(), Failure> {
+        for (name, container) in target.containers() {
+            let set = images::Set::open(&here.join(name)).map_err(|problem| convert::criu_failure(&problem.failure(), name))?;
+            let more = privileges::beyond(&set, &container.spec.raw).map_err(|problem| convert::criu_failure(&problem.failure(), name))?;
+            if !more.is_empty() {
+                return Err(failure(
+                    "MorePrivileges",
+                    format!("container {name}: its processes could do more than the new pod may: {}", more.join("; ")),
+                    "give the new pod the rights that the old one had, if the policies of the namespace let you; or do without this checkpoint",
+                ));
+            }
+            let need = index.containers.iter().find(|one| one.name == *name).map_or(0, |one| one.resident);
+            let limit = Cgroup::of(&self.node.host, container.pid).ok().and_then(|cgroup| cgroup.memory_limit());
+            if let Some(limit) = limit.filter(|limit| *limit < need) {
+                return Err(failure(
+                    "MemoryLimitTooLow",
+                    format!("container {name} had {} MiB in memory, the new one may have {} MiB", need >> 20, limit >> 20),
+                    "raise its memory limit",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    async fn bring_files(&self, place: &Path, index: &Index, number: usize, directory: &Directory) -> Result<(), Failure> {
+        let described = &index.directories[number];
+        for (removed, name) in [(&described.removed, index::archive(number)), (&described.removed_later, index::changes(number))] {
+            let (removing, removed) = (directory.clone(), removed.clone());
+            tokio::task::spawn_blocking(move || volumes::apply_removals(&removing, &removed))
+                .await
+                .map_err(|error| internal("cannot remove files", error))?
+                .map_err(|error| convert::finding(error.finding()))?;
+            if let Some(stored) = index.files.get(&name) {
+                unpack(&self.order.checkpoint, directory, &place.join(&name), &name, stored).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Unpacks an archive into a directory and compares what was read with its digest. Nothing has run when it was another one.
+async fn unpack(checkpoint: &Checkpoint, directory: &Directory, path: &Path, name: &str, stored: &Stored) -> Result<(), Failure> {
+    let unreadable = |error: std::io::Error| damaged(checkpoint, format!("{name} cannot be read: {error}"));
+    let mut file = tokio::fs::File::open(path).await.map_err(unreadable)?;
+    let mut tar = volumes::unpack(directory).map_err(|error| internal("cannot start tar", error))?;
+    let mut stdin = tar.stdin.take().ok_or_else(|| internal("tar", "no input"))?;
+    let (mut hash, mut length) = (Hasher::new(), 0u64);
+    let mut buffer = vec![0u8; PIECE];
+    let mut takes = true;
+    loop {
+        let read = file.read(&mut buffer).await.map_err(unreadable)?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&buffer[..read]);
+        length += read as u64;
+        if takes && let Err(error) = stdin.write_all(&buffer[..read]).await {
+            tracing::debug!(%error, "tar takes no more");
+            takes = false;
+        }
+    }
+    drop(stdin);
+    let found = Stored { length, digest: hash.finalize().to_hex().to_string() };
+    if found != *stored {
+        return Err(damaged(checkpoint, format!("{name} was changed after it was made")));
+    }
+    tar.finish().await.map_err(|error| convert::finding(error.finding()))
+}
+
+/// Copies the images to where CRIU reads them, each against its digest. What the index does not name is left.
+fn bring_images(checkpoint: &Checkpoint, index: &Index, from: &Path, to: &Path) -> Result<(), Failure> {
+    match std::fs::remove_dir_all(to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(internal("old images cannot be removed", error)),
+        _ => {}
+    }
+    let need = index.containers.iter().map(|container| index.bytes_below(&index::images_of(&container.name))).sum::<u64>();
+    let parent = to.parent().unwrap_or(to);
+    let stat = rustix::fs::statvfs(parent).map_err(|error| internal("cannot look at /run", error))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free < need {
+        return Err(failure(
+            "NoRoomForImages",
+            format!("the images need {} MiB on this node's /run, which has {} MiB free", need >> 20, free >> 20),
+            "choose a node with more memory, or enlarge the tmpfs at /run",
+        ));
+    }
+    for container in &index.containers {
+        let folder = index::images_of(&container.name);
+        for (path, stored) in index.files.iter().filter(|(path, _)| path.starts_with(&folder)) {
+            let source = index::below(from, path).map_err(|error| damaged(checkpoint, error))?;
+            let target = index::below(&to.join(&container.name), &path[folder.len()..]).map_err(|error| damaged(checkpoint, error))?;
+            let found = index::copy(&source, &target).map_err(|error| damaged(checkpoint, format!("{path} cannot be read: {error}")))?;
+            if found != *stored {
+                return Err(damaged(checkpoint, format!("{path} was changed after it was made")));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn same_containers(index: &Index, wanted: &[String]) -> Result<(), Failure> {
+    let there: std::collections::BTreeSet<&str> = index.containers.iter().map(|container| container.name.as_str()).collect();
+    let wanted: std::collections::BTreeSet<&str> = wanted.iter().map(String::as_str).collect();
+    if there == wanted {
+        return Ok(());
+    }
+    Err(failure(
+        "ContainerMissing",
+        format!("the checkpoint has the containers {there:?}, the new pod {wanted:?}"),
+        "the new pod must have the containers that ran when the checkpoint was made, and no others",
+    ))
+}
+
+fn counterpart<'a>(directories: &'a [Directory], described: &index::Directory) -> Result<&'a Directory, Failure> {
+    directories.iter().find(|directory| directory.kind.to_string() == described.kind && directory.container == described.container).ok_or_else(|| {
+        failure(
+            "VolumeMissing",
+            format!("the new pod has nothing for {} of the old one", described.kind),
+            "do not change the new pod's spec on the way (admission webhooks)",
+        )
+    })
+}
+
+/// What a migration's source says when it opens the target.
+fn request(index: &Index) -> OpenRequest {
+    let containers = index.containers.iter().map(|container| SourceContainer {
+        name: container.name.clone(),
+        descriptors: container.descriptors.clone(),
+        hostname: index.hostname.clone(),
+        externals: serde_json::to_vec(&container.externals).unwrap_or_default(),
+        ..SourceContainer::default()
+    });
+    OpenRequest { source_ips: index.ips.clone(), containers: containers.collect(), ..OpenRequest::default() }
+}
+
+/// Whether processes of this pod have run: its marker says so, or what a keeper has left; then the marker is made.
+fn already_ran(node: &Node, pod_uid: &str) -> bool {
+    if node.host.path(CONSUMED).join(pod_uid).exists() {
+        return true;
+    }
+    let folders = std::fs::read_dir(node.host.path(CONTAINERS)).into_iter().flatten().flatten();
+    let ran = folders.map(|entry| entry.path()).any(|folder| {
+        let record = std::fs::read(folder.join("record.json")).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+        record.is_some_and(|record| record.pod_uid == pod_uid) && folder.join("resuming").exists()
+    });
+    if ran && let Err(error) = consumed::mark(&node.host, pod_uid) {
+        tracing::error!(%error, pod = pod_uid, "the consumed marker cannot be written: containers of this pod cannot start again");
+    }
+    ran
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn checkpoint() -> Checkpoint {
+        Checkpoint { uid: "u".into(), namespace: "n".into(), name: "c".into() }
+    }
+
+    fn index(files: &[(&str, &[u8])]) -> Index {
+        let stored = |content: &[u8]| Stored { length: content.len() as u64, digest: blake3::hash(content).to_hex().to_string() };
+        Index {
+            containers: vec![index::Container { name: "web".into(), ..index::Container::default() }],
+            files: files.iter().map(|(path, content)| ((*path).to_owned(), stored(content))).collect(),
+            ..Index::default()
+        }
+    }
+
+    #[test]
+    fn only_images_with_their_digest_come() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("store"), folder.path().join("run/u"));
+        std::fs::create_dir_all(from.join("web/images")).unwrap();
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::write(from.join("web/images/core-1.img"), b"core").unwrap();
+        std::fs::write(from.join("web/images/stranger.img"), b"x").unwrap();
+        let index = index(&[("web/images/core-1.img", b"core"), ("files/0.tar", b"tar")]);
+        bring_images(&checkpoint(), &index, &from, &to).unwrap();
+        assert_eq!(std::fs::read(to.join("web/core-1.img")).unwrap(), b"core");
+        assert!(!to.join("web/stranger.img").exists());
+        std::fs::write(from.join("web/images/core-1.img"), b"cord").unwrap();
+        assert_eq!(bring_images(&checkpoint(), &index, &from, &to).unwrap_err().reason, "CheckpointDamaged");
+        std::fs::remove_file(from.join("web/images/core-1.img")).unwrap();
+        assert_eq!(bring_images(&checkpoint(), &index, &from, &to).unwrap_err().reason, "CheckpointDamaged");
+    }
+
+    #[test]
+    fn the_containers_must_be_the_same() {
+        assert!(same_containers(&index(&[]), &["web".into()]).is_ok());
+        assert_eq!(same_containers(&index(&[]), &["web".into(), "log".into()]).unwrap_err().reason, "ContainerMissing");
+        assert_eq!(same_containers(&index(&[]), &[]).unwrap_err().reason, "ContainerMissing");
+    }
+}
