@@ -256,7 +256,7 @@ impl Restore<'_> {
         nodes::check(node, &origin.pod.name_any(), "")?;
         let memory = origin.status.bytes.unwrap_or_default();
         let asked = self.context.agents.call(&name, PATIENCE, |mut agent| {
-            let request = AssessRequest { migration: None, source: None, bytes: memory };
+            let request = AssessRequest { bytes: memory, ..AssessRequest::default() };
             async move { agent.assess(request).await }
         });
         let reply = asked.await.map_err(|error| phase::explain(&error))?;
