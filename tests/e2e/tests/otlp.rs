@@ -30,7 +30,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const ORDERED_BY: &str = "00f067aa0ba902b7";
 /// Which step or phase is a part of which.
 const PARTS: [(&str, &str); 14] = [
-    ("inspect", "Planning"),
+    ("assess", "Planning"),
     ("keepers", "Copying"),
     ("create", "keepers"),
     ("prime", "Switching"),
