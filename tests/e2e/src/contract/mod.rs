@@ -214,7 +214,8 @@ pub fn address(case: &Case, pod: &str) -> Result<SocketAddr> {
 /// # Errors
 /// When one stays.
 pub fn all_retired(case: &Case, pod: &str) -> Result<()> {
-    wait_until("the old pods gone", MINUTE, || {
+    // A connection of which one side is gone may live for a minute more (tcp(7), tcp_fin_timeout), and only then does its anchor go.
+    wait_until("the old pods gone", 2 * MINUTE, || {
         let records = case.lab.get(&["podmigrations", "-n", &case.namespace])?;
         let active = records["items"].as_array().into_iter().flatten().any(|record| record["status"]["anchor"]["active"] == true);
         let names: Vec<String> =
