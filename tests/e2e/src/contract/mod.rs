@@ -24,6 +24,9 @@ use crate::case::MINUTE;
 /// What has ended must be known to its peer within this time: without being told it would take minutes.
 const SOON: Duration = Duration::from_secs(10);
 
+/// Within this time old pods go. A flow of datagrams keeps one for as long as the kernel remembers it: 2 minutes.
+const FORGOTTEN: Duration = Duration::from_secs(180);
+
 /// A way of handing connections over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
@@ -215,7 +218,7 @@ pub fn address(case: &Case, pod: &str) -> Result<SocketAddr> {
 /// When one stays.
 pub fn all_retired(case: &Case, pod: &str) -> Result<()> {
     // A connection of which one side is gone may live for a minute more (tcp(7), tcp_fin_timeout), and only then does its anchor go.
-    wait_until("the old pods gone", 2 * MINUTE, || {
+    wait_until("the old pods gone", FORGOTTEN, || {
         let records = case.lab.get(&["podmigrations", "-n", &case.namespace])?;
         let active = records["items"].as_array().into_iter().flatten().any(|record| record["status"]["anchor"]["active"] == true);
         let names: Vec<String> =
