@@ -237,12 +237,12 @@ pub const ENTRIES: &[Entry] = &[
     switch("NoFreeTunnel", "No VXLAN network identifier was free on both nodes.", "Retire anchors that are not needed any more: kubectl migrate release."),
     switch("NoIpv4Address", "The pod has no IPv4 address, and only those can be kept by an anchor.", "Move it with its connections closed: --network close."),
     switch("NoNetworkNamespace", "The target pod has no network namespace of its own.", "Pods with hostNetwork cannot be moved."),
+    switch("NodeRebooted", "A node was rebooted during the switch.", "Try again when the pod runs."),
     switch(
         "NotConverging",
         "The pod changes its memory as fast as it travels, and the migration was told to give up then.",
         "Move it when it is less busy, allow a longer freeze (--freeze-budget), or let it take what it takes (--if-not-converging longer-freeze).",
     ),
-    switch("NodeRebooted", "A node was rebooted during the switch.", "Try again when the pod runs."),
     switch("NotGone", "The target is not known to run yet, so the source is not emptied.", "Try again."),
     switch(
         "PagesMissing",
