@@ -9,6 +9,9 @@
 
 use super::steps;
 
+/// What everything is a part of that the target does alone.
+const OFFER: &str = "offer";
+
 /// A step, on one clock with all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken<'a> {
@@ -32,7 +35,7 @@ pub fn parents(taken: &[Taken]) -> Vec<Option<usize>> {
 
 fn parent(taken: &[Taken], place: usize, step: &Taken) -> Option<usize> {
     let within = match steps::of(step.name).map(|known| known.within).unwrap_or_default() {
-        "" if step.who == "target" => "offer",
+        "" if step.who == "target" && step.name != OFFER => OFFER,
         "" => return None,
         within => within,
     };
@@ -75,6 +78,7 @@ mod tests {
         let list = [step("dump", "source", "", 0, 40), step("dump", "source", "", 100, 140), step("digest", "source", "main", 120, 130)];
         assert_eq!(parents(&list)[2], Some(1));
         assert_eq!(parents(&[step("digest", "source", "main", 120, 130)]), [None]);
+        assert_eq!(parents(&[step("offer", "target", "", 0, 0), step("offer", "target", "", 0, 0)]), [None, None], "no circle");
     }
 
     proptest! {
