@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use godwit_demo::lab::{Lab, Pair};
@@ -22,6 +22,10 @@ use crate::scenario::{OnMachines, Scenario};
 
 /// Runtimes on which everything should run.
 const RUNTIMES: [(&str, &str); 2] = [("containerd", "containerd"), ("crio", "CRI-O (set GODWIT_CRIO)")];
+
+/// For how long nothing must have changed on the nodes before the first scenario, and how often that is looked for.
+const CALM: Duration = Duration::from_secs(2);
+const LOOKS: usize = 15;
 
 /// Runs what the command line asks for.
 #[must_use]
@@ -143,6 +147,21 @@ fn on_virtual_machines(lab: &Lab, scenarios: &[Scenario], runtime: &str, nodes: 
     joined.leave().and(failed)
 }
 
+/// What is on the nodes when nothing comes or goes any more: pods of an installation that has just ended may.
+fn settled(lab: &Lab) -> Result<BTreeMap<String, Things>> {
+    let look = || lab.nodes().iter().map(|node| Ok((node.name.clone(), Things::on(lab, &node.name)?))).collect::<Result<BTreeMap<_, _>>>();
+    let mut seen = look()?;
+    for _ in 0..LOOKS {
+        thread::sleep(CALM);
+        let now = look()?;
+        if now == seen {
+            break;
+        }
+        seen = now;
+    }
+    Ok(seen)
+}
+
 /// The causes of an error without what was found in its namespace: some lines.
 fn cause(error: &anyhow::Error) -> String {
     let links: Vec<String> = error.chain().map(|link| link.to_string().trim().to_owned()).filter(|text| !text.contains('\n')).collect();
@@ -151,8 +170,7 @@ fn cause(error: &anyhow::Error) -> String {
 
 impl Suite {
     fn open(lab: &Lab) -> Result<Self> {
-        let before = lab.nodes().iter().map(|node| Ok((node.name.clone(), Things::on(lab, &node.name)?))).collect::<Result<_>>()?;
-        Ok(Self { lab: lab.clone(), before, failed: Mutex::default() })
+        Ok(Self { lab: lab.clone(), before: settled(lab)?, failed: Mutex::default() })
     }
 
     fn failed(self) -> Vec<Failure> {
