@@ -1,15 +1,11 @@
 //! What an agent must remember across crashes and reboots: one file for each role in each migration, replaced atomically and on disk before the call returns
 //! ([`crate::slots`]).
 
-use std::{
-    fs,
-    io::{self, Write},
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::PathBuf};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::slots;
+use crate::{durable, slots};
 
 /// A directory of journal entries.
 #[derive(Clone, Debug)]
@@ -46,7 +42,7 @@ impl Journal {
     pub fn remove(&self, role: &str, key: &str) -> io::Result<()> {
         match fs::remove_file(self.file(role, key)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => sync_directory(&self.directory),
+            _ => durable::sync(&self.directory),
         }
     }
 
@@ -65,24 +61,6 @@ impl Journal {
         }
         Ok(entries)
     }
-}
-
-/// Writes a file beside its final name, syncs it, renames it and syncs the directory.
-///
-/// # Errors
-/// When the disk refuses; a file that was there before is then still whole.
-pub fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
-    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let temporary = path.with_extension("new");
-    let mut file = fs::File::create(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    sync_directory(directory)
-}
-
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    fs::File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod check;
 mod checkpoint;
 mod clock;
 mod convert;
+mod durable;
 mod events;
 mod failure;
 mod inspect;

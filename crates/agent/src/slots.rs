@@ -9,11 +9,13 @@
 //! without a valid checksum (BLAKE3 of what follows it), and the other one counts.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io,
     os::unix::fs::FileExt,
     path::Path,
 };
+
+use crate::durable;
 
 const CHECKSUM: usize = blake3::OUT_LEN;
 const HEADER: usize = CHECKSUM + 16;
@@ -78,13 +80,7 @@ fn make(path: &Path, number: u64, content: &[u8]) -> io::Result<()> {
     let mut bytes = vec![0; 2 * size];
     let at = if number.is_multiple_of(2) { 0 } else { size };
     bytes.iter_mut().skip(at).zip(&slot).for_each(|(to, from)| *to = *from);
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let file = File::create(&temporary)?;
-    file.write_all_at(&bytes, 0)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    durable::replace(path, &bytes)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use kube::{Api, ResourceExt};
 
 use godwit_api::check::{Check, CheckState, Facts};
 use godwit_api::{NodeCheck, NodeCheckStatus};
-use godwit_rpc::v1::{CheckReply, CheckRequest, checked};
+use godwit_rpc::v1::{CheckReply, CheckRequest, NodeFacts, checked};
 
 use crate::answered::put_away;
 use crate::context::Context;
@@ -69,7 +69,7 @@ async fn look(context: &Context, object: &NodeCheck) -> NodeCheckStatus {
             status.checks = reply.checks.iter().map(check).collect();
             status.checks.push(version(&reply));
             status.checks.extend(clock.as_ref().map(|clock| skew(clock.offset_us)));
-            status.facts = Some(facts(reply));
+            status.facts = Some(Facts { runtime: reply.runtime, ..facts(reply.node.unwrap_or_default()) });
         }
         Err(error) => {
             let why = crate::phase::explain(&error);
@@ -120,8 +120,9 @@ fn skew(offset_us: i64) -> Check {
     )
 }
 
-fn facts(reply: CheckReply) -> Facts {
-    let node = reply.node.unwrap_or_default();
+/// What an agent said of its node, as objects say it; without the runtime, which it tells apart from that.
+#[must_use]
+pub fn facts(node: NodeFacts) -> Facts {
     Facts {
         architecture: node.architecture,
         cpu_flags: node.cpu_flags,
@@ -129,7 +130,7 @@ fn facts(reply: CheckReply) -> Facts {
         criu: node.criu,
         cgroup: node.cgroup,
         agent: node.agent,
-        runtime: reply.runtime,
+        runtime: String::new(),
     }
 }
 

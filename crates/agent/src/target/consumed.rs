@@ -5,7 +5,7 @@ use std::{fs, io, path::PathBuf, time::Duration};
 use godwit_node::host::Host;
 use godwit_runtime::protocol::CONSUMED;
 
-use crate::journal::write_durably;
+use crate::durable;
 
 /// Between two looks for markers whose pod is gone.
 const SWEEP: Duration = Duration::from_secs(3);
@@ -23,7 +23,7 @@ fn marker(host: &Host, pod_uid: &str) -> PathBuf {
 pub fn mark(host: &Host, pod_uid: &str) -> io::Result<()> {
     let marker = marker(host, pod_uid);
     marker.parent().map_or(Ok(()), fs::create_dir_all)?;
-    write_durably(&marker, b"")
+    durable::replace(&marker, b"")
 }
 
 /// Removes the markers of pods that the kubelet has forgotten. A pod's UID never comes back.

@@ -16,8 +16,9 @@ use godwit_api::migration::Failure;
 use godwit_api::{PodCheckpoint, PodCheckpointStatus, names};
 use godwit_rpc::v1::{CheckpointMade, CheckpointRequest, RemoveCheckpointRequest, checkpoint_reply};
 
-use super::{facts, name, retention, seal};
+use super::{name, retention, seal};
 use crate::answered::put_away;
+use crate::checks::facts;
 use crate::context::Context;
 use crate::error::Error;
 use crate::{nodes, phase, plan, pods};

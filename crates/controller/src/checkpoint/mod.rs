@@ -12,24 +12,10 @@ mod retention;
 mod seal;
 
 use godwit_api::PodCheckpoint;
-use godwit_api::check::Facts;
 use godwit_rpc::v1;
 use kube::ResourceExt;
 
 /// The names under which agents know a checkpoint.
 fn name(object: &PodCheckpoint) -> v1::Checkpoint {
     v1::Checkpoint { uid: object.uid().unwrap_or_default(), namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
-}
-
-/// What a node must have, as the object says it.
-fn facts(node: v1::NodeFacts) -> Facts {
-    Facts {
-        architecture: node.architecture,
-        cpu_flags: node.cpu_flags,
-        kernel: node.kernel,
-        criu: node.criu,
-        cgroup: node.cgroup,
-        agent: node.agent,
-        runtime: String::new(),
-    }
 }
