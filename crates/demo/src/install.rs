@@ -42,9 +42,6 @@ pub fn install(lab: &Lab, faults: bool) -> Result<()> {
     lab.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &crds.to_string_lossy()]).context("the definitions were not taken")?;
     let known = lab.try_kubectl(&["get", "namespace", NAMESPACE])?.code == 0;
     let switch = format!("faults.directory={}", if faults { FAULTS } else { "" });
-    // Helm makes definitions once and never changes them.
-    let definitions = chart.join("crds");
-    lab.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &definitions.to_string_lossy()]).context("the definitions were not applied")?;
     let chart = chart.to_string_lossy();
     let values = concat!(env!("CARGO_MANIFEST_DIR"), "/../../lab/godwit/values.yaml");
     let arguments = [

@@ -109,11 +109,19 @@ impl Lab {
         &self.network
     }
 
-    /// Two nodes for every container runtime that has two, virtual machines left out.
+    /// All pairs of nodes of one container runtime, virtual machines left out: the first pair of each runtime, then the second, and so on.
     #[must_use]
     pub fn pairs(&self) -> Vec<Pair> {
-        let plain: Vec<Node> = self.nodes.iter().filter(|node| node.vm.is_none()).cloned().collect();
-        pairs(&plain, |_, _| true)
+        let mut plain: Vec<Node> = self.nodes.iter().filter(|node| node.vm.is_none()).cloned().collect();
+        let mut all = Vec::new();
+        loop {
+            let found = pairs(&plain, |_, _| true);
+            if found.is_empty() {
+                return all;
+            }
+            plain.retain(|node| found.iter().all(|pair| pair.a != node.name && pair.b != node.name));
+            all.extend(found);
+        }
     }
 
     /// Two virtual machines with different kernels for every container runtime that has them.
@@ -272,11 +280,13 @@ mod tests {
     fn nodes_are_paired_by_runtime_and_kind() {
         let nodes = read_nodes(
             "SERVER=x\nNODE=n1 containerd 10.0.0.1\nNODE=n2 crio 10.0.0.2\nNODE=n3 containerd 10.0.0.3\n\
-             NODE=v1 crio 10.0.0.4 vm=trixie\nNODE=v2 crio 10.0.0.5 vm=trixie\nNODE=v3 crio 10.0.0.6 vm=sid\n",
+             NODE=v1 crio 10.0.0.4 vm=trixie\nNODE=v2 crio 10.0.0.5 vm=trixie\nNODE=v3 crio 10.0.0.6 vm=sid\n\
+             NODE=n4 containerd 10.0.0.7\nNODE=n5 crio 10.0.0.8\nNODE=n6 containerd 10.0.0.9\n",
         );
-        assert_eq!(nodes.len(), 6);
+        assert_eq!(nodes.len(), 9);
         let lab = Lab { program: String::new(), network: String::new(), nodes };
-        assert_eq!(lab.pairs(), [Pair { runtime: "containerd".into(), vm: false, a: "n1".into(), b: "n3".into() }]);
+        let pair = |runtime: &str, a: &str, b: &str| Pair { runtime: runtime.into(), vm: false, a: a.into(), b: b.into() };
+        assert_eq!(lab.pairs(), [pair("containerd", "n1", "n3"), pair("crio", "n2", "n5"), pair("containerd", "n4", "n6")]);
         assert_eq!(lab.pairs()[0].other("n1"), "n3");
         assert_eq!(lab.vm_pairs(), [Pair { runtime: "crio".into(), vm: true, a: "v1".into(), b: "v3".into() }]);
         assert_eq!(lab.vm_pairs()[0].label(), "vm-crio");

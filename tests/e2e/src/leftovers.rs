@@ -26,13 +26,23 @@ for netns in $(ls /run/netns 2>/dev/null); do
   ip netns exec "$netns" ip rule 2>/dev/null | grep -v -E 'lookup (local|main|default)' | sed 's/^/rule pod /' || true
 done
 find /run/godwit /var/lib/godwit -maxdepth 2 -path /var/lib/godwit/faults -prune -o -printf 'file %p\n' 2>/dev/null || true
-cat /proc/[0-9]*/comm 2>/dev/null | grep -E '^(criu|godwit-runtime|keeper|runc|crun|nft|tar)$' | sed 's/^/process /' || true
+cat /proc/[0-9]*/comm 2>/dev/null | grep -E '^(criu|godwit-runtime|keeper|runc|crun|nft|tar|containerd-shim.*|conmon)$' | sed 's/^/process /' || true
+"#;
+
+/// Prints whose things those may be: sandboxes, containers, and what runs in the cgroups of pods.
+const WHOSE: &str = r#"
+crictl pods 2>&1 | cut -c 1-140
+crictl ps -a 2>&1 | cut -c 1-140
+find /sys/fs/cgroup/pids /sys/fs/cgroup/kubepods* -type d -path '*kubepods*/*pod*' -printf '%p ' -execdir sh -c 'tr "\n" " " < "$1/cgroup.procs"; echo' sh '{}' ';' 2>/dev/null || true
 "#;
 
 /// What is asked of the API server for [`Things::parts`].
 const PARTS: &str = r#"jsonpath={range .items[*]}{.metadata.namespace}{" "}{.status.containerStatuses[*].state.running.startedAt}{"\n"}{end}"#;
 
-/// Mounts, cgroups or network namespaces of one kind that a sandbox or a container may have.
+/// What every pod has some of, ours or not.
+const OF_PODS: [&str; 4] = ["mount ", "cgroup ", "process containerd-shim", "process conmon"];
+
+/// So many of one kind a sandbox or a container may have.
 const OF_A_PART: usize = 2;
 
 /// Things on a node and how many of them there are.
@@ -70,7 +80,7 @@ impl Things {
     pub fn beyond(&self, before: &Self) -> Vec<String> {
         let more = |(name, count): (&String, &usize)| {
             let old = before.counts.get(name).copied().unwrap_or(0);
-            let slack = if name.starts_with("mount ") || name.starts_with("cgroup ") { OF_A_PART * self.parts.saturating_sub(before.parts) } else { 0 };
+            let slack = if OF_PODS.iter().any(|kind| name.starts_with(kind)) { OF_A_PART * self.parts.saturating_sub(before.parts) } else { 0 };
             (*count > old + slack).then(|| format!("{name} ({old} before, now {count})"))
         };
         self.counts.iter().filter_map(more).collect()
@@ -89,7 +99,10 @@ pub fn prove_none(lab: &Lab, node: &str, before: &Things) -> Result<()> {
     });
     match clean {
         Ok(()) => Ok(()),
-        Err(_) if !left.is_empty() => bail!("left behind on {node}:\n  {}", left.join("\n  ")),
+        Err(_) if !left.is_empty() => {
+            let whose = lab.script_on_node(node, WHOSE).unwrap_or_else(|error| format!("{error:#}"));
+            bail!("left behind on {node}:\n  {}\n{whose}", left.join("\n  "))
+        }
         Err(error) => Err(error),
     }
 }

@@ -1,8 +1,8 @@
 //! What the scenarios under `tests/` stand on.
 //!
 //! ```text
-//!  tests/main.rs ── list of scenarios ──▶ suite: for every pair of nodes of one runtime, in parallel
-//!                                           │ for every scenario (and every RuntimeClass of the source that matters)
+//!  tests/main.rs ── list of scenarios ──▶ suite: on all pairs of nodes of one runtime at once
+//!                                           │ every scenario (and every RuntimeClass of the source that matters) once for each runtime
 //!                                           ▼
 //!                                         case: own namespace, pods, moves ──▶ the scenario ──▶ cleanup, proof that nothing is left
 //! ```
@@ -17,6 +17,7 @@ pub mod footprint;
 pub mod http;
 pub mod leftovers;
 pub mod machines;
+pub mod pairs;
 pub mod road;
 pub mod scenario;
 pub mod suite;

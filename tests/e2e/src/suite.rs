@@ -1,9 +1,10 @@
-//! Runs scenarios: the pairs side by side, the scenarios of a pair one after the other, what is cluster-wide at the end and alone.
+//! Runs scenarios: the pairs side by side, each with the next scenario that its runtime has not run yet, what is cluster-wide at the end and alone.
 //!
 //! Arguments are parts of names; without any, everything runs. `--list` names everything. Environment: `GODWIT_E2E_INSTALLED=1` takes Godwit as it is,
-//! `GODWIT_E2E_KEEP=1` keeps the namespace of what failed, `GODWIT_E2E_RUNTIME=containerd` (or `crio`) leaves the other runtime out. For virtual machines see [`crate::machines`].
+//! `GODWIT_E2E_KEEP=1` keeps the namespace of what failed, `GODWIT_E2E_RUNTIME=containerd` (or `crio`) leaves the other runtime out. For virtual machines see [`crate::machines`],
+//! for more pairs [`crate::pairs`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -18,6 +19,7 @@ use godwit_demo::{install, pods};
 use crate::case::Case;
 use crate::leftovers::{Things, prove_none};
 use crate::machines::{Extent, Joined};
+use crate::pairs::Widened;
 use crate::scenario::{OnMachines, Scenario};
 
 /// Runtimes on which everything should run.
@@ -78,7 +80,7 @@ fn run(scenarios: &[Scenario], whole: bool) -> Result<usize> {
         line("– skipped on virtual machines: GODWIT_E2E_VMS leaves them out; make test-vm runs what is made for them");
     }
     if extent != Extent::Only {
-        failed.extend(on_namespaces(&lab, scenarios, only.as_deref())?);
+        failed.extend(on_namespaces(&lab, scenarios, only.as_deref(), whole)?);
     }
     let on_machines = extent.chosen(scenarios);
     for (runtime, nodes) in extent.runtimes().iter().filter(|(runtime, _)| only.as_ref().is_none_or(|only| only == runtime)) {
@@ -103,33 +105,49 @@ fn run(scenarios: &[Scenario], whole: bool) -> Result<usize> {
 }
 
 /// Everything on the pairs that are sets of namespaces. Returns what failed.
-fn on_namespaces(lab: &Lab, scenarios: &[Scenario], only: Option<&str>) -> Result<Vec<Failure>> {
-    let pairs: Vec<Pair> = lab.pairs().into_iter().filter(|pair| only.is_none_or(|only| *only == pair.runtime)).collect();
+fn on_namespaces(lab: &Lab, scenarios: &[Scenario], only: Option<&str>, whole: bool) -> Result<Vec<Failure>> {
+    let here = |lab: &Lab| -> Vec<Pair> { lab.pairs().into_iter().filter(|pair| only.is_none_or(|only| *only == pair.runtime)).collect() };
     for (runtime, needs) in RUNTIMES {
-        if pairs.iter().all(|pair| pair.runtime != runtime) {
+        if here(lab).iter().all(|pair| pair.runtime != runtime) {
             let why = if only.is_some() { "GODWIT_E2E_RUNTIME leaves it out".to_owned() } else { format!("the lab has no two nodes with {needs}") };
             line(&format!("– skipped on {runtime}: {why}"));
         }
     }
+    let fit = |alone: bool| scenarios.iter().filter(move |scenario| scenario.machines != OnMachines::Only && scenario.alone == alone);
+    let widened = Widened::for_run(lab, whole)?;
+    let mut failed = side_by_side(&widened.lab, &here(&widened.lab), &fit(false).copied().collect::<Vec<_>>())?;
+    widened.leave(lab)?;
     let suite = Suite::open(lab)?;
-    let here = |scenario: &&Scenario| scenario.machines != OnMachines::Only;
+    let pairs: Vec<Pair> = RUNTIMES.iter().filter_map(|(runtime, _)| here(lab).into_iter().find(|pair| pair.runtime == *runtime)).collect();
+    for scenario in fit(true) {
+        for pair in pairs.iter().take(if scenario.once { 1 } else { pairs.len() }) {
+            scenario.classes().iter().for_each(|class| suite.run(pair, scenario, *class));
+        }
+    }
+    failed.extend(suite.failed());
+    Ok(failed)
+}
+
+/// All pairs at once; those of one runtime share what is to be run. Returns what failed.
+fn side_by_side(lab: &Lab, pairs: &[Pair], scenarios: &[Scenario]) -> Result<Vec<Failure>> {
+    let Some(first) = pairs.first() else { return Ok(Vec::new()) };
+    let runs = |runtime: &str| -> VecDeque<(Scenario, Option<&'static str>)> {
+        let fit = scenarios.iter().filter(|scenario| !scenario.once || runtime == first.runtime);
+        fit.flat_map(|scenario| scenario.classes().iter().map(|class| (*scenario, *class))).collect()
+    };
+    let queues: BTreeMap<&str, Mutex<_>> = pairs.iter().map(|pair| (pair.runtime.as_str(), Mutex::new(runs(&pair.runtime)))).collect();
+    let suite = Suite::open(lab)?;
     thread::scope(|scope| {
-        for (index, pair) in pairs.iter().enumerate() {
-            let suite = &suite;
+        for pair in pairs {
+            let (suite, queue) = (&suite, &queues[pair.runtime.as_str()]);
+            let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             scope.spawn(move || {
-                scenarios
-                    .iter()
-                    .filter(here)
-                    .filter(|scenario| !scenario.alone && (index == 0 || !scenario.once))
-                    .for_each(|scenario| suite.classes(pair, scenario));
+                while let Some((scenario, class)) = next() {
+                    suite.run(pair, &scenario, class);
+                }
             });
         }
     });
-    for scenario in scenarios.iter().filter(here).filter(|scenario| scenario.alone) {
-        for pair in pairs.iter().take(if scenario.once { 1 } else { pairs.len() }) {
-            suite.classes(pair, scenario);
-        }
-    }
     Ok(suite.failed())
 }
 
@@ -137,7 +155,9 @@ fn on_namespaces(lab: &Lab, scenarios: &[Scenario], only: Option<&str>) -> Resul
 fn on_virtual_machines(lab: &Lab, scenarios: &[Scenario], runtime: &str, nodes: &str) -> Result<Vec<Failure>> {
     let Some(joined) = Joined::with(lab, runtime, nodes)? else { return Ok(Vec::new()) };
     let failed = Suite::open(&joined.lab).map(|suite| {
-        scenarios.iter().for_each(|scenario| suite.classes(&joined.pair, scenario));
+        for scenario in scenarios {
+            scenario.classes().iter().for_each(|class| suite.run(&joined.pair, scenario, *class));
+        }
         suite.failed()
     });
     // What failed is worth a look, if a look is wanted.
@@ -177,18 +197,16 @@ impl Suite {
         self.failed.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn classes(&self, pair: &Pair, scenario: &Scenario) {
-        for class in scenario.classes() {
-            let begin = Instant::now();
-            let title = format!("{} · {} · {}", scenario.name, pair.label(), class.unwrap_or("runc"));
-            let (notes, result) = self.one(pair, scenario, *class);
-            let seconds = begin.elapsed().as_secs_f64();
-            match result {
-                Ok(()) => line(&format!("✔ {title:<44} {seconds:>6.1} s  {notes}")),
-                Err(error) => {
-                    line(&format!("✘ {title:<44} {seconds:>6.1} s  {}\n  {error:#}", scenario.sentence));
-                    self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(Failure { title, why: cause(&error) });
-                }
+    fn run(&self, pair: &Pair, scenario: &Scenario, class: Option<&'static str>) {
+        let begin = Instant::now();
+        let title = format!("{} · {} · {}", scenario.name, pair.label(), class.unwrap_or("runc"));
+        let (notes, result) = self.one(pair, scenario, class);
+        let seconds = begin.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => line(&format!("✔ {title:<44} {seconds:>6.1} s  {notes}")),
+            Err(error) => {
+                line(&format!("✘ {title:<44} {seconds:>6.1} s  {}\n  {error:#}", scenario.sentence));
+                self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(Failure { title, why: cause(&error) });
             }
         }
     }

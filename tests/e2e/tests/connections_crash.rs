@@ -60,25 +60,34 @@ fn controller(case: &Case) -> Result<()> {
 fn cross_all(case: &Case, faults: &[(&str, Order)], least_back: usize, least_moved: usize) -> Result<(String, Asker)> {
     let stage = Stage::set(case)?;
     let (mut pod, mut asker) = (stage.pod.clone(), Asker::new(stage.server)?);
-    let (mut moved, mut back) = (0, 0);
+    let (mut moved, mut back) = (0, Vec::new());
     for (point, order) in faults {
-        let crossed = cross(case, &pod, point, *order, &mut asker).with_context(|| format!("{order:?} at {point}"))?;
-        if crossed == pod {
-            back += 1;
-        } else {
-            moved += 1;
+        match cross(case, &pod, point, *order, &mut asker).with_context(|| format!("{order:?} at {point}"))? {
+            Crossed::Moved(to) => (pod, moved) = (to, moved + 1),
+            Crossed::Back(why) => back.push(format!("{point}: {why}")),
         }
-        pod = crossed;
     }
-    case.note(format!("{moved} times moved, {back} times taken back"));
-    ensure!(back >= least_back && moved >= least_moved, "at least {least_back} times it is taken back, and {least_moved} times moved");
+    case.note(format!("{moved} times moved, {} times taken back", back.len()));
+    ensure!(
+        back.len() >= least_back && moved >= least_moved,
+        "only {moved} times moved, and {} times taken back ({}); it must be {least_moved} and {least_back}",
+        back.len(),
+        back.join("; ")
+    );
     replace(case, |pod| pods::name(pod).contains("agent"))?;
     asker.ask().context("after a restart of the agents")?;
     Ok((pod, asker))
 }
 
-/// Returns the name of the pod that runs then.
-fn cross(case: &Case, pod: &str, point: &str, order: Order, asker: &mut Asker) -> Result<String> {
+/// Where the pod is in the end.
+enum Crossed {
+    /// The new pod's name.
+    Moved(String),
+    /// What the record says.
+    Back(String),
+}
+
+fn cross(case: &Case, pod: &str, point: &str, order: Order, asker: &mut Asker) -> Result<Crossed> {
     let node = pods::node(&case.pod(pod)?).to_owned();
     let target = case.pair.other(&node).to_owned();
     let nodes: Vec<&str> = match point.split('.').nth(1) {
@@ -94,12 +103,12 @@ fn cross(case: &Case, pod: &str, point: &str, order: Order, asker: &mut Asker) -
     drop(fault);
     let record = migrate::wait_final(&case.lab, &case.namespace, pods::name(ended.record.as_ref().context("no PodMigration was made")?))?;
     drop(here);
-    let now = match migrate::phase(&record) {
-        "Succeeded" => record["status"]["targetPod"].as_str().context("no target pod in the record")?.to_owned(),
-        _ => pod.to_owned(),
-    };
     asker.ask().with_context(|| format!("the connection; the command said:\n{}", ended.text()))?;
-    case.ready(&now)?;
+    let crossed = match migrate::phase(&record) {
+        "Succeeded" => Crossed::Moved(record["status"]["targetPod"].as_str().context("no target pod in the record")?.to_owned()),
+        phase => Crossed::Back(format!("{phase}, {}", record["status"]["failure"])),
+    };
+    case.ready(if let Crossed::Moved(to) = &crossed { to } else { pod })?;
     renew(case)?;
-    Ok(now)
+    Ok(crossed)
 }
