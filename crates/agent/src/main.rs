@@ -19,6 +19,7 @@ mod inspect;
 mod install;
 mod journal;
 mod node;
+mod packing;
 mod registry;
 mod service;
 mod slots;

@@ -8,10 +8,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::time::Duration;
 
-use comfy_table::{ContentArrangement, Table, presets};
 use futures::StreamExt;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::runtime::{conditions, wait::await_condition, watcher};
@@ -26,6 +24,7 @@ use godwit_api::{PodCheckpoint, PodCheckpointSpec, PodRestore, PodRestoreSpec};
 use crate::cluster::Cluster;
 use crate::error::{Error, innermost};
 use crate::options::{Checkpoint, Kept, Output, Place, Restore};
+use crate::table::{self, print};
 use crate::text;
 
 /// For how long the cluster may be away while something is waited for.
@@ -132,21 +131,10 @@ pub async fn checkpoints(what: Option<&Kept>, place: &Place) -> Result<u8, Error
 async fn list(api: &Api<PodCheckpoint>, everywhere: bool, namespace: &str, place: &Place) -> Result<u8, Error> {
     let mut found = api.list(&ListParams::default()).await?.items;
     found.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
-    if place.output == Output::Json {
-        print(&serde_json::to_string_pretty(&found).unwrap_or_default())?;
-        return Ok(0);
-    }
-    if found.is_empty() {
-        print(&format!("no checkpoints in {}", if everywhere { "any namespace".into() } else { format!("namespace {namespace}") }))?;
-        return Ok(0);
-    }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     let head = ["NAME", "POD", "PHASE", "NODE", "SIZE", "FREEZE", "MADE", "WHY"];
-    table.set_header(everywhere.then_some("NAMESPACE").into_iter().chain(head));
-    for object in &found {
+    table::list(&found, "checkpoints", (everywhere, namespace, place.output), head, |object| {
         let status = object.status.clone().unwrap_or_default();
-        let row = [
+        [
             object.name_any(),
             object.spec.pod_name.clone(),
             format!("{:?}", status.phase),
@@ -155,10 +143,8 @@ async fn list(api: &Api<PodCheckpoint>, everywhere: bool, namespace: &str, place
             status.freeze_ms.map(|ms| text::time(i64::from(ms) * 1000)).unwrap_or_default(),
             status.completion_time.map(|time| time.0.to_string()).unwrap_or_default(),
             status.failure.map(|failure| failure.reason).unwrap_or_default(),
-        ];
-        table.add_row(everywhere.then(|| object.namespace().unwrap_or_default()).into_iter().chain(row));
-    }
-    print(&table.trim_fmt())?;
+        ]
+    })?;
     Ok(0)
 }
 
@@ -252,10 +238,6 @@ fn show<K: Serialize>(place: &Place, object: &K, text: impl FnOnce() -> String) 
         Output::Json => print(&serde_json::to_string_pretty(object).unwrap_or_default()),
         Output::Text => print(&text()),
     }
-}
-
-fn print(text: &str) -> Result<(), Error> {
-    Ok(writeln!(std::io::stdout(), "{text}")?)
 }
 
 #[cfg(test)]

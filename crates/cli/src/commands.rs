@@ -1,9 +1,8 @@
 //! The subcommands. Each gives the exit code.
 
-use std::io::Write;
+use std::io::Write as _;
 use std::path::Path;
 
-use comfy_table::{ContentArrangement, Table, presets};
 use kube::ResourceExt;
 
 use godwit_api::PodMigration;
@@ -12,7 +11,8 @@ use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::options::{Command, Format, Options, Output, Place, Pod, Where};
 use crate::screen::Screen;
-use crate::{checkpoint, doctor, explain, inspect, matrix, report, text, timeline, trace, view};
+use crate::table::print;
+use crate::{checkpoint, doctor, explain, inspect, matrix, report, table, text, timeline, trace, view};
 
 /// Does what the command line says.
 ///
@@ -232,21 +232,10 @@ async fn follow(cluster: &Cluster, name: &str, place: &Place) -> Result<u8, Erro
 async fn list(everywhere: bool, place: &Place) -> Result<u8, Error> {
     let cluster = Cluster::connect(&place.at).await?;
     let found = cluster.list(everywhere).await?;
-    if place.output == Output::Json {
-        print(&serde_json::to_string_pretty(&found).unwrap_or_default())?;
-        return Ok(0);
-    }
-    if found.is_empty() {
-        print(&format!("no migrations in {}", if everywhere { "any namespace".into() } else { format!("namespace {}", cluster.namespace) }))?;
-        return Ok(0);
-    }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     let head = ["NAME", "POD", "PHASE", "FROM", "TO", "NOW", "FREEZE", "ANCHORED", "WHY"];
-    table.set_header(everywhere.then_some("NAMESPACE").into_iter().chain(head));
-    for object in &found {
+    table::list(&found, "migrations", (everywhere, &cluster.namespace, place.output), head, |object| {
         let status = object.status.clone().unwrap_or_default();
-        let row = [
+        [
             object.name_any(),
             object.spec.pod_name.clone(),
             format!("{:?}", status.phase),
@@ -256,17 +245,11 @@ async fn list(everywhere: bool, place: &Place) -> Result<u8, Error> {
             status.freeze.map(|freeze| text::time(i64::from(freeze.total_ms) * 1000)).unwrap_or_default(),
             status.anchor.filter(|anchor| anchor.active).map(|anchor| anchor.connections.to_string()).unwrap_or_default(),
             status.failure.map(|failure| failure.reason).unwrap_or_default(),
-        ];
-        table.add_row(everywhere.then(|| object.namespace().unwrap_or_default()).into_iter().chain(row));
-    }
-    print(&table.trim_fmt())?;
+        ]
+    })?;
     Ok(0)
 }
 
 fn json(object: &PodMigration) -> String {
     serde_json::to_string_pretty(object).unwrap_or_default()
-}
-
-fn print(text: &str) -> Result<(), Error> {
-    Ok(writeln!(std::io::stdout(), "{text}")?)
 }

@@ -17,6 +17,7 @@ mod matrix;
 mod options;
 mod report;
 mod screen;
+mod table;
 mod text;
 mod timeline;
 mod trace;

@@ -1,6 +1,8 @@
 //! Connections of all kinds, incoming and outgoing, live on while their pod moves there and back; the old pods go when the last of them has ended.
 
-use anyhow::{Context, Result, bail, ensure};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use godwit_demo::lab::CLIENT_ADDRESS;
 use godwit_demo::pods;
 use godwit_demo::shell::wait_until;
@@ -13,8 +15,13 @@ use godwit_e2e::{Case, Scenario};
 pub const ALL_KINDS: Scenario = Scenario::new("connections", "Connections of all kinds live on there and back; nobody sees a reset.", all_kinds).each_class();
 pub const MANY_OF_THEM: Scenario = Scenario::new("many-connections", "Two thousand connections live on.", many);
 pub const RELEASED: Scenario = Scenario::new("anchor-released", "An anchor that is released resets its connections and leaves nothing behind.", released);
+pub const RETIRED: Scenario =
+    Scenario::new("anchor-retired", "A pod moves on although an earlier anchor of it is retired at that very moment, with its last connection.", retired);
 pub const CLOSED: Scenario =
     Scenario::new("connections-close", "When connections are to close, the plan names their peers, and they do once the pod has moved; not before.", closed);
+
+/// Long enough for an anchor to be retired.
+const MEANWHILE: Duration = Duration::from_secs(15);
 
 fn all_kinds(case: &Case) -> Result<()> {
     there_and_back(case, &KINDS, true)
@@ -58,6 +65,31 @@ fn released(case: &Case) -> Result<()> {
     let Err(error) = asker.ask() else { bail!("the connection should have been reset") };
     ensure!(format!("{error:#}").contains("reset"), "not a reset: {error:#}");
     contract::all_retired(case, &moved.target_pod()?)
+}
+
+fn retired(case: &Case) -> Result<()> {
+    let stage = Stage::set(case)?;
+    let earlier = Asker::new(stage.server)?;
+    let first = case.migrate(&stage.pod, &case.pair.b)?.moved()?;
+    let pod = first.target_pod()?;
+    let mut later = Asker::new(contract::address(case, &pod)?)?;
+    let record = first.record.as_ref().map(pods::name).unwrap_or_default().to_owned();
+    // The target has been told of the earlier anchor and has not asked its holder yet.
+    let fault = Fault::set(&case.lab, &[&case.pair.a], "agent.target.open", Order::Delay(MEANWHILE))?;
+    let moved = std::thread::scope(|scope| {
+        let moving = scope.spawn(|| case.migrate(&pod, &case.pair.a));
+        fault.wait(MINUTE)?;
+        drop(earlier);
+        wait_until("the earlier anchor retired", MEANWHILE, || {
+            let record = case.lab.get(&["podmigration", &record, "-n", &case.namespace])?;
+            Ok((record["status"]["anchor"]["active"] == false).then_some(()))
+        })?;
+        moving.join().map_err(|_| anyhow!("the thread that moves the pod panicked"))?
+    })?;
+    let now = moved.moved()?.target_pod()?;
+    later.ask().context("the connection to the later address")?;
+    drop(later);
+    contract::all_retired(case, &now)
 }
 
 fn closed(case: &Case) -> Result<()> {

@@ -45,7 +45,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 49] = [
+const SCENARIOS: [Scenario; 50] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
@@ -53,6 +53,7 @@ const SCENARIOS: [Scenario; 49] = [
     connections::ALL_KINDS,
     connections::MANY_OF_THEM,
     connections::RELEASED,
+    connections::RETIRED,
     connections::CLOSED,
     tunnel::SCENARIO,
     http_server::SCENARIO,

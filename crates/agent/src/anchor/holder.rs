@@ -10,7 +10,7 @@ use std::{
 
 use godwit_network::{Attachment, Gate, Hold, Mirror, addresses, echo, links, sockets, sockets::Untaken};
 use godwit_node::host::Host;
-use godwit_rpc::v1::{AnchorName, Failure};
+use godwit_rpc::v1::{AnchorName, Failure, HeldReply};
 use serde::{Deserialize, Serialize};
 
 use super::{Name, refused};
@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const ECHO: Duration = Duration::from_secs(5);
 /// How long a pod may take to take in connections that have begun.
 const SETTLING: Duration = Duration::from_millis(30);
+/// The reason of [`unknown`].
+pub const UNKNOWN: &str = "AnchorUnknown";
 /// Beginning of the interfaces' names.
 const PREFIX: &str = "anc";
 
@@ -121,6 +123,13 @@ impl Holder {
     #[must_use]
     pub fn find(&self, name: &AnchorName) -> Option<Anchor> {
         self.all().get(&name.pod_uid).map(|entry| entry.anchor.clone()).filter(|anchor| anchor.name.knows(&name.ticket))
+    }
+
+    /// Whether there is such an anchor, and its frames pass to that pod.
+    #[must_use]
+    pub fn held(&self, name: &AnchorName) -> HeldReply {
+        let anchor = self.find(name);
+        HeldReply { held: anchor.as_ref().is_some_and(|anchor| anchor.current.as_ref() == Some(&name.target_pod_uid)), known: anchor.is_some() }
     }
 
     /// The anchor of a pod of this node.
@@ -428,6 +437,7 @@ fn own_addresses() -> Vec<Ipv4Addr> {
     all.into_iter().filter_map(|(_, ip)| four(ip)).collect()
 }
 
-fn unknown() -> Failure {
-    failure("AnchorUnknown", "this node has no such anchor (any more)", "nothing is to be done: the connections have ended")
+/// There is no such anchor on this node.
+pub fn unknown() -> Failure {
+    failure(UNKNOWN, "this node has no such anchor (any more)", "nothing is to be done: the connections have ended")
 }

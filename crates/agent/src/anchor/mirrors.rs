@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,7 +12,11 @@ use godwit_network::{Attachment, Mirror, addresses, echo, links};
 use godwit_rpc::v1::{self, Anchored, Failure, LinkRequest};
 use serde::{Deserialize, Serialize};
 
-use super::{Name, blocking, holder::Link, refused};
+use super::{
+    Name, blocking,
+    holder::{Link, UNKNOWN, unknown},
+    refused,
+};
 use crate::{
     failure::{failure, internal},
     node::Node,
@@ -148,11 +152,29 @@ impl Node {
         Ok(())
     }
 
-    /// Makes the mirror of an old attachment in the new pod, and with its holder the way there. Nothing passes yet.
+    /// Makes the mirrors of all that is to live on in the new pod: the attachment of the pod that moves, whose UID is `source_uid`, and those of earlier pods that it
+    /// has. Nothing passes yet. An earlier one may have been retired a moment ago, with its last connection: then there is nothing of it to live on.
     ///
     /// # Errors
-    /// When the holder does not answer, or one of the kernels refuses.
-    pub async fn raise_mirror(self: &Arc<Self>, pod_uid: &str, netns: PathBuf, anchored: &Anchored) -> Result<(), Failure> {
+    /// When a holder does not answer, or one of the kernels refuses.
+    pub async fn raise_mirrors(self: &Arc<Self>, pod_uid: &str, netns: &Path, source_uid: &str, anchors: &[Anchored]) -> Result<(), Failure> {
+        for anchored in anchors {
+            let anchor = anchored.name.as_ref().map(|name| name.pod_uid.as_str()).unwrap_or_default();
+            match self.raise_mirror(pod_uid, netns.to_owned(), anchored).await {
+                Err(why) if why.reason == UNKNOWN && anchor != source_uid => {
+                    tracing::info!(anchor, "an earlier anchor has just been retired");
+                    let held = self.mirrors.all().get(&key(anchor, pod_uid)).cloned();
+                    if let Some(held) = held {
+                        self.lower(&held).await;
+                    }
+                }
+                raised => raised?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn raise_mirror(self: &Arc<Self>, pod_uid: &str, netns: PathBuf, anchored: &Anchored) -> Result<(), Failure> {
         let name = anchored.name.clone().ok_or_else(|| internal("the anchor", "it has no name"))?;
         let old: Attachment = serde_json::from_slice(&anchored.attachment).map_err(|error| internal("the description of the old address is damaged", error))?;
         let inside = self.host.path(&netns);
@@ -172,17 +194,20 @@ impl Node {
         };
         self.keep(&held)?;
         let mtu = if anchored.node == self.name { self.patch(&held).await? } else { self.tunnel(&held).await? };
-        let (there, device, holder) = (inside.clone(), held.mirror.device.clone(), held.node.clone());
+        let mirror = held.mirror.clone();
         let reached = blocking(move || {
-            held.mirror.raise(&inside, mtu).map_err(|error| refused(&error))?;
-            echo::reaches(&there, &device, ECHO).map_err(|error| refused(&error))
+            mirror.raise(&inside, mtu).map_err(|error| refused(&error))?;
+            echo::reaches(&inside, &mirror.device, ECHO).map_err(|error| refused(&error))
         });
         if reached.await? {
             return Ok(());
         }
+        if !self.is_known(&held).await {
+            return Err(unknown());
+        }
         Err(failure(
             "TunnelBlocked",
-            format!("no frame gets through the tunnel from node {} to node {holder}", self.name),
+            format!("no frame gets through the tunnel from node {} to node {}", self.name, held.node),
             format!("allow UDP port {} between the nodes, or move the pod with its connections closed: --network close", links::PORT),
         ))
     }
@@ -259,7 +284,7 @@ impl Node {
             crate::task::spawn(async move {
                 while let Err(why) = node.pass(&held).await {
                     tracing::warn!(anchor = held.name.pod_uid, reason = why.reason, message = why.message, "connections wait for their anchor");
-                    if why.reason == "AnchorUnknown" {
+                    if why.reason == UNKNOWN {
                         node.end(&held).await;
                         return;
                     }
@@ -280,7 +305,7 @@ impl Node {
         }
         match self.handoff(&held.agent, &held.node)?.pass(name).await {
             Ok(_) => Ok(()),
-            Err(status) if status.code() == tonic::Code::NotFound => Err(failure("AnchorUnknown", status.message(), "the connections have ended")),
+            Err(status) if status.code() == tonic::Code::NotFound => Err(unknown()),
             Err(status) => Err(unreachable(&held.node, &status)),
         }
     }
@@ -346,12 +371,21 @@ impl Node {
 
     /// Whether the holder says that frames do not pass any more. No answer is no answer.
     async fn lost(&self, held: &Held) -> bool {
+        self.ask_holder(held).await.is_some_and(|reply| !reply.held)
+    }
+
+    /// Whether the holder has the anchor. No answer is no answer.
+    async fn is_known(&self, held: &Held) -> bool {
+        self.ask_holder(held).await.is_none_or(|reply| reply.known)
+    }
+
+    async fn ask_holder(&self, held: &Held) -> Option<v1::HeldReply> {
         let name = held.name.about(&held.pod_uid);
         if held.node == self.name {
-            return self.anchors.find(&name).is_none_or(|anchor| anchor.current.as_ref() != Some(&held.pod_uid));
+            return Some(self.anchors.held(&name));
         }
-        let Ok(mut client) = self.handoff(&held.agent, &held.node) else { return false };
-        client.held(name).await.is_ok_and(|reply| !reply.into_inner().held)
+        let mut client = self.handoff(&held.agent, &held.node).ok()?;
+        client.held(name).await.ok().map(tonic::Response::into_inner)
     }
 }
 

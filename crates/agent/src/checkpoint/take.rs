@@ -15,13 +15,12 @@ use std::{
     time::Instant,
 };
 
-use blake3::Hasher;
 use godwit_node::{
     cgroup::Cgroup,
     volumes::{self, Changes, Side},
 };
 use godwit_rpc::v1::{Checkpoint, CheckpointMade, Failure, StoredContainer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 use super::{
     grip::{self, Entry},
@@ -35,13 +34,12 @@ use crate::{
     failure::{failure, internal},
     inspect::{self, Pod},
     node::Node,
+    packing::Packing,
     source::{dump::Dump, grip::Grip, pod::cgroup_on_node},
 };
 
 /// What must stay free on /run beside the images, in bytes.
 const SPARE: u64 = 64 << 20;
-/// Read from tar at once, in bytes.
-const PIECE: usize = 512 << 10;
 
 /// Makes it, unless it is there already.
 ///
@@ -309,23 +307,14 @@ impl Packed {
 async fn pack(directory: &volumes::Directory, changes: &Changes, path: &Path) -> Result<Stored, Failure> {
     let file = index::private(path).map_err(|error| store::unwritten(&error))?;
     let mut file = tokio::fs::File::from_std(file);
-    let mut tar = volumes::pack(directory, changes).map_err(|error| internal("cannot start tar", error))?;
-    let mut stdout = tar.stdout.take().ok_or_else(|| internal("tar", "no output"))?;
-    let (mut hash, mut length) = (Hasher::new(), 0u64);
-    let mut buffer = vec![0u8; PIECE];
-    loop {
-        let read = stdout.read(&mut buffer).await.map_err(|error| internal("cannot read from tar", error))?;
-        if read == 0 {
-            break;
-        }
-        hash.update(&buffer[..read]);
-        length += read as u64;
-        file.write_all(&buffer[..read]).await.map_err(|error| store::unwritten(&error))?;
+    let mut packing = Packing::of(directory, changes)?;
+    while let Some(piece) = packing.next().await? {
+        file.write_all(piece).await.map_err(|error| store::unwritten(&error))?;
     }
-    tar.finish().await.map_err(|error| internal("tar failed", error))?;
+    let (length, digest) = packing.end().await?;
     file.flush().await.map_err(|error| store::unwritten(&error))?;
     file.sync_all().await.map_err(|error| store::unwritten(&error))?;
-    Ok(Stored { length, digest: hash.finalize().to_hex().to_string() })
+    Ok(Stored { length, digest: digest.to_hex().to_string() })
 }
 
 fn make_private(directory: &Path) -> Result<(), Failure> {

@@ -181,9 +181,7 @@ impl Handoff for Peer {
 
     async fn held(&self, request: Request<v1::AnchorName>) -> Result<Response<v1::HeldReply>, Status> {
         tls::require_agent(&request)?;
-        let name = request.into_inner();
-        let held = self.registry.node.anchors.find(&name).is_some_and(|anchor| anchor.current.as_ref() == Some(&name.target_pod_uid));
-        Ok(Response::new(v1::HeldReply { held }))
+        Ok(Response::new(self.registry.node.anchors.held(&request.into_inner())))
     }
 
     async fn connections(&self, request: Request<v1::AnchorName>) -> Result<Response<v1::ConnectionsReply>, Status> {

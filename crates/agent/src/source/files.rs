@@ -6,20 +6,19 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use blake3::Hasher;
-use godwit_node::volumes::{self, Changes, Directory, Index};
+use godwit_node::volumes::{Changes, Directory, Index};
 use godwit_rpc::v1::{FileChunk, Migration, Receipt, handoff_client::HandoffClient};
-use tokio::{io::AsyncReadExt, sync::mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::stream::head;
-use crate::failure::{failure, internal};
+use crate::{
+    failure::{failure, internal},
+    packing::Packing,
+};
 
 type Failure = godwit_rpc::v1::Failure;
-
-/// Largest piece in one message, in bytes.
-const PIECE: usize = 512 << 10;
 
 /// One directory and what the target has of it.
 pub struct Travelling {
@@ -91,25 +90,16 @@ impl Travelling {
 }
 
 async fn pack(directory: &Directory, changes: &Changes, out: mpsc::Sender<FileChunk>) -> Result<u64, Failure> {
-    let mut tar = volumes::pack(directory, changes).map_err(|error| internal("cannot start tar", error))?;
-    let mut stdout = tar.stdout.take().ok_or_else(|| internal("tar", "no output"))?;
-    let (mut hash, mut length) = (Hasher::new(), 0u64);
-    let mut buffer = vec![0u8; PIECE];
-    loop {
-        let read = stdout.read(&mut buffer).await.map_err(|error| internal("cannot read from tar", error))?;
-        if read == 0 {
-            break;
-        }
-        hash.update(&buffer[..read]);
-        length += read as u64;
-        let chunk = FileChunk { path: "tar".into(), data: buffer[..read].to_vec(), ..FileChunk::default() };
+    let mut packing = Packing::of(directory, changes)?;
+    while let Some(piece) = packing.next().await? {
+        let chunk = FileChunk { path: "tar".into(), data: piece.to_vec(), ..FileChunk::default() };
         if out.send(chunk).await.is_err() {
             break;
         }
         tokio::task::yield_now().await;
     }
-    tar.finish().await.map_err(|error| internal("tar failed", error))?;
-    let end = FileChunk { path: "tar".into(), end: true, digest: hash.finalize().as_bytes().to_vec(), length, ..FileChunk::default() };
+    let (length, digest) = packing.end().await?;
+    let end = FileChunk { path: "tar".into(), end: true, digest: digest.as_bytes().to_vec(), length, ..FileChunk::default() };
     let _ = out.send(end).await;
     Ok(length)
 }

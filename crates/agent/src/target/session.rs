@@ -469,9 +469,7 @@ impl Worker {
         let pod = self.pod().await?;
         let uid = self.session.migration.target_pod_uid.clone();
         self.node.drop_mirrors(&uid).await;
-        for anchored in &request.anchors {
-            self.node.raise_mirror(&uid, pod.netns()?.to_owned(), anchored).await?;
-        }
+        self.node.raise_mirrors(&uid, pod.netns()?, &self.session.migration.source_pod_uid, &request.anchors).await?;
         self.point("anchored").await?;
         pod.open(request, &self.session.pages).await
     }
