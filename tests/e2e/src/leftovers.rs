@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 use godwit_demo::lab::Lab;
 use godwit_demo::shell::wait_until;
 
@@ -93,17 +93,20 @@ impl Things {
 /// When something stays: all of it, by name.
 pub fn prove_none(lab: &Lab, node: &str, before: &Things) -> Result<()> {
     let mut left = Vec::new();
+    let mut parts = 0;
     let clean = wait_until("a clean node", LIMIT, || {
-        left = Things::on(lab, node)?.beyond(before);
+        let now = Things::on(lab, node)?;
+        (left, parts) = (now.beyond(before), now.parts);
         Ok(left.is_empty().then_some(()))
     });
-    match clean {
-        Ok(()) => Ok(()),
-        Err(_) if !left.is_empty() => {
+    match (clean, left.first()) {
+        (Ok(()), _) => Ok(()),
+        (Err(_), Some(first)) => {
             let whose = lab.script_on_node(node, WHOSE).unwrap_or_else(|error| format!("{error:#}"));
-            bail!("left behind on {node}:\n  {}\n{whose}", left.join("\n  "))
+            let short = format!("left behind on {node}: {first} and {} more; {} sandboxes and containers before, now {parts}", left.len() - 1, before.parts);
+            Err(anyhow!("all of it:\n  {}\n{whose}", left.join("\n  ")).context(short))
         }
-        Err(error) => Err(error),
+        (Err(error), None) => Err(error),
     }
 }
 
