@@ -1,5 +1,5 @@
 //! Prints the CustomResourceDefinitions as YAML. With a directory as argument, writes each to a file of its own there:
-//! `cargo run -p godwit-api --example crds -- deploy/chart/godwit/crds`.
+//! `cargo run -p godwit-api --example crds -- deploy/chart/godwit/crds`. The one that the chart has behind a value goes to the folder `files` beside it.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -12,6 +12,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             Some(directory) => std::fs::write(directory.join(format!("{}.yaml", crd.metadata.name.unwrap_or_default())), yaml)?,
             None => println!("---\n{yaml}"),
         }
+    }
+    let crd = godwit_api::lpm_crd();
+    let yaml = serde_saphyr::to_string(&crd)?;
+    match &directory {
+        Some(directory) => std::fs::write(directory.join("../files").join(format!("{}.yaml", crd.metadata.name.unwrap_or_default())), yaml)?,
+        None => println!("---\n{yaml}"),
     }
     Ok(())
 }

@@ -3,9 +3,9 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray};
 use kube::CustomResourceExt;
 
-use crate::{Handover, MigrationTrace, NodeCheck, PodCheckpoint, PodMigration, PodRestore};
+use crate::{Handover, MigrationTrace, NodeCheck, PodCheckpoint, PodMigration, PodRestore, lpm};
 
-/// All definitions, in the order of their names.
+/// All definitions of our own group, in the order of their names.
 #[must_use]
 pub fn crds() -> Vec<CustomResourceDefinition> {
     let mut all = vec![Handover::crd(), MigrationTrace::crd(), NodeCheck::crd(), PodCheckpoint::crd(), PodMigration::crd(), PodRestore::crd()];
@@ -16,6 +16,12 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     }
     all.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     all
+}
+
+/// The definition that is there only where the installation says so. It has no unsigned numbers.
+#[must_use]
+pub fn lpm_crd() -> CustomResourceDefinition {
+    lpm::PodMigration::crd()
 }
 
 /// The API server knows no unsigned formats and would warn of each.

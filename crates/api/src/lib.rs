@@ -12,18 +12,21 @@
 //!   kubectl migrate checkpoint ──creates──▶ PodCheckpoint ◀──status── controller ◀── the pod's agent
 //!   kubectl migrate restore    ──creates──▶ PodRestore    ◀──status── controller ◀── the new pod's agent
 //! ```
+//!
+//! And, where the installation says so, one manifest that is not ours: [`lpm`].
 
 pub mod check;
 pub mod checkpoint;
 mod crds;
 pub mod handover;
+pub mod lpm;
 pub mod migration;
 pub mod names;
 pub mod trace;
 
 pub use check::{NodeCheck, NodeCheckSpec, NodeCheckStatus};
 pub use checkpoint::{PodCheckpoint, PodCheckpointSpec, PodCheckpointStatus, PodRestore, PodRestoreSpec, PodRestoreStatus};
-pub use crds::crds;
+pub use crds::{crds, lpm_crd};
 pub use handover::{Handover, HandoverSpec, HandoverState, HandoverStatus};
 pub use migration::{PodMigration, PodMigrationSpec, PodMigrationStatus};
 pub use trace::{MigrationTrace, MigrationTraceSpec, MigrationTraceStatus};

@@ -32,8 +32,25 @@ fn the_chart_carries_them() {
 }
 
 #[test]
+fn the_chart_carries_the_one_behind_a_value() {
+    let there = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/chart/godwit/files/podmigrations.lpm.my.domain.yaml"));
+    let crd = godwit_api::lpm_crd();
+    assert!(
+        there.unwrap_or_default() == serde_saphyr::to_string(&crd).unwrap(),
+        "it is not what the types make: cargo run -p godwit-api --example crds -- deploy/chart/godwit/crds"
+    );
+    let crd = serde_json::to_value(&crd).unwrap();
+    assert_eq!(crd["spec"]["names"]["kind"], "PodMigration");
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+    assert_eq!(schema["spec"]["required"], serde_json::json!(["podName"]));
+    assert_eq!(schema["spec"]["x-kubernetes-validations"][0]["rule"], "self == oldSelf");
+    assert!(schema["spec"]["properties"]["podName"]["x-kubernetes-validations"].is_array());
+    assert!(!serde_json::to_string(&crd).unwrap().contains("uint"), "the API server knows no unsigned formats");
+}
+
+#[test]
 fn the_yaml_means_the_same() {
-    for crd in godwit_api::crds() {
+    for crd in godwit_api::crds().into_iter().chain([godwit_api::lpm_crd()]) {
         let yaml = serde_saphyr::to_string(&crd).unwrap();
         let back: Value = serde_saphyr::from_str(&yaml).unwrap();
         assert_eq!(back, serde_json::to_value(&crd).unwrap());

@@ -18,6 +18,7 @@ mod context;
 mod error;
 mod failure;
 mod lease;
+mod lpm;
 mod naming;
 mod nodes;
 mod owner;

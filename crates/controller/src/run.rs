@@ -20,7 +20,7 @@ use crate::agents::Agents;
 use crate::context::Context;
 use crate::lease::Election;
 use crate::reconcile::{reconcile, retry};
-use crate::{authority, checkpoint, checks, signer, trace};
+use crate::{authority, checkpoint, checks, lpm, signer, trace};
 
 /// What is counted.
 pub static METRICS: LazyLock<godwit_metrics::Controller> = LazyLock::new(|| godwit_metrics::Controller::expecting(ENTRIES.iter().map(|entry| entry.reason)));
@@ -46,6 +46,9 @@ pub struct Options {
     /// Migrations that may be in flight from or to one node.
     #[arg(long, env = "GODWIT_PER_NODE", default_value_t = 2)]
     per_node: usize,
+    /// Carry out PodMigrations of lpm.my.domain too. Their definition has to be there.
+    #[arg(long, env = "GODWIT_LPM")]
+    lpm: bool,
     /// Where spans of migrations are exported to: http://HOST:PORT or https://HOST:PORT of an OTLP receiver for gRPC. Without it none are.
     #[arg(long, env = "GODWIT_OTLP_ENDPOINT", default_value = "")]
     otlp_endpoint: String,
@@ -148,6 +151,9 @@ async fn lead(client: Client, options: &Options, traces: Exporter) -> anyhow::Re
         .run(checkpoint::restore::reconcile, checkpoint::restore::retry, Arc::clone(&context))
         .for_each(|_| std::future::ready(()));
     tokio::spawn(restores);
+    if options.lpm {
+        tokio::spawn(lpm::run(Arc::clone(&context)));
+    }
     // Target pods carry the name of their migration: a change of one is a reason to look.
     let targets = watcher::Config::default().labels(names::LABEL_MIGRATION);
     controller

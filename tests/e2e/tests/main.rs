@@ -31,6 +31,7 @@ mod pod_network;
 mod redis;
 mod refusals;
 mod report;
+mod report_manifest;
 mod rivals;
 mod strangers;
 mod there_and_back;
@@ -45,7 +46,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 50] = [
+const SCENARIOS: [Scenario; 51] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
@@ -93,6 +94,7 @@ const SCENARIOS: [Scenario; 50] = [
     agents_crash::MEMORY_CRASH,
     controller_crash::SCENARIO,
     unfit_targets::SCENARIO,
+    report_manifest::SCENARIO,
     uninstall::SCENARIO,
     docs::QUICK_START,
     node_dies::SCENARIO,

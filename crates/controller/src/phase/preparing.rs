@@ -11,7 +11,7 @@ use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 
 use godwit_api::migration::{Failure, Phase};
-use godwit_api::names;
+use godwit_api::{lpm, names};
 use godwit_rpc::v1::{InspectRequest, PrepareTargetRequest};
 
 use crate::candidates;
@@ -89,7 +89,9 @@ async fn make(context: &Context, record: &mut Record, source: &Pod, name: &str) 
     };
     let migration = record.object().name_any();
     let uid = record.object().uid().unwrap_or_default();
-    let pod = target::pod(source, &Order { name, migration: &migration, migration_uid: &uid, nodes: &nodes, adoption: adoption.as_ref() });
+    let source_label = record.object().labels().get(lpm::LABEL_SOURCE_POD).map(String::as_str);
+    let order = Order { name, migration: &migration, migration_uid: &uid, nodes: &nodes, adoption: adoption.as_ref(), source_label };
+    let pod = target::pod(source, &order);
     let api = context.pods(record);
     let made = record.step("create-pod", async { api.create(&PostParams::default(), &pod).await }).await;
     context.point("controller.preparing.pod-created").await?;

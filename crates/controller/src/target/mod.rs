@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::{Pod, PodReadinessGate, PodSpec};
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
 
-use godwit_api::names;
+use godwit_api::{lpm, names};
 
 use crate::naming;
 use crate::owner::{ANNOTATION_ADOPTION, Adoption};
@@ -50,6 +50,8 @@ pub struct Order<'a> {
     pub nodes: &'a [String],
     /// What the owner gets at the end, for a pod that has one.
     pub adoption: Option<&'a Adoption>,
+    /// What the label of [`lpm`] says, for an order that came by that manifest.
+    pub source_label: Option<&'a str>,
 }
 
 /// What is asked for when a pod is made of a checkpoint.
@@ -102,6 +104,9 @@ fn metadata(source: &Pod, order: &Order<'_>) -> ObjectMeta {
         labels.retain(|key, _| !adoption.labels.contains_key(key));
     }
     labels.insert(names::LABEL_MIGRATION.into(), label_value(order.migration));
+    if let Some(value) = order.source_label {
+        labels.insert(lpm::LABEL_SOURCE_POD.into(), value.into());
+    }
 
     let mut annotations = copied(source.annotations());
     annotations.insert(names::ANNOTATION_MIGRATION.into(), order.migration_uid.into());

@@ -42,7 +42,7 @@ fn running() -> Pod {
 }
 
 fn order<'a>(name: &'a str, nodes: &'a [String], adoption: Option<&'a Adoption>) -> Order<'a> {
-    Order { name, migration: "web-0-x7k2p", migration_uid: "9f1e22aa", nodes, adoption }
+    Order { name, migration: "web-0-x7k2p", migration_uid: "9f1e22aa", nodes, adoption, source_label: None }
 }
 
 #[test]
@@ -85,6 +85,13 @@ fn a_second_move_adds_nothing() {
     assert_eq!(second.spec.unwrap().hostname.as_deref(), Some("web-0"));
     let labels: BTreeMap<_, _> = second.metadata.labels.unwrap();
     assert_eq!(labels.len(), 3);
+}
+
+#[test]
+fn a_pod_moved_by_the_other_manifest_says_so() {
+    let nodes = ["node-b".to_owned()];
+    let target = pod(&running(), &Order { source_label: Some("web-0"), ..order("web-0-m1", &nodes, None) });
+    assert_eq!(target.metadata.labels.unwrap()["migration.source-pod"], "web-0");
 }
 
 #[test]
