@@ -25,6 +25,7 @@ mod manifest;
 mod memory;
 mod places;
 pub mod schema;
+mod sockets;
 mod timers;
 mod tree;
 pub(crate) mod wire;
@@ -40,6 +41,8 @@ pub use kind::{Body, INVENTORY, Kind, is_service, of as kind};
 pub(crate) use manifest::renew;
 pub use manifest::{FILE as MANIFEST, Manifest, complete, seal, seal_whole};
 pub use memory::{FILE as FILE_MAPPING, GUARD, PAGE, Run, SHARED};
+pub use sockets::Endpoint;
+pub(crate) use sockets::end;
 pub use timers::rearm;
 pub use tree::Process;
 
@@ -50,6 +53,8 @@ use crate::{Problem, descriptors};
 pub struct Summary {
     /// The process tree, parents before children.
     pub processes: Vec<Process>,
+    /// Internet sockets that a restore makes again, in no order.
+    pub sockets: Vec<Endpoint>,
     /// Number of files.
     pub files: u32,
     /// Their length together, in bytes.
@@ -123,6 +128,7 @@ impl Set {
         let unknown = self.images.values().map(|image| image.unknown).fold(0, u32::saturating_add);
         Ok(Summary {
             processes: lives.into_iter().map(|(process, _)| process).collect(),
+            sockets: sockets::all(self),
             files: u32::try_from(self.lengths.len()).unwrap_or(u32::MAX),
             bytes: self.lengths.values().fold(0, |sum, length| sum.saturating_add(*length)),
             pages: memory.pages,

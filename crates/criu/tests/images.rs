@@ -24,6 +24,15 @@ fn a_whole_dump_is_understood() {
     let shape: Vec<_> = summary.processes.iter().map(|process| (process.pid, process.ppid, process.threads.len(), process.comm.as_str())).collect();
     assert_eq!(shape, [(1, 0, 3, "python3"), (8, 1, 1, "python3"), (9, 1, 1, "python3"), (10, 1, 1, "python3"), (11, 10, 1, "python3")]);
     assert_eq!(summary.processes[2].sid, 9, "the second child has a session of its own");
+    assert!(summary.processes.iter().all(|process| process.alive));
+    let tcp = |listens: bool| summary.sockets.iter().filter(move |socket| socket.tcp && socket.remote.is_none() == listens);
+    let listening = tcp(true).next().expect("a listener");
+    // The connection of the program with itself: each end has the other's address.
+    let ends: Vec<_> = tcp(false).collect();
+    assert!(
+        ends.iter().any(|one| one.local == listening.local && ends.iter().any(|other| Some(other.local) == one.remote && other.remote == Some(one.local))),
+        "{ends:?}"
+    );
 }
 
 #[test]

@@ -211,6 +211,12 @@ impl Socket {
         Ok(())
     }
 
+    /// Sends one request (which must carry [`ACK`]) and returns the payloads of its answers of type `kind`.
+    pub fn get(&self, what: &str, message: Message, kind: u16) -> Result<Vec<Vec<u8>>, Error> {
+        // An acknowledgement ends it as the end of a list does.
+        self.dump(what, message, kind)
+    }
+
     /// Sends one dump request and returns the payloads of all answers of type `kind`.
     pub fn dump(&self, what: &str, message: Message, kind: u16) -> Result<Vec<Vec<u8>>, Error> {
         let wanted = self.next();

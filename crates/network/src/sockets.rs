@@ -9,11 +9,14 @@
 //!
 //! An IPv4 connection of a dual-stack socket appears as IPv6 with an IPv4-mapped address and is found too.
 
+mod presence;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::path::Path;
 
 use crate::Error;
 use crate::netlink::{self, ACK, DUMP, Message, Socket, u32_at};
+pub use presence::{Endpoint, Protocol, missing};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
@@ -205,15 +208,20 @@ fn matching(socket: &Socket, local: IpAddr) -> Result<Vec<Entry>, Error> {
     Ok(found)
 }
 
-/// Sockets of a protocol in some states.
+/// Sockets of a protocol in some states; none where the kernel knows no such sockets at all (udp_diag is a module of its own).
 fn list(socket: &Socket, protocol: u8, states: u32) -> Result<Vec<Entry>, Error> {
-    let mut found = Vec::new();
+    Ok(known(socket, protocol, states)?.unwrap_or_default())
+}
+
+/// Sockets of a protocol in some states; `None` if the kernel cannot tell.
+fn known(socket: &Socket, protocol: u8, states: u32) -> Result<Option<Vec<Entry>>, Error> {
+    let mut found = None;
     for family in [INET, INET6] {
         let all = Entry { family, protocol, state: 0, id: [0; ID], inode: 0 };
         let request = Message::new(SOCK_DIAG_BY_FAMILY, DUMP, &all.request(states));
         match socket.dump("list sockets", request, SOCK_DIAG_BY_FAMILY) {
-            Ok(answers) => found.extend(answers.iter().filter_map(|payload| Entry::parse(protocol, payload))),
-            Err(error) if error.errno() == Some(ENOENT) => {} // this kernel has no such sockets at all (udp_diag is a module of its own)
+            Ok(answers) => found.get_or_insert_with(Vec::new).extend(answers.iter().filter_map(|payload| Entry::parse(protocol, payload))),
+            Err(error) if error.errno() == Some(ENOENT) => {}
             Err(error) => return Err(error),
         }
     }

@@ -199,6 +199,43 @@ fn an_address_comes_and_goes_without_a_trace() {
 }
 
 #[test]
+fn what_is_missing_of_some_sockets_is_told() {
+    if !root() {
+        return;
+    }
+    with_peer(|pod, peer| {
+        use sockets::{Endpoint, Protocol};
+        let listener = TcpListener::bind("10.99.0.2:7000").unwrap();
+        let dual = TcpListener::bind("[::]:7001").unwrap();
+        let _peers = [connect(&peer, "10.99.0.2:7000").unwrap(), connect(&peer, "10.99.0.2:7001").unwrap(), connect(&peer, "[fd99::2]:7001").unwrap()];
+        let accepted = [listener.accept().unwrap().0, dual.accept().unwrap().0, dual.accept().unwrap().0];
+        let udp = UdpSocket::bind("0.0.0.0:7002").unwrap();
+        let connected = UdpSocket::bind("10.99.0.2:0").unwrap();
+        connected.connect("10.99.0.1:9").unwrap();
+        let plain = |address: std::net::SocketAddr| std::net::SocketAddr::new(address.ip().to_canonical(), address.port());
+        let mut wanted: Vec<Endpoint> = accepted
+            .iter()
+            .map(|stream| Endpoint { protocol: Protocol::Tcp, local: plain(stream.local_addr().unwrap()), remote: Some(plain(stream.peer_addr().unwrap())) })
+            .collect();
+        wanted.extend([&listener, &dual].map(|one| Endpoint { protocol: Protocol::Tcp, local: one.local_addr().unwrap(), remote: None }));
+        wanted.push(Endpoint { protocol: Protocol::Udp, local: udp.local_addr().unwrap(), remote: None });
+        wanted.push(Endpoint { protocol: Protocol::Udp, local: connected.local_addr().unwrap(), remote: Some("10.99.0.1:9".parse().unwrap()) });
+        let started = Instant::now();
+        assert_eq!(sockets::missing(&pod, &wanted).unwrap(), []);
+        println!("{} sockets: {:?}", wanted.len(), started.elapsed());
+        // The listener that the kernel names instead is no connection.
+        let gone = Endpoint { remote: Some("10.99.0.1:1".parse().unwrap()), ..wanted[0] };
+        assert_eq!(sockets::missing(&pod, &[gone]).unwrap(), [gone]);
+        assert_eq!(gone.to_string(), "tcp 10.99.0.2:7000 → 10.99.0.1:1");
+        // Twice what is there once; and what went.
+        assert_eq!(sockets::missing(&pod, &[wanted[3], wanted[3]]).unwrap(), [wanted[3]]);
+        drop((udp, accepted));
+        let left = sockets::missing(&pod, &wanted).unwrap();
+        assert_eq!(left.iter().filter(|one| one.protocol == Protocol::Udp).map(ToString::to_string).collect::<Vec<_>>(), ["udp 0.0.0.0:7002"]);
+    });
+}
+
+#[test]
 fn destroyed_connections_fail_at_once_and_the_peer_hears_nothing_behind_a_gate() {
     if !root() {
         return;

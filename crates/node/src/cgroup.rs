@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Finding;
 pub use freeze::{before_freeze, freeze_all};
+pub use locate::elsewhere;
 
 /// Which of the two kinds of hierarchy.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]

@@ -3,6 +3,7 @@
 //! Pids are those of the agent's pid namespace, which is the node's; `nspid` is the pid that the process itself knows.
 
 mod connections;
+mod family;
 mod fds;
 mod shape;
 
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cgroup::Cgroup;
 pub use connections::{Connection, Connections, Listener, Protocol, connections};
+pub use family::{Relative, family};
 pub use fds::{Fd, FdKind, descriptors};
 pub use shape::{Shape, ShapeOf};
 

@@ -32,6 +32,7 @@ mod redis;
 mod refusals;
 mod report;
 mod report_manifest;
+mod restore_differs;
 mod rivals;
 mod strangers;
 mod there_and_back;
@@ -46,7 +47,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 51] = [
+const SCENARIOS: [Scenario; 52] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
@@ -72,6 +73,7 @@ const SCENARIOS: [Scenario; 51] = [
     there_and_back::SCENARIO,
     checkpoint::SCENARIO,
     refusals::SCENARIO,
+    restore_differs::SCENARIO,
     strangers::SCENARIO,
     blockers::SCENARIO,
     cancel::SCENARIO,

@@ -1,5 +1,6 @@
 //! The target role: the pod comes to this node.
 
+mod compare;
 pub mod consumed;
 pub mod desk;
 pub mod files;

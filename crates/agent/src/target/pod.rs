@@ -3,21 +3,21 @@
 //! ```text
 //!   open: descriptors, tmpfs, old address on lo, keepers told ─▶ stand-ins wait
 //!   verify_images, images_go: stand-ins told ─▶ all containers at the gate
-//!   verify: restored tree against the frozen source's ─▶ commit
+//!   verify: what was restored against the frozen source and the images ─▶ commit
 //!   end_connections, open_gate | abort
 //! ```
 
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use godwit_criu::{Which, descriptors, explain, images, mounts::External, restore};
 use godwit_network::{addresses, sockets};
 use godwit_node::{
-    cgroup::{Cgroup, Version},
+    cgroup::{self, Cgroup, Version},
     cri,
     host::Host,
     process::{self, Shape},
@@ -27,6 +27,7 @@ use godwit_rpc::v1::{ContainerShape, Failure, OpenRequest, SourceContainer};
 use godwit_runtime::protocol::CONTAINERS;
 
 use super::{
+    compare::Expected,
     desk::{Desk, KeeperOrder, Seat, Seen, Verdict},
     pages::Pages,
 };
@@ -39,6 +40,9 @@ use crate::{
 pub const IMAGES: &str = "/run/godwit/images";
 /// How long keepers may take to start their restores and arrive at the stand-in.
 const STARTING: Duration = Duration::from_secs(20);
+/// Differences that are told; of many the first say enough.
+const TOLD: usize = 10;
+
 /// One container that is to be restored.
 struct Slot {
     name: String,
@@ -46,6 +50,10 @@ struct Slot {
     seat: Arc<Seat>,
     images: PathBuf,
     container: cri::Container,
+    /// The container's cgroup, as its keeper was put into it. Not known after a restart of the agent.
+    cgroup: OnceLock<Cgroup>,
+    /// What its images say. The same.
+    expected: OnceLock<Expected>,
 }
 
 /// The target pod at hand.
@@ -86,7 +94,8 @@ impl TargetPod {
                 failure("TargetPodGone", format!("container {name} of the target pod is gone"), "look at the events of the target pod; try again")
             })?;
             let images = images_of(source_uid).join(name);
-            slots.push(Slot { name: name.clone(), id: id.clone(), seat: desk.seat(id), images, container });
+            let (cgroup, expected) = (OnceLock::new(), OnceLock::new());
+            slots.push(Slot { name: name.clone(), id: id.clone(), seat: desk.seat(id), images, container, cgroup, expected });
         }
         let ending = ending.into_iter().filter(|ip| !sandbox.ips.contains(ip)).collect();
         Ok(Self { host: host.clone(), sandbox, slots, directories, ending })
@@ -123,6 +132,7 @@ impl TargetPod {
         let externals: Vec<External> = serde_json::from_slice(&source.externals).map_err(|error| internal("the source's list of mounts is damaged", error))?;
         let scratch = Path::new(CONTAINERS).join(&slot.id).join("scratch");
         let cgroup = Cgroup::of(&self.host, slot.container.pid).map_err(|error| convert::finding(error.finding()))?;
+        let _ = slot.cgroup.set(cgroup.clone());
         let prepared = restore::prepare(
             &externals,
             &restore::Target {
@@ -150,12 +160,19 @@ impl TargetPod {
     pub async fn verify_images(&self, pages: &Arc<Pages>) -> Result<(), Failure> {
         for slot in &self.slots {
             let (directory, name, pages) = (self.host.path(&slot.images), slot.name.clone(), pages.clone());
-            crate::task::spawn_blocking(move || {
-                images::verify(&directory).and_then(|_| images::rearm(&directory)).map_err(|problem| convert::criu_failure(&problem.failure(), &name))?;
-                pages.link(&name, &directory)
+            let summary = crate::task::spawn_blocking(move || {
+                let whole = |summary| images::rearm(&directory).map(|_| summary);
+                let summary = images::verify(&directory).and_then(whole).map_err(|problem| convert::criu_failure(&problem.failure(), &name))?;
+                pages.link(&name, &directory)?;
+                Ok::<_, Failure>(summary)
             })
             .await
             .map_err(|error| internal("the images could not be checked", error))??;
+            let mut expected = Expected::of(summary);
+            if godwit_fault::point("agent.target.expected").await.is_err() {
+                expected.expect_too_much();
+            }
+            let _ = slot.expected.set(expected);
         }
         Ok(())
     }
@@ -167,10 +184,10 @@ impl TargetPod {
         }
     }
 
-    /// Compares what was restored with what was frozen.
+    /// Compares what was restored with what was frozen, and with the images.
     ///
     /// # Errors
-    /// What is missing.
+    /// What is missing or different.
     pub async fn verify(&self, expected: &[ContainerShape]) -> Result<(), Failure> {
         for slot in &self.slots {
             let pid = slot.seat.watch().borrow().gate.unwrap_or_default();
@@ -181,16 +198,37 @@ impl TargetPod {
                 .ok_or_else(|| internal("the source did not say what to expect", &slot.name))?;
             let cgroup = Cgroup::of(&self.host, pid).map_err(|error| convert::finding(error.finding()))?;
             let restored = process::tree(&cgroup).map_err(|error| internal("cannot list the restored processes", error))?;
-            let missing = shape.missing_in(&Shape::of(pid, &restored));
-            if !missing.is_empty() {
+            let mut differences = shape.missing_in(&Shape::of(pid, &restored));
+            let members = process::descendants(pid, &restored);
+            differences.extend(self.strays(slot, &members)?);
+            if let Some(expected) = slot.expected.get() {
+                differences.extend(expected.differences(&members, &self.host.path(self.netns()?)));
+            }
+            if !differences.is_empty() {
+                let more = differences.len().saturating_sub(TOLD);
+                differences.truncate(TOLD);
+                let more = if more == 0 { String::new() } else { format!("; and {more} more") };
                 return Err(failure(
                     "RestoreIncomplete",
-                    format!("container {}: after the restore this is missing: {}", slot.name, missing.join("; ")),
+                    format!("container {}: the restored container is not what was frozen: {}{more}", slot.name, differences.join("; ")),
                     "this is a fault of CRIU or Godwit: keep restore.log and report it",
                 ));
             }
         }
         Ok(())
+    }
+
+    /// Processes that the kubelet would kill, because they are not in their container's cgroup, or would charge to another pod.
+    fn strays(&self, slot: &Slot, members: &[&process::Process]) -> Result<Vec<String>, Failure> {
+        let Some(own) = slot.cgroup.get() else { return Ok(Vec::new()) };
+        let pids: Vec<i32> = members.iter().map(|process| process.pid).collect();
+        let strays = cgroup::elsewhere(&self.host, &pids, own).map_err(|error| internal("cannot look at the cgroups of the restored processes", error))?;
+        let who = |pid: i32| members.iter().find(|process| process.pid == pid).map_or((0, ""), |process| (process.nspid, process.comm.as_str()));
+        let told = strays.into_iter().map(|(pid, line)| {
+            let (nspid, comm) = who(pid);
+            format!("process {nspid} ({comm}) is in cgroup {line}, not in {}", own.name().display())
+        });
+        Ok(told.collect())
     }
 
     /// Ends the connections that cannot live on here, and takes their addresses away. Only after the commit: their peers hear of it, and until then the pod

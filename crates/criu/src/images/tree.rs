@@ -21,6 +21,8 @@ pub struct Process {
     pub threads: Vec<i32>,
     /// Its name, at most 15 bytes; empty for a helper that has none.
     pub comm: String,
+    /// Whether it runs or is stopped. Of a zombie there is nothing but an exit status.
+    pub alive: bool,
 }
 
 /// What else is known of a process while a set is checked.
@@ -52,7 +54,8 @@ pub fn check(set: &Set) -> Result<Vec<(Process, Life)>, Problem> {
     for entry in set.image(FILE)?.views() {
         let (mut process, zombie) = shape(&entry)?;
         let life = one(set, &mut process)?;
-        if !life.alive || zombie {
+        process.alive = life.alive && !zombie;
+        if !process.alive {
             // CRIU writes whatever stood in memory as the thread of a zombie.
             process.threads = vec![process.pid];
         }
@@ -89,7 +92,15 @@ pub fn check(set: &Set) -> Result<Vec<(Process, Life)>, Problem> {
 fn shape(entry: &View<'_>) -> Result<(Process, bool), Problem> {
     let pid = |value: u64| i32::try_from(value).map_err(|_| Problem::damaged(FILE, format!("{value} is no process id")));
     let number = |field| pid(entry.number(field).unwrap_or(0));
-    let process = Process { pid: number("pid")?, ppid: number("ppid")?, pgid: number("pgid")?, sid: number("sid")?, threads: Vec::new(), comm: String::new() };
+    let process = Process {
+        pid: number("pid")?,
+        ppid: number("ppid")?,
+        pgid: number("pgid")?,
+        sid: number("sid")?,
+        threads: Vec::new(),
+        comm: String::new(),
+        alive: false,
+    };
     // A zombie's thread is no number that has to make sense.
     let threads: Option<Vec<i32>> = entry.numbers("threads").into_iter().map(|tid| i32::try_from(tid).ok()).collect();
     let zombie = threads.is_none();

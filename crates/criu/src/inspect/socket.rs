@@ -1,11 +1,10 @@
 //! Sockets with their addresses, states and what waits in them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 
-use crate::images::{FILES, Set, schema::View};
+use crate::images::{FILES, Set, end, schema::View};
 
 /// A socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -136,20 +135,9 @@ fn state(socket: &View<'_>) -> &'static str {
     if state == "CLOSE" && socket.number("type") != Some(1) { "" } else { state }
 }
 
-/// Address and port. CRIU keeps addresses as the words that the kernel has in memory.
+/// Address and port; nothing if they make no sense.
 fn address(socket: &View<'_>, address: &str, port: &str) -> String {
-    let words: Vec<u32> = socket.numbers(address).into_iter().map(|word| word as u32).collect();
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    let address = match (<[u8; 4]>::try_from(bytes.as_slice()), <[u8; 16]>::try_from(bytes.as_slice())) {
-        (Ok(four), _) => IpAddr::V4(Ipv4Addr::from(four)),
-        (_, Ok(sixteen)) => IpAddr::V6(Ipv6Addr::from(sixteen)),
-        _ => return String::new(),
-    };
-    let port = socket.number(port).unwrap_or(0);
-    match address {
-        IpAddr::V4(address) => format!("{address}:{port}"),
-        IpAddr::V6(address) => format!("[{address}]:{port}"),
-    }
+    end(socket, address, port).map(|end| end.to_string()).unwrap_or_default()
 }
 
 /// The name of a unix socket: a path, or `@` and an abstract name.

@@ -10,7 +10,7 @@ use std::thread;
 
 use nix::sched::{CloneFlags, setns};
 
-use super::{Cgroup, Error, Version};
+use super::{Cgroup, Error, Version, names_a_pod};
 use crate::mounts::Mount;
 use crate::{Host, mounts};
 
@@ -38,6 +38,35 @@ impl Cgroup {
         let pod = self.pod()?;
         std::iter::successors(Some(self), Self::parent).find(|cgroup| cgroup.parent().as_ref() == Some(&pod))
     }
+}
+
+/// Those of these processes that are not where the ones of `own`, a container of a pod, have to be, each with the cgroup that is wrong: outside of `own` in its hierarchy, or in the
+/// cgroup of another pod in any. Those that have ended are left out.
+///
+/// # Errors
+/// The node's cgroup namespace cannot be entered.
+pub fn elsewhere(host: &Host, pids: &[i32], own: &Cgroup) -> io::Result<Vec<(i32, String)>> {
+    let read = |pid: &i32| Some((*pid, fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?));
+    let lines = in_cgroup_namespace(host, |_| Ok(pids.iter().filter_map(read).collect::<Vec<_>>()))?;
+    Ok(lines.into_iter().filter_map(|(pid, lines)| Some((pid, stray(&lines, own)?))).collect())
+}
+
+/// The line of `/proc/PID/cgroup` that is wrong.
+fn stray(lines: &str, own: &Cgroup) -> Option<String> {
+    let pod = own.pod()?;
+    let (pod, container) = (pod.name.file_name()?, own.name.file_name()?);
+    let wrong = |line: &&str| {
+        let Some((controllers, path)) = line.split_once(':').and_then(|(_, rest)| rest.split_once(':')) else { return false };
+        let parts: Vec<_> = Path::new(path).iter().collect();
+        // The first: what a pod makes below its own cgroup is its own affair.
+        let other = parts.iter().find(|part| part.to_str().is_some_and(names_a_pod)).is_some_and(|part| *part != pod);
+        let ours = match own.version {
+            Version::V1 => controllers.split(',').any(|controller| controller == "freezer"),
+            Version::V2 => controllers.is_empty(),
+        };
+        other || (ours && !parts.windows(2).any(|pair| pair == [pod, container]))
+    };
+    lines.lines().find(wrong).map(str::to_owned)
 }
 
 /// The mount of a hierarchy that shows `path`. Runtimes bind single cgroups into containers, and such a mount may be seen on the node too: the one that shows most is meant.
@@ -75,6 +104,21 @@ fn in_cgroup_namespace<T: Send>(host: &Host, work: impl FnOnce(&Host) -> io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_in_another_pod_or_beside_its_container_is_found() {
+        let own = |version| Cgroup { version, mount: "/sys/fs/cgroup/freezer".into(), name: "kubepods/besteffort/pod1a2b-33/c1".into() };
+        let v1 = "9:freezer:/kubepods/besteffort/pod1a2b-33/c1\n3:memory:/kubepods/besteffort/pod1a2b-33/c1\n1:name=systemd:/\n";
+        assert_eq!(stray(v1, &own(Version::V1)), None);
+        // Made by the application itself, and a node that is in a container of its own.
+        assert_eq!(stray("9:freezer:/lab/n1/kubepods/besteffort/pod1a2b-33/c1/own\n", &own(Version::V1)), None);
+        let old = v1.replace("memory:/kubepods/besteffort/pod1a2b-33", "memory:/kubepods/besteffort/pod77aa-01");
+        assert_eq!(stray(&old, &own(Version::V1)).as_deref(), Some("3:memory:/kubepods/besteffort/pod77aa-01/c1"));
+        assert_eq!(stray("9:freezer:/kubepods/besteffort/pod1a2b-33\n", &own(Version::V1)).as_deref(), Some("9:freezer:/kubepods/besteffort/pod1a2b-33"));
+        let v2 = Cgroup { name: "kubepods.slice/kubepods-pod1a2b_33.slice/cri-containerd-c1.scope".into(), ..own(Version::V2) };
+        assert_eq!(stray("0::/kubepods.slice/kubepods-pod1a2b_33.slice/cri-containerd-c1.scope\n", &v2), None);
+        assert!(stray("0::/system.slice/containerd.service\n", &v2).is_some());
+    }
 
     #[test]
     fn the_freezer_comes_first_then_the_unified_hierarchy() {
