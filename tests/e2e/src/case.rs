@@ -236,6 +236,16 @@ impl Case {
         self.lab.kubectl(&all)
     }
 
+    /// Sends SIGUSR1 to the first process of a container, which ends by it. Whoever sends it is a process of the container too, and may be ended with it (137).
+    ///
+    /// # Errors
+    /// When it cannot be sent.
+    pub fn end(&self, pod: &str, container: &str) -> Result<()> {
+        let said = self.lab.try_kubectl(&["exec", "-n", &self.namespace, pod, "-c", container, "--", "kill", "-USR1", "1"])?;
+        ensure!([0, 137].contains(&said.code), "{container} in {pod} was not ended: {}{}", said.stdout, said.stderr);
+        Ok(())
+    }
+
     /// Waits until a container's program has said `good N …` with N above `turn`. A line that begins with `bad` is its complaint.
     ///
     /// # Errors

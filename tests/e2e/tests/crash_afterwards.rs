@@ -13,7 +13,7 @@ fn run(case: &Case) -> Result<()> {
     let (witness, pod) = case.start_pulse("fragile")?;
     let pod = case.move_over(&pod)?;
     let before = witness.wait_for_ticks(ALIVE, MINUTE)?;
-    case.exec(&pod, pulse::CONTAINER, &["kill", "-USR1", "1"])?;
+    case.end(&pod, pulse::CONTAINER)?;
     let status = wait_until("restarted by the kubelet", MINUTE, || {
         let status = case.pod(&pod)?["status"]["containerStatuses"][0].clone();
         Ok((status["restartCount"] == 1 && status["ready"] == true).then_some(status))

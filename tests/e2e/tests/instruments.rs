@@ -27,7 +27,7 @@ fn witness(case: &Case) -> Result<()> {
     let (witness, pod) = case.start_pulse("counter")?;
     let before = witness.exactly_one_runner()?;
     ensure!(before.lives[0].stretches.len() == 1, "{before}");
-    case.exec(&pod, pulse::CONTAINER, &["kill", "-USR1", "1"])?;
+    case.end(&pod, pulse::CONTAINER)?;
     wait_until("restarted", MINUTE, || Ok((pods::restarts(&case.pod(&pod)?) == 1).then_some(())))?;
     wait_until("a second life", MINUTE, || Ok(witness.history().is_ok_and(|history| history.lives.len() == 2).then_some(())))?;
     ensure!(witness.exactly_one_runner().is_err(), "a restart was not noticed");

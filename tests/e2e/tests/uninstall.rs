@@ -44,7 +44,7 @@ fn look(case: &Case, node: &str) -> Result<Vec<String>> {
 
 /// A container under the handler ends and is started afresh, though there is no agent any more.
 fn restarted_by_the_kubelet(case: &Case, pod: &str) -> Result<()> {
-    case.exec(pod, pulse::CONTAINER, &["kill", "-USR1", "1"])?;
+    case.end(pod, pulse::CONTAINER)?;
     wait_until("restarted without an agent", MINUTE, || {
         let now = case.pod(pod)?;
         Ok((pods::restarts(&now) == 1 && pods::is_ready(&now)).then_some(()))
