@@ -207,7 +207,7 @@ fn what_is_missing_of_some_sockets_is_told() {
         use sockets::{Endpoint, Protocol};
         let listener = TcpListener::bind("10.99.0.2:7000").unwrap();
         let dual = TcpListener::bind("[::]:7001").unwrap();
-        let _peers = [connect(&peer, "10.99.0.2:7000").unwrap(), connect(&peer, "10.99.0.2:7001").unwrap(), connect(&peer, "[fd99::2]:7001").unwrap()];
+        let _peers = ["10.99.0.2:7000", "10.99.0.2:7001", "[fd99::2]:7001"].map(|to| connect_within(&peer, to, Duration::from_secs(10)).unwrap());
         let accepted = [listener.accept().unwrap().0, dual.accept().unwrap().0, dual.accept().unwrap().0];
         let udp = UdpSocket::bind("0.0.0.0:7002").unwrap();
         let connected = UdpSocket::bind("10.99.0.2:0").unwrap();
@@ -244,7 +244,7 @@ fn destroyed_connections_fail_at_once_and_the_peer_hears_nothing_behind_a_gate()
         let ip: IpAddr = "10.99.0.2".parse().unwrap();
         let v4 = TcpListener::bind("10.99.0.2:7000").unwrap();
         let dual = TcpListener::bind("[::]:7001").unwrap();
-        let mut peers = [connect(&peer, "10.99.0.2:7000").unwrap(), connect(&peer, "10.99.0.2:7001").unwrap(), connect(&peer, "[fd99::2]:7001").unwrap()];
+        let mut peers = ["10.99.0.2:7000", "10.99.0.2:7001", "[fd99::2]:7001"].map(|to| connect_within(&peer, to, Duration::from_secs(10)).unwrap());
         let mut first = v4.accept().unwrap().0;
         let mut mapped = dual.accept().unwrap().0;
         let v6 = dual.accept().unwrap().0;
