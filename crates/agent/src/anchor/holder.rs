@@ -238,12 +238,15 @@ impl Holder {
         let netns = self.host.path(&netns);
         let gate = Gate::new(&netns, pod_uid).map_err(|error| refused(&error))?;
         gate.narrow(&attachment.device).map_err(|error| refused(&error))?;
-        close::elsewhere(gate);
-        let end = Instant::now() + SETTLING;
-        while Instant::now() < end && sockets::unsettled(&netns).map_err(|error| refused(&error))? > 0 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
+        std::thread::scope(|scope| {
+            // The next change of rules would wait for what this one has taken away, in the freeze: it is waited for here.
+            scope.spawn(|| drop(gate));
+            let end = Instant::now() + SETTLING;
+            while Instant::now() < end && sockets::unsettled(&netns).map_err(|error| refused(&error))? > 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        })
     }
 
     fn keep(&self, pod_uid: &str, mut make: impl FnMut(&Entry, &Path, &Link) -> Result<Option<Hold>, godwit_network::Error>) -> Result<(), Failure> {
