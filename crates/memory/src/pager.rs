@@ -1,4 +1,4 @@
-//! Fills the memory of restored processes while they run: faults first, the rest in order, from the page store on the same node.
+//! Fills the memory of restored processes while they run: faults first, the rest in order while none comes, from the page store on the same node.
 //!
 //! ```text
 //!   CRIU, restoring ── lazy-pages.socket: pid, userfaultfd (SCM_RIGHTS) … then "RSTF" ──▶ pager ◀── table and files of the store
@@ -17,10 +17,12 @@ use std::io::{self, IoSliceMut, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::time::TimeSpec;
 
 use crate::pending::Pending;
 use crate::range::{PAGE, Range};
@@ -33,7 +35,14 @@ const FINISHED: i32 = 0x5253_5446;
 /// Bytes around a fault that are filled with it.
 const CLUSTER: u64 = 64 << 10;
 /// Bytes that are filled before faults are looked for again.
-const STRIDE: u64 = 512 << 10;
+const STRIDE: u64 = 256 << 10;
+/// How long nothing is filled in order after a fault, or in a rest. A program that goes on touches the next page at once; it needs a processor for that, and may be much
+/// less entitled to one than this process is (a pod of the class BestEffort has a weight of 2, on nodes with cgroup v1, where this one has 1024).
+const LISTENING: TimeSpec = TimeSpec::new(0, 500_000);
+/// After so much filling there is a rest, whether there are faults or not.
+const SPELL: Duration = Duration::from_millis(1);
+/// So long after the last stride there is another one, whatever faults there are: those that touch pages which are nobody's must not keep the others from being filled.
+const PATIENCE: Duration = Duration::from_millis(2);
 /// So often, a millisecond apart, a page is tried again where nothing is mapped.
 const UNMAPPED: u32 = 2000;
 
@@ -172,6 +181,7 @@ impl Pager {
     fn run(&mut self, listener: &UnixListener) -> io::Result<()> {
         let (stream, _) = listener.accept()?;
         self.stream = Some(stream);
+        let (mut listening, mut rested, mut filled) = (false, Instant::now(), Instant::now());
         loop {
             // With nothing to do in the background: wait.
             let busy = self.finished && self.fillings.iter().any(|filling| !filling.pending.is_empty() || !filling.faults.is_empty());
@@ -179,19 +189,24 @@ impl Pager {
                 return Ok(());
             }
             let retry = self.fillings.iter().any(|filling| !filling.faults.is_empty());
-            self.wait(if busy {
-                PollTimeout::ZERO
-            } else if retry {
-                PollTimeout::from(1u8)
-            } else {
-                PollTimeout::NONE
+            let rest = listening || rested.elapsed() >= SPELL;
+            self.wait(match (busy, retry) {
+                (true, _) if rest => Some(LISTENING),
+                (true, _) => Some(TimeSpec::new(0, 0)),
+                (false, true) => Some(TimeSpec::new(0, 1_000_000)),
+                (false, false) => None,
             })?;
-            let mut at = 0;
+            if rest {
+                rested = Instant::now();
+            }
+            let (before, mut at) = (self.done.faults, 0);
             while at < self.fillings.len() {
                 self.hear(at)?;
                 at += 1;
             }
-            if self.finished {
+            listening = self.done.faults > before;
+            if self.finished && (!listening || filled.elapsed() >= PATIENCE) {
+                filled = Instant::now();
                 for at in 0..self.fillings.len() {
                     self.fill(at)?;
                 }
@@ -201,11 +216,11 @@ impl Pager {
     }
 
     /// Waits for messages and takes those of the socket.
-    fn wait(&mut self, timeout: PollTimeout) -> io::Result<()> {
+    fn wait(&mut self, timeout: Option<TimeSpec>) -> io::Result<()> {
         let mut descriptors: Vec<BorrowedFd<'_>> = self.fillings.iter().map(|filling| filling.uffd.as_fd()).collect();
         descriptors.extend(self.stream.as_ref().map(AsFd::as_fd));
         let mut polled: Vec<PollFd<'_>> = descriptors.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        match poll(&mut polled, timeout) {
+        match ppoll(&mut polled, timeout, None) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }

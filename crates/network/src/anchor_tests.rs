@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::tests::{in_new_netns, ip, root, with_peer};
-use crate::{Attachment, Gate, Hold, Mirror, echo, links, sockets};
+use crate::{Attachment, Gate, Hold, Mirror, close, echo, links, sockets};
 
 const OLD: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
@@ -171,6 +171,103 @@ fn a_narrow_gate_lets_connections_go_on_and_none_begin_and_what_nobody_took_in_i
                 assert_eq!(stream.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock, "nothing else leaves");
             }
         });
+    });
+}
+
+/// The texts of segments among the frames that come in at an interface.
+fn heard(ears: &crate::packet::PacketSocket) -> Vec<String> {
+    let mut buffer = vec![0; 70_000];
+    let mut texts = Vec::new();
+    while let Some(length) = ears.read(&mut buffer).unwrap() {
+        let segment = &buffer[crate::packet::VNET_HEADER + 14..length];
+        if segment[0] == 0x45 && segment[9] == 6 {
+            let total = usize::from(u16::from_be_bytes([segment[2], segment[3]]));
+            let header = 20 + usize::from(segment[32] >> 4) * 4;
+            texts.push(String::from_utf8_lossy(&segment[header..total]).into_owned());
+        }
+    }
+    texts
+}
+
+#[test]
+fn what_arrives_before_the_freeze_is_the_old_pods_and_what_arrives_after_it_is_kept() {
+    if !root() {
+        return;
+    }
+    with_peer(|old, peer| {
+        in_new_netns(move |new| {
+            let (old, peer) = (old.as_path(), peer.as_path());
+            links::make_patch(&new, "old0", [2, 0, 0, 0, 0, 1], old, "anc0").unwrap();
+            links::up_as_pipe(old, "anc0", 1500).unwrap();
+            inside(&new, || ip("link set old0 up"));
+            let listener = inside(old, || TcpListener::bind((OLD, 7000)).unwrap());
+            let mut stream = dial(peer).unwrap();
+            stream.set_nodelay(true).unwrap();
+            let (mut accepted, _) = listener.accept().unwrap();
+            let index = links::index_of(&new, "old0").unwrap();
+            let ears = inside(&new, || crate::packet::PacketSocket::listening(index, 1 << 20).unwrap());
+
+            // As the agent does it: armed while the pod runs, everything is kept from the freeze on, the gate is shut after that.
+            let gate = Gate::new(old, "freeze").unwrap();
+            let hold = Hold::begin_with_beginnings(old, "eth0", "anc0").unwrap();
+            gate.narrow("eth0").unwrap();
+            stream.write_all(b"before").unwrap();
+            accepted.read_exact(&mut [0; 6]).unwrap();
+            hold.keep_everything().unwrap();
+            // Between the two: taken in here and kept. The peer is not told twice what it sent once; TCP knows what comes again.
+            stream.write_all(b"between").unwrap();
+            accepted.read_exact(&mut [0; 7]).unwrap();
+            gate.shut().unwrap();
+            stream.write_all(b"after").unwrap();
+            accepted.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            assert_eq!(accepted.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock, "the gate lets something in");
+            assert_eq!(heard(&ears), Vec::<String>::new(), "nothing passes yet");
+
+            gate.connect(old, "eth0", "anc0", &[], &[]).unwrap();
+            hold.release(old, &[]).unwrap();
+            let texts = heard(&ears);
+            let count = |text: &str| texts.iter().filter(|found| *found == text).count();
+            assert_eq!((count("before"), count("between")), (0, 1), "{texts:?}");
+            // Once as it was sent first, and as often as the peer's kernel has tried again since.
+            assert!(count("after") >= 1, "{texts:?}");
+
+            // A hold and a gate that are let go, as after a migration that was taken back: the connection goes on as if nothing had been.
+            let hold = Hold::begin_with_beginnings(old, "eth0", "anc0").unwrap();
+            hold.keep_everything().unwrap();
+            gate.open().unwrap();
+            close::elsewhere((hold, gate));
+            accepted.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let mut buffer = [0; 5];
+            accepted.read_exact(&mut buffer).unwrap();
+            assert_eq!(&buffer, b"after");
+            stream.write_all(b"goes on").unwrap();
+            accepted.read_exact(&mut [0; 7]).unwrap();
+        });
+    });
+}
+
+#[test]
+fn nobody_waits_for_a_socket_that_is_closed() {
+    if !root() {
+        return;
+    }
+    with_peer(|pod, _| {
+        let times = |close: fn(Gate)| {
+            let mut times: Vec<Duration> = (0..9)
+                .map(|_| {
+                    let gate = Gate::new(&pod, "close").unwrap();
+                    gate.shut().unwrap();
+                    let started = Instant::now();
+                    close(gate);
+                    started.elapsed()
+                })
+                .collect();
+            times.sort();
+            times[4]
+        };
+        let (here, elsewhere) = (times(drop), times(close::elsewhere));
+        println!("closed here: {here:?}, elsewhere: {elsewhere:?}");
+        Gate::new(&pod, "close").unwrap().open().unwrap();
     });
 }
 

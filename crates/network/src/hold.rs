@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use crate::packet::{PacketSocket, VNET_HEADER};
-use crate::{Error, links, netns};
+use crate::{Error, close, links, netns};
 
 /// Bytes that are kept for each direction.
 const ROOM: i32 = 8 << 20;
@@ -71,7 +71,10 @@ impl Hold {
         let (outer, inner) = (links::index_of(netns, &self.names.0)?, links::index_of(netns, &self.names.1)?);
         netns::inside(netns, || {
             let send = |index| PacketSocket::sending(index).map_err(|source| Error::Socket { what: "send frames", source });
-            Ok(pass(&self.outer, &send(inner)?, strangers) + pass(&self.inner, &send(outer)?, &[]))
+            let (inward, outward) = (send(inner)?, send(outer)?);
+            let count = pass(&self.outer, &inward, strangers) + pass(&self.inner, &outward, &[]);
+            close::elsewhere((self, inward, outward));
+            Ok(count)
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The traffic gate and the ways in which a pod's connections are handed over.
 //!
 //! Everything here talks netlink to the kernel from inside the pod's network namespace: no program is executed, because all of it runs inside or next to
-//! the freeze. Every function blocks for well under a millisecond on a quiet machine.
+//! the freeze. Every function blocks for well under a millisecond on a quiet machine; what the kernel takes longer to close is closed aside ([`close`]).
 //!
 //! ```text
 //!               pod's network namespace
@@ -25,6 +25,7 @@ pub mod addresses;
 #[cfg(test)]
 mod anchor_tests;
 pub mod attachment;
+pub mod close;
 pub mod echo;
 mod error;
 pub mod gate;

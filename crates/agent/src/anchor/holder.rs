@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use godwit_network::{Attachment, Gate, Hold, Mirror, addresses, echo, links, sockets, sockets::Untaken};
+use godwit_network::{Attachment, Gate, Hold, Mirror, addresses, close, echo, links, sockets, sockets::Untaken};
 use godwit_node::host::Host;
 use godwit_rpc::v1::{AnchorName, Failure, HeldReply};
 use serde::{Deserialize, Serialize};
@@ -238,11 +238,15 @@ impl Holder {
         let netns = self.host.path(&netns);
         let gate = Gate::new(&netns, pod_uid).map_err(|error| refused(&error))?;
         gate.narrow(&attachment.device).map_err(|error| refused(&error))?;
-        let end = Instant::now() + SETTLING;
-        while Instant::now() < end && sockets::unsettled(&netns).map_err(|error| refused(&error))? > 0 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
+        std::thread::scope(|scope| {
+            // The next change of rules would wait for what this one has taken away, in the freeze: it is waited for here.
+            scope.spawn(|| drop(gate));
+            let end = Instant::now() + SETTLING;
+            while Instant::now() < end && sockets::unsettled(&netns).map_err(|error| refused(&error))? > 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        })
     }
 
     fn keep(&self, pod_uid: &str, mut make: impl FnMut(&Entry, &Path, &Link) -> Result<Option<Hold>, godwit_network::Error>) -> Result<(), Failure> {
@@ -273,7 +277,7 @@ impl Holder {
                 Err(error) => tracing::warn!(pod = name.pod_uid, %error, "what was kept is lost; it will be sent again"),
             }
         }
-        entry.holds.clear();
+        close::elsewhere(std::mem::take(&mut entry.holds));
         entry.anchor.current = Some(link.target_pod_uid.clone());
         let (stays, others): (Vec<Link>, Vec<Link>) = entry.anchor.links.drain(..).partition(|known| *known == link);
         entry.anchor.links = stays;
@@ -292,6 +296,7 @@ impl Holder {
         let ips = anchor.attachment.ips.iter();
         let untaken: Vec<Untaken> = ips.filter_map(|ip| sockets::untaken(&netns, *ip).ok()).flatten().collect();
         gate.connect(&netns, &anchor.attachment.device, &link.device, &own_addresses(), &untaken).map_err(|error| refused(&error))?;
+        close::elsewhere(gate);
         // Nobody knows them at the target: their peers would wait for ever.
         if !untaken.is_empty()
             && let Err(error) = sockets::refuse(&netns, &untaken)
@@ -318,7 +323,7 @@ impl Holder {
     pub fn remove(&self, pod_uid: &str) -> Result<(), Failure> {
         let mut all = self.all();
         let Some(entry) = all.get_mut(pod_uid) else { return Ok(()) };
-        entry.holds.clear();
+        close::elsewhere(std::mem::take(&mut entry.holds));
         let netns = self.host.path(&entry.anchor.netns);
         for link in &entry.anchor.links {
             links::remove(&netns, &link.device).map_err(|error| refused(&error))?;

@@ -15,6 +15,7 @@ use std::{
     time::Instant,
 };
 
+use godwit_network::close;
 use godwit_node::{
     cgroup::Cgroup,
     volumes::{self, Changes, Side},
@@ -194,7 +195,10 @@ impl Subject {
         let (shapes, counts) = tokio::task::spawn_blocking(move || {
             grip.freeze()?;
             let shapes = grip.shapes()?;
-            grip.gate(&here.host)?.shut().map_err(|error| internal("cannot shut the traffic gate", error))?;
+            let gate = grip.gate(&here.host)?;
+            let outcome = gate.shut().map_err(|error| internal("cannot shut the traffic gate", error));
+            close::elsewhere(gate);
+            outcome?;
             let counts: Vec<(u32, u64)> = cgroups
                 .iter()
                 .map(|cgroup| {

@@ -20,7 +20,7 @@ use godwit_migration::{
     },
     timeline,
 };
-use godwit_network::Attachment;
+use godwit_network::{Attachment, Gate, close};
 use godwit_rpc::{
     logs,
     v1::{self, Anchored, Copied, FreezeReport, Migration, SwitchEvent, handoff_client::HandoffClient, switch_event},
@@ -424,6 +424,12 @@ impl Worker {
                 tracing::warn!(reason = why.reason, message = why.message, "connections that begin right now will be reset");
             }
         }
+        // What shuts it is at hand before anything stands still.
+        let gate = match self.with_grip(|grip, node| grip.gate(&node.host)).await {
+            Some(Ok(gate)) => gate,
+            Some(Err(why)) => return self.not_frozen(why),
+            None => return self.not_frozen(internal("cannot freeze", "the pod was not prepared")),
+        };
         self.next_step("freeze");
         self.hold_elsewhere();
         self.frozen_at = Some(Instant::now());
@@ -435,7 +441,7 @@ impl Worker {
             Ok(shapes) => {
                 self.shapes = shapes;
                 self.next_step("gate");
-                match self.with_grip(shut_traffic).await {
+                match self.with_grip(move |grip, node| shut(gate, grip, node)).await {
                     Some(Err(why)) => Event::FreezeFailed(convert::to_migration(why)),
                     _ => Event::Frozen,
                 }
@@ -445,6 +451,11 @@ impl Worker {
         self.point("frozen").await;
         self.end_step();
         self.session.feed(event);
+    }
+
+    fn not_frozen(&mut self, why: Failure) {
+        self.end_step();
+        self.session.feed(Event::FreezeFailed(convert::to_migration(why)));
     }
 
     /// Addresses of earlier pods live on in this one: what arrives for them is kept where it arrives. Nothing waits for that; what it comes too late for is sent again.
@@ -714,15 +725,25 @@ async fn anchors(node: &Arc<Node>, migration: &Migration, pod: &SourcePod) -> Re
 
 /// Shuts the gate, and keeps what arrives for a new pod.
 fn shut_traffic(grip: &Grip, node: &Node) -> Result<(), Failure> {
+    shut(grip.gate(&node.host)?, grip, node)
+}
+
+fn shut(gate: Gate, grip: &Grip, node: &Node) -> Result<(), Failure> {
     if let Err(why) = node.anchors.hold(grip.uid()) {
         tracing::warn!(reason = why.reason, message = why.message, "what arrives during the freeze is not kept; it will be sent again");
     }
-    grip.gate(&node.host)?.shut().map_err(|error| internal("cannot shut the traffic gate", error))
+    let outcome = gate.shut().map_err(|error| internal("cannot shut the traffic gate", error));
+    close::elsewhere(gate);
+    outcome
 }
 
 fn open_traffic(grip: &Grip, node: &Node) -> Result<(), Failure> {
     match grip.gate(&node.host) {
-        Ok(gate) => gate.open().map_err(|error| internal("cannot open the traffic gate", error)),
+        Ok(gate) => {
+            let outcome = gate.open().map_err(|error| internal("cannot open the traffic gate", error));
+            close::elsewhere(gate);
+            outcome
+        }
         // The sandbox is gone, and its rules with it.
         Err(_) => Ok(()),
     }
