@@ -11,6 +11,7 @@
 //! [`tracker`] says which pages have changed, [`read`] takes them, [`index`] remembers what the other side has, [`store`] is the other side, [`rounds`] decides how
 //! often. Nothing here knows of pods, networks or CRIU's images but for the layout of the store's files.
 
+mod changes;
 mod footprint;
 pub mod hazard;
 pub mod index;

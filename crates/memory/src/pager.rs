@@ -6,7 +6,7 @@
 //!           ── mremap, munmap, madvise, fork ──▶ event, the process waits until it was read ──▶ Pending follows
 //! ```
 //! The messages of the socket are CRIU's (criu/uffd.c), as are the events asked for. While an event waits to be read the kernel answers every copy with EAGAIN: nothing can
-//! be put where the process has just put something else, as long as a copy that was refused is looked up anew after the events.
+//! be put where the process has just put something else, as long as a copy that was refused is looked up anew after the events. Their order: [`crate::changes`].
 //!
 //! A page that is to be filled and cannot be is the end: the process must not go on with zeros in its place. The caller kills it; the userfaultfds are held until then, so
 //! that whoever touches such a page waits.
@@ -24,12 +24,15 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::time::TimeSpec;
 
+use crate::changes::{self, Change};
 use crate::pending::Pending;
 use crate::range::{PAGE, Range};
-use crate::sys::{self, Mapped};
+use crate::sys::{self, Mapped, Unreadable};
 
 /// Name of the table in the store's directory.
 pub const TABLE: &str = "pages.table";
+/// `UFFD_EVENT_PAGEFAULT`.
+const PAGEFAULT: u8 = 0x12;
 /// `LAZY_PAGES_RESTORE_FINISHED`.
 const FINISHED: i32 = 0x5253_5446;
 /// Bytes around a fault that are filled with it.
@@ -39,6 +42,8 @@ const STRIDE: u64 = 256 << 10;
 /// How long nothing is filled in order after a fault, or in a rest. A program that goes on touches the next page at once; it needs a processor for that, and may be much
 /// less entitled to one than this process is (a pod of the class BestEffort has a weight of 2, on nodes with cgroup v1, where this one has 1024).
 const LISTENING: TimeSpec = TimeSpec::new(0, 500_000);
+/// How soon it is looked again whether a process has done what it has told.
+const SETTLING: TimeSpec = TimeSpec::new(0, 50_000);
 /// After so much filling there is a rest, whether there are faults or not.
 const SPELL: Duration = Duration::from_millis(1);
 /// So long after the last stride there is another one, whatever faults there are: those that touch pages which are nobody's must not keep the others from being filled.
@@ -132,9 +137,17 @@ struct Filling {
     pending: Pending,
     /// Faults that could not be answered yet.
     faults: Vec<u64>,
+    /// What it has done since nothing changed, and `pending` does not say yet. Nothing is filled meanwhile.
+    changes: Vec<Change>,
     gone: bool,
     /// How often in a row nothing was mapped where a page belongs.
     unmapped: u32,
+}
+
+impl Filling {
+    fn new(process: i32, uffd: OwnedFd, pending: Pending) -> Self {
+        Self { process, uffd, pending, faults: Vec::new(), changes: Vec::new(), gone: false, unmapped: 0 }
+    }
 }
 
 /// What became of an attempt to put something.
@@ -161,7 +174,8 @@ pub struct Filled {
 /// # Errors
 /// A page that cannot be filled.
 pub fn serve(listener: &UnixListener, directory: &Path) -> Result<Filled, (io::Error, impl Sized + use<>)> {
-    let mut pager = Pager { directory: directory.to_owned(), source: None, stream: None, fillings: Vec::new(), finished: false, done: Filled::default() };
+    let mut pager =
+        Pager { directory: directory.to_owned(), source: None, stream: None, unreadable: None, fillings: Vec::new(), finished: false, done: Filled::default() };
     match pager.run(listener) {
         Ok(()) => Ok(pager.done),
         Err(error) => Err((error, Box::new(pager))),
@@ -172,6 +186,8 @@ struct Pager {
     directory: PathBuf,
     source: Option<Source>,
     stream: Option<UnixStream>,
+    /// Made when it is first asked what is where.
+    unreadable: Option<Unreadable>,
     fillings: Vec<Filling>,
     finished: bool,
     done: Filled,
@@ -184,13 +200,16 @@ impl Pager {
         let (mut listening, mut rested, mut filled) = (false, Instant::now(), Instant::now());
         loop {
             // With nothing to do in the background: wait.
-            let busy = self.finished && self.fillings.iter().any(|filling| !filling.pending.is_empty() || !filling.faults.is_empty());
+            let busy =
+                self.finished && self.fillings.iter().any(|filling| !filling.pending.is_empty() || !filling.faults.is_empty() || !filling.changes.is_empty());
+            let unsettled = self.fillings.iter().any(|filling| !filling.changes.is_empty());
             if self.finished && !busy {
                 return Ok(());
             }
             let retry = self.fillings.iter().any(|filling| !filling.faults.is_empty());
             let rest = listening || rested.elapsed() >= SPELL;
             self.wait(match (busy, retry) {
+                _ if unsettled => Some(SETTLING),
                 (true, _) if rest => Some(LISTENING),
                 (true, _) => Some(TimeSpec::new(0, 0)),
                 (false, true) => Some(TimeSpec::new(0, 1_000_000)),
@@ -254,44 +273,32 @@ impl Pager {
             Some(source) => source,
             None => self.source.insert(Source::open(&self.directory)?),
         };
-        self.fillings.push(Filling { process, uffd, pending: source.pending(process), faults: Vec::new(), gone: false, unmapped: 0 });
+        self.fillings.push(Filling::new(process, uffd, source.pending(process)));
         Ok(())
     }
 
     /// Takes the events of a process, then answers its faults.
     fn hear(&mut self, at: usize) -> io::Result<()> {
-        let mut born = Vec::new();
         let filling = &mut self.fillings[at];
         while let Some(message) = sys::uffd_message(filling.uffd.as_fd())? {
-            let word = |at: usize| message.get(at..at + 8).and_then(|word| word.try_into().ok()).map_or(0, u64::from_le_bytes);
-            // struct uffd_msg: event at 0, arg at 8.
-            match message[0] {
-                0x12 => {
-                    // UFFD_EVENT_PAGEFAULT: flags, address.
-                    self.done.faults += 1;
-                    filling.faults.push(word(16) & !(PAGE - 1));
-                }
-                0x13 => {
-                    // UFFD_EVENT_FORK: a descriptor for the child, which has what its parent has.
-                    let number = i32::from_le_bytes([message[8], message[9], message[10], message[11]]);
-                    born.push(Filling {
-                        process: filling.process,
-                        uffd: sys::take_descriptor(number)?,
-                        pending: filling.pending.clone(),
-                        faults: Vec::new(),
-                        gone: false,
-                        unmapped: 0,
-                    });
-                }
-                // UFFD_EVENT_REMAP: from, to, length.
-                0x14 => filling.pending.shift(word(8), word(16), word(24)),
-                // UFFD_EVENT_REMOVE, UFFD_EVENT_UNMAP: start, end.
-                0x15 | 0x16 => filling.pending.drop(word(8), word(16)),
-                other => return Err(io::Error::other(format!("an unknown event {other:#x} of userfaultfd"))),
+            if message[0] == PAGEFAULT {
+                // Flags at 8, the address at 16.
+                let address = message[16..24].try_into().map_or(0, u64::from_le_bytes);
+                self.done.faults += 1;
+                filling.faults.push(address & !(PAGE - 1));
+            } else {
+                filling.changes.push(Change::read(&message)?);
             }
         }
-        let faults = std::mem::take(&mut filling.faults);
-        self.fillings.extend(born);
+        match self.settle(at)? {
+            Put::Done => {}
+            Put::Later => return Ok(()),
+            Put::Gone => {
+                self.fillings[at].gone = true;
+                return Ok(());
+            }
+        }
+        let faults = std::mem::take(&mut self.fillings[at].faults);
         for address in faults {
             let put = match self.fillings[at].pending.at(address) {
                 Some((end, origin)) => self.copy(at, address, end.min(address + CLUSTER), origin)?,
@@ -309,8 +316,46 @@ impl Pager {
         Ok(())
     }
 
+    /// Follows what a process has done, when all of it is told.
+    fn settle(&mut self, at: usize) -> io::Result<Put> {
+        let filling = &mut self.fillings[at];
+        if filling.changes.is_empty() {
+            return Ok(Put::Done);
+        }
+        let unreadable = match &self.unreadable {
+            Some(unreadable) => unreadable,
+            None => self.unreadable.insert(Unreadable::new()?),
+        };
+        match changes::order(&mut filling.changes, |address| unreadable.occupied(filling.uffd.as_fd(), address)) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Put::Later),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(Put::Gone),
+            Err(error) => return Err(error),
+        }
+        let mut born: Vec<Filling> = Vec::new();
+        for change in std::mem::take(&mut filling.changes) {
+            for child in &mut born {
+                // It may have been done before the fork, and told after it: then the child is as if it had done it itself.
+                let at = |address: u64| unreadable.occupied(child.uffd.as_fd(), address).ok().flatten();
+                let left = change.left().is_some_and(|range| at(range.start) == Some(false));
+                if left && change.reached().is_none_or(|range| at(range.start) == Some(true)) {
+                    child.pending.follow(&change);
+                }
+            }
+            filling.pending.follow(&change);
+            if let Change::Forked(uffd) = change {
+                born.push(Filling::new(filling.process, uffd, filling.pending.clone()));
+            }
+        }
+        self.fillings.extend(born);
+        Ok(Put::Done)
+    }
+
     /// Fills the next pages of a process.
     fn fill(&mut self, at: usize) -> io::Result<()> {
+        if !self.fillings[at].changes.is_empty() {
+            return Ok(());
+        }
         let Some((start, end, origin)) = self.fillings[at].pending.first() else { return Ok(()) };
         if let Put::Gone = self.copy(at, start, end.min(start + STRIDE), origin)? {
             self.fillings[at].gone = true;

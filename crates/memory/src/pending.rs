@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::Range;
+use crate::changes::Change;
 
 /// By first address: the end, and the first address in the frozen process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +50,15 @@ impl Pending {
     #[must_use]
     pub fn first(&self) -> Option<(u64, u64, u64)> {
         self.parts.first_key_value().map(|(start, (end, origin))| (*start, *end, *origin))
+    }
+
+    /// What the process has done.
+    pub fn follow(&mut self, change: &Change) {
+        match change {
+            Change::Moved { from, to } => self.shift(from.start, *to, from.len()),
+            Change::Unmapped(range) | Change::Emptied(range) => self.drop(range.start, range.end),
+            Change::Forked(_) => {}
+        }
     }
 
     /// These addresses need nothing any more.

@@ -231,6 +231,46 @@ pub fn uffd_wake(uffd: BorrowedFd<'_>, address: u64) -> io::Result<()> {
     check(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_WAKE, argument.as_mut_ptr()) }).map(drop)
 }
 
+/// A page of this process that nobody can read: what is asked for to be copied from it never is.
+#[derive(Debug)]
+pub struct Unreadable(*mut libc::c_void);
+
+// SAFETY: an address that is never read or written.
+unsafe impl Send for Unreadable {}
+
+impl Unreadable {
+    /// Makes it.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: a new mapping where the kernel likes it touches nothing that exists.
+        let page = unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+        if page == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self(page)) }
+    }
+
+    /// Whether memory of this userfaultfd is at an address of the other process; `None` while it changes its memory and has not told, or has not heard that it was heard.
+    /// A copy that fails: the kernel looks for changes first, then for the memory, and then reads what is to be copied (`userfaultfd_copy`, `mfill_atomic`).
+    pub fn occupied(&self, uffd: BorrowedFd<'_>, address: u64) -> io::Result<Option<bool>> {
+        let mut argument = [address, self.0 as u64, 4096, 0, 0];
+        // SAFETY: as in `uffd_copy`; `src` is a mapping of ours that cannot be read, so nothing is put anywhere.
+        let result = check(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_COPY, argument.as_mut_ptr()) });
+        match answered(result, argument[4].cast_signed()) {
+            Ok(_) => Err(io::Error::other("a page that cannot be read was copied")),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => Ok(None),
+                Some(libc::EFAULT | libc::EEXIST) => Ok(Some(true)),
+                Some(libc::ENOENT | libc::EINVAL) => Ok(Some(false)),
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+impl Drop for Unreadable {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`.
+        unsafe { libc::munmap(self.0, 4096) };
+    }
+}
+
 /// The kernel says in the argument what was done, or a negative error number; a partial copy ends with EAGAIN and a positive count.
 fn answered(result: io::Result<libc::c_int>, done: i64) -> io::Result<u64> {
     match (result, u64::try_from(done)) {
