@@ -29,7 +29,7 @@ use std::path::Path;
 use crate::netlink::{self, APPEND, CREATE, DUMP, Message, Socket, attributes};
 use crate::nft::{Batch, Chain, DELTABLE, Family, GETTABLE, NEWRULE, NEWTABLE, accept, and, compare, drop_it, expression, load, meta, payload};
 use crate::sockets::Untaken;
-use crate::{Error, addresses, links, netns};
+use crate::{Error, addresses, close, links, netns};
 
 const PREFIX: &str = "godwit-";
 const PRIORITY: i32 = -500;
@@ -85,6 +85,16 @@ impl Gate {
             m.text(1, &self.table).text(2, "new").nested(4, |m| drop_it(begins(compare(meta(m, L4PROTO), 0, &[TCP]))))
         });
         batch.commit(&self.socket, "hold new connections back")
+    }
+
+    /// Changes the rules for the last time; nobody waits until the socket is closed ([`close`]).
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn last(self, change: impl FnOnce(&Self) -> Result<(), Error>) -> Result<(), Error> {
+        let outcome = change(&self);
+        close::elsewhere(self);
+        outcome
     }
 
     /// Shuts the gate. Shut already: nothing changes.

@@ -295,8 +295,7 @@ impl Holder {
         let gate = Gate::new(&netns, &anchor.name.pod_uid).map_err(|error| refused(&error))?;
         let ips = anchor.attachment.ips.iter();
         let untaken: Vec<Untaken> = ips.filter_map(|ip| sockets::untaken(&netns, *ip).ok()).flatten().collect();
-        gate.connect(&netns, &anchor.attachment.device, &link.device, &own_addresses(), &untaken).map_err(|error| refused(&error))?;
-        close::elsewhere(gate);
+        gate.last(|gate| gate.connect(&netns, &anchor.attachment.device, &link.device, &own_addresses(), &untaken)).map_err(|error| refused(&error))?;
         // Nobody knows them at the target: their peers would wait for ever.
         if !untaken.is_empty()
             && let Err(error) = sockets::refuse(&netns, &untaken)

@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use godwit_network::close;
+use godwit_network::Gate;
 use godwit_node::{
     cgroup::Cgroup,
     volumes::{self, Changes, Side},
@@ -195,10 +195,7 @@ impl Subject {
         let (shapes, counts) = tokio::task::spawn_blocking(move || {
             grip.freeze()?;
             let shapes = grip.shapes()?;
-            let gate = grip.gate(&here.host)?;
-            let outcome = gate.shut().map_err(|error| internal("cannot shut the traffic gate", error));
-            close::elsewhere(gate);
-            outcome?;
+            grip.gate(&here.host)?.last(Gate::shut).map_err(|error| internal("cannot shut the traffic gate", error))?;
             let counts: Vec<(u32, u64)> = cgroups
                 .iter()
                 .map(|cgroup| {

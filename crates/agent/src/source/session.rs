@@ -20,7 +20,7 @@ use godwit_migration::{
     },
     timeline,
 };
-use godwit_network::{Attachment, Gate, close};
+use godwit_network::{Attachment, Gate};
 use godwit_rpc::{
     logs,
     v1::{self, Anchored, Copied, FreezeReport, Migration, SwitchEvent, handoff_client::HandoffClient, switch_event},
@@ -732,18 +732,12 @@ fn shut(gate: Gate, grip: &Grip, node: &Node) -> Result<(), Failure> {
     if let Err(why) = node.anchors.hold(grip.uid()) {
         tracing::warn!(reason = why.reason, message = why.message, "what arrives during the freeze is not kept; it will be sent again");
     }
-    let outcome = gate.shut().map_err(|error| internal("cannot shut the traffic gate", error));
-    close::elsewhere(gate);
-    outcome
+    gate.last(Gate::shut).map_err(|error| internal("cannot shut the traffic gate", error))
 }
 
 fn open_traffic(grip: &Grip, node: &Node) -> Result<(), Failure> {
     match grip.gate(&node.host) {
-        Ok(gate) => {
-            let outcome = gate.open().map_err(|error| internal("cannot open the traffic gate", error));
-            close::elsewhere(gate);
-            outcome
-        }
+        Ok(gate) => gate.last(Gate::open).map_err(|error| internal("cannot open the traffic gate", error)),
         // The sandbox is gone, and its rules with it.
         Err(_) => Ok(()),
     }
