@@ -84,7 +84,7 @@ else
 endif
 
 # What runs on the routed network too: parts of scenarios' names.
-ROUTED := pod-network bare-pod connections tunnel redis http-server loopback deployment kubectl-afterwards there-and-back
+ROUTED := pod-network bare-pod connections same-address tunnel redis http-server loopback deployment kubectl-afterwards there-and-back
 ROUTED_BRIEFLY := pod-network bare-pod http-server
 
 .PHONY: test-routed
@@ -118,11 +118,11 @@ report-check: build ## Pages of `kubectl migrate report` in a real browser: both
 
 .PHONY: bench
 bench: image lab ## Measures; writes benches/results/latest.json and prints it as a table.
-	@cargo run --release --locked --quiet -p godwit-demo --bin bench
+	@cargo run --release --locked --quiet -p godwit-demo --bin bench -- $(ANEW) $(WHAT)
 
 .PHONY: bench-quick
 bench-quick: image lab ## The same with fewer samples, in some minutes.
-	@cargo run --release --locked --quiet -p godwit-demo --bin bench -- --quick
+	@cargo run --release --locked --quiet -p godwit-demo --bin bench -- --quick $(ANEW) $(WHAT)
 
 .PHONY: bench-images
 bench-images: bootstrap ## Reads CRIU's images with Godwit and with crit: time, memory, ratios. As root; installs crit in a root of its own.

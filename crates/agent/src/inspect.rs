@@ -109,6 +109,7 @@ fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Fai
     let memory = godwit_memory::footprint(&pids);
     (reply.resident_bytes, reply.private_bytes) = (memory.rss, memory.anon);
     reply.forked_bytes = memory.anon_each.saturating_sub(memory.anon);
+    reply.guards = pids.iter().any(|pid| has_guards(*pid));
     reply.stop_and_copy = untrackable(&pids).or(too_much).unwrap_or_default();
     if let Some(first) = pod.containers.first() {
         let connections = process::connections(first.pid).map_err(|error| internal("cannot list connections", error))?;
@@ -129,6 +130,12 @@ fn shares_too_much(name: &str, pids: &[i32], limit: u64) -> Option<String> {
     (memory.anon_each > memory.anon && memory.anon_each > source::memory::usable(limit)).then(|| {
         format!("the processes of container {name} share {} MiB and would exceed its memory limit if each had its own", (memory.anon_each - memory.anon) >> 20)
     })
+}
+
+/// Whether a process has guard regions. One that has just ended has none.
+fn has_guards(pid: i32) -> bool {
+    let (Ok(support), Ok(maps)) = (godwit_memory::scan::Support::probe(), godwit_memory::maps::of(pid)) else { return false };
+    support.has_guards(pid, &maps).unwrap_or(false)
 }
 
 /// Why the memory of these processes cannot travel while they run.

@@ -36,6 +36,12 @@ const VEIL_IN_IMAGE: &str = "/usr/local/lib/libgodwit_veil.so";
 pub const VEIL_ON_NODE: &str = "/opt/godwit/lib/libgodwit_veil.so";
 /// Which runtime is below the wrapper, for the wrapper.
 const SETTINGS: &str = "/opt/godwit/etc/runtime.json";
+/// For how long a restart of the runtime waits for pods that are being started. One whose image cannot be pulled would hold it up for ever.
+const CALM_WITHIN: Duration = Duration::from_secs(15);
+/// So many looks in a row must see none.
+const CALM_LOOKS: u32 = 3;
+/// Between two looks.
+const CALM_PAUSE: Duration = Duration::from_millis(200);
 /// For how long a runtime may need to come back with the handler.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -104,7 +110,7 @@ pub async fn install(host: &Host) -> anyhow::Result<cri::Client> {
         return Ok(client);
     }
     tracing::info!(file = drop_in.path, runtime = drop_in.process, "runtime handler installed");
-    restart(host, drop_in.process).await?;
+    restart(&client, host).await?;
     match wait_for_handler(host, PATIENCE).await {
         Some(client) => Ok(client),
         None if client.kind() == Kind::Containerd => {
@@ -177,11 +183,15 @@ async fn wait_for_handler(host: &Host, patience: Duration) -> Option<cri::Client
     None
 }
 
-/// Restarts a service of the node: through systemd where it runs, else by ending the process for its supervisor to start it again.
+/// Restarts the node's container runtime, when no pod is being started if it can be: through systemd where it runs, else by ending the process for its supervisor to
+/// start it again.
 ///
 /// # Errors
 /// When there is no such process, or systemd refuses.
-pub async fn restart(host: &Host, process: &str) -> anyhow::Result<()> {
+pub async fn restart(client: &cri::Client, host: &Host) -> anyhow::Result<()> {
+    let process = drop_in(client.kind()).process;
+    // An answer that does not come holds nothing up.
+    let _ = tokio::time::timeout(CALM_WITHIN, wait_for_calm(client)).await;
     if host.path("/run/systemd/system").exists() {
         let status = host.command("systemctl", ["restart", process])?.status().await?;
         if !status.success() {
@@ -190,6 +200,19 @@ pub async fn restart(host: &Host, process: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     signal(host, process, Signal::SIGTERM).map_err(|error| anyhow::anyhow!("cannot restart {process}: {error}"))
+}
+
+/// Waits until no pod of the node is being started. A runtime that goes away between the kubelet's CreateContainer and StartContainer makes it give up the created container
+/// and start another beside it, which counts as a restart of a pod that has just come.
+async fn wait_for_calm(client: &cri::Client) {
+    let mut calm = 0;
+    while calm < CALM_LOOKS {
+        calm = match client.starting().await {
+            Ok(starting) if !starting.is_empty() => 0,
+            _ => calm + 1,
+        };
+        tokio::time::sleep(CALM_PAUSE).await;
+    }
 }
 
 /// Has a service of the node read its settings again.

@@ -51,6 +51,9 @@ use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::Sub
 /// Largest message of the contract, in bytes.
 const MESSAGE: usize = 8 << 20;
 
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+
 /// What is counted.
 static METRICS: std::sync::LazyLock<godwit_metrics::Agent> = std::sync::LazyLock::new(godwit_metrics::Agent::default);
 
@@ -107,13 +110,16 @@ async fn run() -> anyhow::Result<()> {
     if !no_anchor.is_empty() {
         tracing::warn!(why = no_anchor, "this node can have no anchor: connections of pods that leave it or come to it end");
     }
+    let no_segment = anchor::segment::why_not();
     let node = Arc::new(node::Node {
         name: arguments.node_name.clone(),
         ip: arguments.node_ip,
         address: std::net::SocketAddr::new(arguments.node_ip, arguments.port).to_string(),
         no_anchor,
+        no_segment,
         anchors: anchor::holder::Holder::load(journal.clone(), host.clone(), arguments.node_ip).context("cannot read the journal")?,
         mirrors: anchor::mirrors::Mirrors::load(&journal).context("cannot read the journal")?,
+        deaths: target::deaths::Deaths::default(),
         journal,
         host,
         cri,
@@ -126,11 +132,14 @@ async fn run() -> anyhow::Result<()> {
     }
     let registry = registry::Registry::load(node.clone()).context("cannot take up what the journal holds")?;
     checkpoint::grip::recover(&node).await.context("cannot take up what the journal holds")?;
-    let listener = tokio::net::TcpListener::bind((arguments.node_ip, arguments.port)).await.context("cannot listen")?;
-    let serve = tls::server()
-        .add_service(AgentServer::new(service::control::Control::new(registry.clone())).max_decoding_message_size(MESSAGE))
-        .add_service(HandoffServer::new(service::handoff::Peer::new(registry.clone())).max_decoding_message_size(MESSAGE))
-        .serve_with_incoming(tls::incoming(listener, credentials));
+    // The port is taken now, and answers only when the node is marked: that it answers is the pod's readiness.
+    let port = reserve(std::net::SocketAddr::new(arguments.node_ip, arguments.port)).context("cannot take the port")?;
+    let serve = |listener| {
+        tls::server()
+            .add_service(AgentServer::new(service::control::Control::new(registry.clone())).max_decoding_message_size(MESSAGE))
+            .add_service(HandoffServer::new(service::handoff::Peer::new(registry.clone())).max_decoding_message_size(MESSAGE))
+            .serve_with_incoming(tls::incoming(listener, credentials))
+    };
     if let Some(port) = arguments.metrics_port {
         let address = std::net::SocketAddr::new(arguments.node_ip, port);
         tokio::spawn(async move {
@@ -141,19 +150,32 @@ async fn run() -> anyhow::Result<()> {
     }
     let socket_path = node.host.path(SOCKET);
     let socket = socket::serve(&socket_path, node.host.path(CONTAINERS), registry.desk.clone());
-    tokio::spawn(target::consumed::keep_swept(node.host.clone()));
+    tokio::spawn(target::keep_swept(node.host.clone()));
     tokio::spawn(node.clone().sweep_mirrors());
     announce(&node).await.context("cannot label the node")?;
+    let listener = port.listen(BACKLOG).context("cannot listen")?;
     tracing::info!(node = node.name, runtime = node.cri.runtime_name(), "serving");
-    tokio::select! {
-        outcome = serve => outcome.context("the server ended"),
+    let outcome = tokio::select! {
+        outcome = serve(listener) => outcome.context("the server ended"),
         outcome = socket => outcome.context("the node's socket ended"),
         _ = tokio::signal::ctrl_c() => Ok(()),
         () = terminated() => match uninstall::is_wanted(&node, &arguments.namespace).await {
             true => uninstall::uninstall(&node, &registry).await,
             false => Ok(()),
         },
+    };
+    if node.deaths.end() {
+        tokio::time::sleep(2 * target::deaths::LOOK).await;
     }
+    outcome
+}
+
+/// Takes a port that nobody can connect to yet.
+fn reserve(address: std::net::SocketAddr) -> std::io::Result<tokio::net::TcpSocket> {
+    let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 /// Says on the node object that pods can come here and leave.

@@ -10,6 +10,7 @@ use crate::{
     anchor::{holder::Holder, mirrors::Mirrors},
     failure::failure,
     journal::Journal,
+    target::deaths::Deaths,
 };
 
 /// Largest message of the contract, in bytes.
@@ -25,10 +26,14 @@ pub struct Node {
     pub address: String,
     /// Why it cannot have an anchor; empty when it can.
     pub no_anchor: String,
+    /// Why an address cannot move here on its network segment, for all that this node's kernel says; empty when it can.
+    pub no_segment: String,
     /// Old pods whose addresses live on elsewhere.
     pub anchors: Holder,
     /// Addresses of old pods that live on here.
     pub mirrors: Mirrors,
+    /// Who kills pods that have just come.
+    pub deaths: Deaths,
     /// Its root and namespaces.
     pub host: Host,
     /// Its container runtime.

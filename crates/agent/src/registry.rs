@@ -11,6 +11,7 @@ use godwit_runtime::protocol::{Reply, Request};
 
 use crate::{
     checkpoint::{
+        cipher::Vault,
         grip,
         job::Job,
         restore::{Order, Restoration},
@@ -119,12 +120,13 @@ impl Registry {
     /// The checkpoint of this name, begun where it is not there yet.
     ///
     /// # Errors
-    /// When the pod is on its way, or another checkpoint of it is being made.
-    pub fn checkpoint(&self, checkpoint: &Checkpoint, pod_uid: &str) -> Result<Job<CheckpointMade>, Failure> {
+    /// When the pod is on its way, another checkpoint of it is being made, or the key is not there, which only its beginning needs.
+    pub fn checkpoint(&self, checkpoint: &Checkpoint, pod_uid: &str, vault: Result<Option<Vault>, Failure>) -> Result<Job<CheckpointMade>, Failure> {
         let mut checkpoints = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(keeping) = checkpoints.get(&checkpoint.uid) {
             return Ok(keeping.job.clone());
         }
+        let vault = vault?;
         if checkpoints.values().any(|keeping| keeping.pod_uid == pod_uid && !keeping.job.ended()) {
             return Err(being_checkpointed(pod_uid));
         }
@@ -142,7 +144,7 @@ impl Registry {
         checkpoints.insert(checkpoint.uid.clone(), Keeping { pod_uid: pod_uid.to_owned(), job: job.clone() });
         let (node, checkpoint, pod_uid, own) = (self.node.clone(), checkpoint.clone(), pod_uid.to_owned(), job.clone());
         tokio::spawn(async move {
-            let outcome = take(&node, &checkpoint, &pod_uid, &own).await;
+            let outcome = take(&node, &checkpoint, &pod_uid, vault, &own).await;
             if let Err(why) = &outcome {
                 tracing::warn!(checkpoint = checkpoint.name, namespace = checkpoint.namespace, reason = why.reason, message = why.message, "no checkpoint");
             }
@@ -165,7 +167,7 @@ impl Registry {
 
     /// The restore of this name, begun where it is not there yet.
     #[must_use]
-    pub fn restore(&self, order: Order) -> Arc<Restoration> {
+    pub fn restore(&self, order: Order, vault: Option<Vault>) -> Arc<Restoration> {
         let restoration = {
             let mut restorations = self.restorations.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(restoration) = restorations.get(&order.uid) {
@@ -174,7 +176,7 @@ impl Registry {
             if restorations.len() > REMEMBERED {
                 restorations.retain(|_, restoration| !restoration.job.ended());
             }
-            let restoration = Restoration::begin(self.node.clone(), self.desk.clone(), order);
+            let restoration = Restoration::begin(self.node.clone(), self.desk.clone(), order, vault);
             restorations.insert(restoration.order.uid.clone(), restoration.clone());
             restoration
         };

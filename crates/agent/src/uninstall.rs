@@ -82,7 +82,7 @@ async fn remove_handler(node: &Node) -> anyhow::Result<()> {
         remove(&node.host.path(folder))?;
     }
     if was_there {
-        install::restart(&node.host, drop_in.process).await.context("the runtime still knows the handler until it is restarted")?;
+        install::restart(&node.cri, &node.host).await.context("the runtime still knows the handler until it is restarted")?;
     }
     Ok(())
 }

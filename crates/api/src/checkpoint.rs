@@ -5,7 +5,7 @@
 //!       goes on                      one directory that every node mounts      ── PodRestore ──▶ another one …
 //! ```
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -36,13 +36,15 @@ fn shared() -> String {
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
     printcolumn = r#"{"name":"Node","type":"string","jsonPath":".status.node"}"#,
     printcolumn = r#"{"name":"Bytes","type":"integer","jsonPath":".status.bytes"}"#,
+    printcolumn = r#"{"name":"Encrypted-with","type":"string","jsonPath":".spec.encryption.secretName","priority":1}"#,
     printcolumn = r#"{"name":"Freeze-ms","type":"integer","jsonPath":".status.freezeMs"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.failure.reason"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[x_kube(
     validation = Rule::new("self.podName == oldSelf.podName").message("podName cannot be changed; make another PodCheckpoint"),
-    validation = Rule::new("(has(self.store) ? self.store : 'shared://') == (has(oldSelf.store) ? oldSelf.store : 'shared://')").message("store cannot be changed; make another PodCheckpoint")
+    validation = Rule::new("(has(self.store) ? self.store : 'shared://') == (has(oldSelf.store) ? oldSelf.store : 'shared://')").message("store cannot be changed; make another PodCheckpoint"),
+    validation = Rule::new("has(self.encryption) == has(oldSelf.encryption) && (!has(self.encryption) || self.encryption == oldSelf.encryption)").message("encryption cannot be changed; make another PodCheckpoint")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PodCheckpointSpec {
@@ -63,11 +65,49 @@ pub struct PodCheckpointSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub keep: Option<u32>,
+    /// Encrypt what is stored. Default: it is not encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+}
+
+fn default_key() -> String {
+    "key".to_owned()
+}
+
+/// Where the key of an encrypted checkpoint is. Whoever names it must be allowed `get` on that Secret.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Encryption {
+    /// A Secret in the namespace of this object.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(DNS_NAME).message("secretName must be the name of a Secret: lower-case letters, digits, '-' and '.'"))]
+    pub secret_name: String,
+    /// Which of its values is the key: 32 bytes, or base64 of 32 bytes.
+    #[serde(default = "default_key")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("key must be the name of a value in a Secret: letters, digits, '-', '_' and '.'"))]
+    pub key: String,
+}
+
+impl Encryption {
+    /// With the usual name of the value, `key`.
+    #[must_use]
+    pub fn with(secret: &str) -> Self {
+        Self { secret_name: secret.to_owned(), key: default_key() }
+    }
+}
+
+/// What an encrypted checkpoint was encrypted with.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Encrypted {
+    /// Names the key, and tells nothing about it: the first eight bytes of a hash of it, in hexadecimal.
+    pub key_id: String,
 }
 
 impl Default for PodCheckpointSpec {
     fn default() -> Self {
-        Self { pod_name: String::new(), store: shared(), ttl_seconds: None, keep: None }
+        Self { pod_name: String::new(), store: shared(), ttl_seconds: None, keep: None, encryption: None }
     }
 }
 
@@ -115,6 +155,9 @@ pub struct PodCheckpointStatus {
     /// What the controller's key (Secret godwit-ca) makes of this object's UID, the digest and the pod: proves that a checkpoint is as it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<String>,
+    /// What it is encrypted with, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encrypted>,
     /// Bytes stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
@@ -198,6 +241,9 @@ pub struct PodRestoreSpec {
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new(DNS_NAME).message("nodeName must be the name of a node: lower-case letters, digits, '-' and '.'"))]
     pub node_name: Option<String>,
+    /// Where the key of an encrypted checkpoint is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
 }
 
 /// Where a restore stands.
@@ -252,4 +298,7 @@ pub struct PodRestoreStatus {
     /// When it ran, or had failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
+    /// `Healthy`: whether the new pod still ran ten seconds later, and who or what ended it if not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
 }

@@ -42,7 +42,8 @@ pub(crate) const DNS_NAME: &str = r"self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?
     validation = Rule::new("has(self.memory) == has(oldSelf.memory) && (!has(self.memory) || self.memory == oldSelf.memory)").message("memory cannot be changed; make another PodMigration"),
     validation = Rule::new("has(self.freezeBudgetMs) == has(oldSelf.freezeBudgetMs) && (!has(self.freezeBudgetMs) || self.freezeBudgetMs == oldSelf.freezeBudgetMs)").message("freezeBudgetMs cannot be changed"),
     validation = Rule::new("has(self.bandwidthMiB) == has(oldSelf.bandwidthMiB) && (!has(self.bandwidthMiB) || self.bandwidthMiB == oldSelf.bandwidthMiB)").message("bandwidthMiB cannot be changed"),
-    validation = Rule::new("has(self.ifNotConverging) == has(oldSelf.ifNotConverging) && (!has(self.ifNotConverging) || self.ifNotConverging == oldSelf.ifNotConverging)").message("ifNotConverging cannot be changed")
+    validation = Rule::new("has(self.ifNotConverging) == has(oldSelf.ifNotConverging) && (!has(self.ifNotConverging) || self.ifNotConverging == oldSelf.ifNotConverging)").message("ifNotConverging cannot be changed"),
+    validation = Rule::new("has(self.compression) == has(oldSelf.compression) && (!has(self.compression) || self.compression == oldSelf.compression)").message("compression cannot be changed")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PodMigrationSpec {
@@ -89,9 +90,24 @@ pub struct PodMigrationSpec {
     #[serde(default, rename = "bandwidthMiB", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub bandwidth_mib: Option<u32>,
+    /// Whether memory that travels while the pod runs is compressed (zstd). Default: Auto.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
     /// What to do when the pod changes its memory as fast as it travels, so that what is left will not fit the freeze budget. Default: LongerFreeze.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_not_converging: Option<NotConverging>,
+}
+
+/// Whether memory is compressed on its way.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// Where the network, or the bandwidth that is allowed, is what takes the time, and as long as more memory gets across by it.
+    #[default]
+    Auto,
+    /// All that gets smaller by it.
+    Always,
+    /// Nothing.
+    Never,
 }
 
 /// What becomes of a migration whose memory does not get less.

@@ -62,13 +62,16 @@ fn rules_are_there() {
     let migration = schema("podmigrations.godwit.dev");
     let spec = &migration["properties"]["spec"];
     assert_eq!(spec["required"], serde_json::json!(["podName"]));
-    assert_eq!(spec["x-kubernetes-validations"].as_array().unwrap().len(), 13);
+    assert_eq!(spec["x-kubernetes-validations"].as_array().unwrap().len(), 14);
     assert_eq!(spec["properties"]["podName"]["maxLength"], 253);
     assert!(spec["properties"]["podName"]["x-kubernetes-validations"].is_array());
     assert!(spec["properties"]["targetNode"]["x-kubernetes-validations"].is_array());
     let checkpoint = &schema("podcheckpoints.godwit.dev")["properties"];
     assert_eq!(checkpoint["spec"]["required"], serde_json::json!(["podName"]));
-    assert_eq!(checkpoint["spec"]["x-kubernetes-validations"].as_array().unwrap().len(), 2);
+    assert_eq!(checkpoint["spec"]["x-kubernetes-validations"].as_array().unwrap().len(), 3);
+    let encryption = &checkpoint["spec"]["properties"]["encryption"];
+    assert_eq!((&encryption["required"], &encryption["properties"]["key"]["default"]), (&serde_json::json!(["secretName"]), &serde_json::json!("key")));
+    assert!(encryption["properties"]["secretName"]["x-kubernetes-validations"].is_array());
     assert_eq!(checkpoint["spec"]["properties"]["store"]["x-kubernetes-validations"][0]["rule"], "self == 'shared://'");
     assert_eq!(checkpoint["status"]["properties"]["pod"]["x-kubernetes-preserve-unknown-fields"], true);
     let restore = schema("podrestores.godwit.dev");

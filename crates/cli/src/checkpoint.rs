@@ -17,7 +17,7 @@ use kube::{Api, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use godwit_api::checkpoint::{CheckpointPhase, RestorePhase};
+use godwit_api::checkpoint::{CheckpointPhase, Encrypted, Encryption, RestorePhase};
 use godwit_api::migration::Failure;
 use godwit_api::{PodCheckpoint, PodCheckpointSpec, PodRestore, PodRestoreSpec};
 
@@ -42,6 +42,7 @@ pub async fn checkpoint(order: &Checkpoint, place: &Place) -> Result<u8, Error> 
         pod_name: pod.to_owned(),
         ttl_seconds: order.ttl.map(|time| u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX)),
         keep: order.keep,
+        encryption: order.encrypt_with.as_deref().map(secret),
         ..PodCheckpointSpec::default()
     };
     let mut object = PodCheckpoint::new("", spec);
@@ -52,8 +53,9 @@ pub async fn checkpoint(order: &Checkpoint, place: &Place) -> Result<u8, Error> 
     let status = last.status.clone().unwrap_or_default();
     show(place, &last, || match (status.phase, &status.failure) {
         (CheckpointPhase::Complete, _) => format!(
-            "✔ checkpoint {name} of pod {pod}: {}. The pod stood still for {} ms and goes on.\n  restore it: kubectl migrate restore {name} -n {}",
+            "✔ checkpoint {name} of pod {pod}: {}{}. The pod stood still for {} ms and goes on.\n  restore it: kubectl migrate restore {name} -n {}",
             text::bytes(status.bytes.unwrap_or_default()),
+            if status.encryption.is_some() { ", encrypted" } else { "" },
             status.freeze_ms.unwrap_or_default(),
             cluster.namespace
         ),
@@ -70,7 +72,15 @@ pub async fn checkpoint(order: &Checkpoint, place: &Place) -> Result<u8, Error> 
 pub async fn restore(order: &Restore, place: &Place) -> Result<u8, Error> {
     let cluster = Cluster::connect(&place.at).await?;
     let api: Api<PodRestore> = Api::namespaced(cluster.client().clone(), &cluster.namespace);
-    let spec = PodRestoreSpec { checkpoint_name: order.checkpoint.clone(), pod_name: order.name.clone(), node_name: order.node.clone() };
+    let encryption = match &order.decrypt_with {
+        Some(named) => Some(secret(named)),
+        // Who may not see it is told so by the order itself.
+        None => {
+            let kept: Api<PodCheckpoint> = Api::namespaced(cluster.client().clone(), &cluster.namespace);
+            kept.get(&order.checkpoint).await.ok().and_then(|kept| kept.spec.encryption)
+        }
+    };
+    let spec = PodRestoreSpec { checkpoint_name: order.checkpoint.clone(), pod_name: order.name.clone(), node_name: order.node.clone(), encryption };
     let mut object = PodRestore::new("", spec);
     object.metadata = metadata(None, &order.checkpoint);
     let ordered = api.create(&PostParams::default(), &object).await?;
@@ -131,7 +141,7 @@ pub async fn checkpoints(what: Option<&Kept>, place: &Place) -> Result<u8, Error
 async fn list(api: &Api<PodCheckpoint>, everywhere: bool, namespace: &str, place: &Place) -> Result<u8, Error> {
     let mut found = api.list(&ListParams::default()).await?.items;
     found.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
-    let head = ["NAME", "POD", "PHASE", "NODE", "SIZE", "FREEZE", "MADE", "WHY"];
+    let head = ["NAME", "POD", "PHASE", "NODE", "SIZE", "KEY", "FREEZE", "MADE", "WHY"];
     table::list(&found, "checkpoints", (everywhere, namespace, place.output), head, |object| {
         let status = object.status.clone().unwrap_or_default();
         [
@@ -140,6 +150,7 @@ async fn list(api: &Api<PodCheckpoint>, everywhere: bool, namespace: &str, place
             format!("{:?}", status.phase),
             status.node.unwrap_or_default(),
             status.bytes.map(text::bytes).unwrap_or_default(),
+            status.encryption.map(|encrypted| encrypted.key_id).unwrap_or_default(),
             status.freeze_ms.map(|ms| text::time(i64::from(ms) * 1000)).unwrap_or_default(),
             status.completion_time.map(|time| time.0.to_string()).unwrap_or_default(),
             status.failure.map(|failure| failure.reason).unwrap_or_default(),
@@ -165,6 +176,7 @@ fn describe(object: &PodCheckpoint) -> String {
     line("Size", status.bytes.map(|bytes| format!("{} in {} files", text::bytes(bytes), status.files.unwrap_or_default())).unwrap_or_default());
     line("Store", status.path.map(|path| format!("{}{path}", object.spec.store)).unwrap_or_default());
     line("Digest", status.digest.unwrap_or_default());
+    line("Encrypted", object.spec.encryption.as_ref().map(|named| encrypted(named, status.encryption.as_ref())).unwrap_or_default());
     line("Stays", object.spec.ttl_seconds.map(|seconds| format!("{seconds} s")).unwrap_or_default());
     for container in status.containers {
         line("Container", format!("{}: {}, images {}", container.name, text::count(container.processes, "process", "processes"), text::bytes(container.bytes)));
@@ -177,6 +189,19 @@ fn describe(object: &PodCheckpoint) -> String {
         line("What to do", why.remedy);
     }
     lines.trim_end().to_owned()
+}
+
+/// `SECRET` or `SECRET/VALUE`.
+fn secret(named: &str) -> Encryption {
+    match named.split_once('/') {
+        Some((secret, key)) => Encryption { key: key.to_owned(), ..Encryption::with(secret) },
+        None => Encryption::with(named),
+    }
+}
+
+fn encrypted(named: &Encryption, by: Option<&Encrypted>) -> String {
+    let id = by.map(|by| format!("key {}, ", by.key_id)).unwrap_or_default();
+    format!("{id}{} of Secret {}", named.key, named.secret_name)
 }
 
 fn metadata(name: Option<&str>, base: &str) -> ObjectMeta {
@@ -249,8 +274,8 @@ mod tests {
     fn a_checkpoint_is_described() {
         let object: PodCheckpoint = serde_json::from_value(serde_json::json!({
             "apiVersion": "godwit.dev/v1alpha1", "kind": "PodCheckpoint", "metadata": {"name": "web-1", "namespace": "shop"},
-            "spec": {"podName": "web", "store": "shared://", "ttlSeconds": 60},
-            "status": {"phase": "Complete", "node": "a", "path": "shop/web-1-u", "bytes": 1_048_576, "files": 40, "freezeMs": 87,
+            "spec": {"podName": "web", "store": "shared://", "ttlSeconds": 60, "encryption": {"secretName": "vault"}},
+            "status": {"phase": "Complete", "node": "a", "path": "shop/web-1-u", "bytes": 1_048_576, "files": 40, "freezeMs": 87, "encryption": {"keyId": "0011223344556677"},
                 "containers": [{"name": "main", "processes": 1, "bytes": 1024}], "completionTime": "2026-01-01T00:00:00Z"}}))
         .unwrap();
         let text = describe(&object);
@@ -260,6 +285,7 @@ mod tests {
             "Store:     shared://shop/web-1-u",
             "Container: main: 1 process, images 1 KiB",
             "Freeze:    87 ms",
+            "Encrypted: key 0011223344556677, key of Secret vault",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

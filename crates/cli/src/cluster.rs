@@ -12,7 +12,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::json;
 
-use godwit_api::migration::{MemoryStrategy, Network, NotConverging, PodMigrationSpec};
+use godwit_api::migration::{Compression, MemoryStrategy, Network, NotConverging, PodMigrationSpec};
 use godwit_api::{PodMigration, names};
 
 use crate::error::{Error, innermost};
@@ -90,6 +90,11 @@ impl Cluster {
                 }),
                 freeze_budget_ms: pod.freeze_budget,
                 bandwidth_mib: pod.bandwidth,
+                compression: pod.compression.map(|what| match what {
+                    options::Compression::Auto => Compression::Auto,
+                    options::Compression::Always => Compression::Always,
+                    options::Compression::Never => Compression::Never,
+                }),
                 if_not_converging: pod.if_not_converging.map(|what| match what {
                     options::NotConverging::LongerFreeze => NotConverging::LongerFreeze,
                     options::NotConverging::GiveUp => NotConverging::GiveUp,
@@ -184,6 +189,7 @@ impl Cluster {
             memory: None,
             freeze_budget: None,
             bandwidth: None,
+            compression: None,
             if_not_converging: None,
             network: options::Network::Auto,
             no_wait: true,

@@ -221,6 +221,9 @@ pub struct Pod {
     /// What memory may use of the network while the pod runs, in MiB a second
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub bandwidth: Option<u32>,
+    /// Whether memory is compressed on its way
+    #[arg(long, value_name = "WHETHER", value_enum)]
+    pub compression: Option<Compression>,
     /// What to do when the pod changes its memory as fast as it travels
     #[arg(long, value_name = "WHAT", value_enum)]
     pub if_not_converging: Option<NotConverging>,
@@ -245,6 +248,9 @@ pub struct Checkpoint {
     /// Delete older checkpoints of this pod, so that only so many stay
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub keep: Option<u32>,
+    /// Encrypt it with a key from a Secret of the namespace: its value `key`, or the one that is named; 32 bytes, or base64 of them
+    #[arg(long, value_name = "SECRET[/VALUE]")]
+    pub encrypt_with: Option<String>,
     /// Only order it
     #[arg(long)]
     pub no_wait: bool,
@@ -304,6 +310,9 @@ pub struct Restore {
     /// Node of the new pod; without it the scheduler chooses
     #[arg(long, value_name = "NODE")]
     pub node: Option<String>,
+    /// The Secret with the key of an encrypted checkpoint; without it the one that it was encrypted with
+    #[arg(long, value_name = "SECRET[/VALUE]")]
+    pub decrypt_with: Option<String>,
     /// Only order it
     #[arg(long)]
     pub no_wait: bool,
@@ -355,7 +364,7 @@ pub enum Network {
     /// The best that both nodes can do
     #[default]
     Auto,
-    /// The target gets the same address
+    /// The old address moves into the new pod, on a network segment that both nodes share
     KeepAddress,
     /// The old address lives on in the new pod, through the old pod's sandbox
     Anchor,
@@ -383,6 +392,17 @@ pub enum Memory {
     PreCopy,
     /// After the pod runs at the target (not built yet)
     PostCopy,
+}
+
+/// Whether memory is compressed on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Compression {
+    /// Where the network is what takes the time
+    Auto,
+    /// All that gets smaller by it
+    Always,
+    /// Nothing
+    Never,
 }
 
 /// What becomes of a migration whose memory does not get less.

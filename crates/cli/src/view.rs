@@ -78,8 +78,12 @@ pub fn lines(object: &PodMigration) -> Vec<Line> {
         };
         lines.push(line("settle", timed(&text, done.then(|| spent(&status, Phase::Settling)).flatten()), done));
     }
+    if let Some(ill) = status.conditions.iter().find(|condition| condition.type_ == "Healthy" && condition.status == "False") {
+        lines.push(line("after", ill.message.clone(), true));
+    }
     if let Some(anchor) = &status.anchor {
-        lines.push(line("anchor", self::anchor(anchor), true));
+        let moved = status.plan.as_ref().is_some_and(|plan| plan.network == "KeepAddress");
+        lines.push(line("anchor", self::anchor(anchor, moved), true));
     }
     lines
 }
@@ -121,9 +125,13 @@ pub fn plan(plan: &PlanSummary) -> String {
     )
 }
 
-fn anchor(anchor: &Anchor) -> String {
+/// `moved`: the address itself, and not what is sent to it.
+fn anchor(anchor: &Anchor, moved: bool) -> String {
     let addresses = anchor.addresses.join(", ");
-    let text = if anchor.active {
+    let text = if anchor.active && moved {
+        let count = count(anchor.connections, "connection lives on", "connections live on");
+        format!("{count} at {addresses}, which has moved; the old pod on {} reserves it", anchor.holder)
+    } else if anchor.active {
         format!("{} through {} ({addresses})", count(anchor.connections, "connection lives on", "connections live on"), anchor.holder)
     } else {
         format!("{addresses} on {} retired", anchor.holder)
@@ -298,6 +306,13 @@ mod tests {
           settle    endpoints moved, source retired                        900 ms
         ✔ web-0 runs on node-b. It stood still for 87 ms. Its name is web-0-m1 now. 3 connections were closed; clients reconnect.
         ");
+    }
+
+    #[test]
+    fn one_whose_connections_live_on_at_their_address() {
+        let held = Anchor { active: true, addresses: vec!["10.0.0.7".into()], holder: "node-a".into(), connections: 1, ..Anchor::default() };
+        assert_eq!(anchor(&held, true), "1 connection lives on at 10.0.0.7, which has moved; the old pod on node-a reserves it");
+        assert_eq!(anchor(&held, false), "1 connection lives on through node-a (10.0.0.7)");
     }
 
     #[test]

@@ -7,14 +7,15 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
-use godwit_api::migration::Failure;
+use godwit_api::migration::{Failure, Network};
 use godwit_api::names;
-use godwit_rpc::v1::{AssessReply, AssessRequest, InspectReply};
+use godwit_migration::plan::{Needs, compare};
+use godwit_rpc::v1::{self, AssessReply, AssessRequest, InspectReply};
 
 use crate::context::Context;
 use crate::error::Error;
 use crate::record::Record;
-use crate::{failure, nodes, phase};
+use crate::{checks, failure, nodes, phase};
 
 /// How long an agent that restarts is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -77,8 +78,10 @@ async fn assess(context: &Context, record: &Record, inspected: &InspectReply, no
         Err(error) => return Ok(Err(phase::explain(&error))),
     };
     let bytes = inspected.resident_bytes.saturating_add(inspected.files_bytes);
-    let reach = reach && inspected.no_anchor.is_empty();
-    let request = AssessRequest { migration: Some(migration), source: inspected.node.clone(), bytes, reach };
+    let same_address = record.object().spec.network == Network::KeepAddress;
+    let reach = reach && (inspected.no_anchor.is_empty() || same_address);
+    let source = migration.source_node.clone();
+    let request = AssessRequest { migration: Some(migration), bytes, reach, same_address };
     let answer = context
         .agents
         .call(node, PATIENCE, |mut agent| {
@@ -87,11 +90,21 @@ async fn assess(context: &Context, record: &Record, inspected: &InspectReply, no
         })
         .await;
     match answer {
-        Ok(reply) => Ok(Ok(Candidate { node: node.to_owned(), reply })),
+        Ok(reply) => Ok(Ok(Candidate { node: node.to_owned(), reply: compared(reply, (&source, inspected), node) })),
         // The label that an agent gave its node stays when the agent goes.
         Err(error) if error.passes() && !agent_stands(context, node).await? => Ok(Err(failure::no_agent(node))),
         Err(error) => Ok(Err(phase::explain(&error))),
     }
+}
+
+/// What differs between the two nodes is in the way, or worth knowing, as what the target's agent has found.
+fn compared(mut reply: AssessReply, (source, inspected): (&str, &InspectReply), target: &str) -> AssessReply {
+    if let (Some(here), Some(there)) = (&inspected.node, &reply.node) {
+        let found = compare(&checks::comparable(source, here), &checks::comparable(target, there), Needs { guards: inspected.guards });
+        reply.blockers.extend(found.blockers.into_iter().map(|why| v1::Failure { reason: why.reason, message: why.message, remedy: why.remedy, log: why.log }));
+        reply.warnings.extend(found.warnings);
+    }
+    reply
 }
 
 /// Whether there is an agent's pod on a node, ready or not.
@@ -99,4 +112,34 @@ async fn agent_stands(context: &Context, node: &str) -> Result<bool, Error> {
     let there = ListParams::default().labels(&format!("app.kubernetes.io/name={}", names::AGENT)).fields(&format!("spec.nodeName={node}"));
     let pods: Api<Pod> = Api::all(context.client.clone());
     Ok(!pods.list_metadata(&there).await?.items.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn nodes_that_are_too_different_are_in_the_way() {
+        let facts = |kernel: &str, cgroup: &str, flags: &[&str]| {
+            let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+            Some(v1::NodeFacts {
+                architecture: "x86_64".into(),
+                criu: "4.2".into(),
+                kernel: kernel.into(),
+                cgroup: cgroup.into(),
+                cpu_flags: flags,
+                ..Default::default()
+            })
+        };
+        let inspected = InspectReply { node: facts("6.18.1", "v1", &["avx", "amx_tile"]), guards: true, ..InspectReply::default() };
+        let own = v1::Failure { reason: "NotEnoughMemory".into(), ..v1::Failure::default() };
+        let reply = AssessReply { node: facts("6.12.9", "v2", &["avx"]), blockers: vec![own], ..AssessReply::default() };
+        let found = compared(reply, ("a", &inspected), "b");
+        let reasons: Vec<&str> = found.blockers.iter().map(|why| why.reason.as_str()).collect();
+        assert_eq!(reasons, ["NotEnoughMemory", "CpuFeaturesMissing", "CgroupVersionDiffers", "GuardRegions"]);
+        assert_eq!(found.warnings, ["the kernel changes from 6.18.1 to 6.12.9"]);
+        let alike = AssessReply { node: inspected.node.clone(), ..AssessReply::default() };
+        assert_eq!(compared(alike.clone(), ("a", &inspected), "b"), alike);
+    }
 }

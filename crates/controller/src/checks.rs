@@ -18,6 +18,7 @@ use kube::{Api, ResourceExt};
 
 use godwit_api::check::{Check, CheckState, Facts};
 use godwit_api::{NodeCheck, NodeCheckStatus};
+use godwit_migration::plan::Node;
 use godwit_rpc::v1::{CheckReply, CheckRequest, NodeFacts, checked};
 
 use crate::answered::put_away;
@@ -118,6 +119,20 @@ fn skew(offset_us: i64) -> Check {
         &format!("{ms} ms off the controller's: certificates and leases suffer"),
         "run a time service (chrony, systemd-timesyncd) on all nodes",
     )
+}
+
+/// What an agent said of its node, to be compared with another.
+#[must_use]
+pub fn comparable(name: &str, node: &NodeFacts) -> Node {
+    Node {
+        name: name.to_owned(),
+        architecture: node.architecture.clone(),
+        cpu_flags: node.cpu_flags.clone(),
+        kernel: node.kernel.clone(),
+        criu: node.criu.clone(),
+        cgroup: node.cgroup.clone(),
+        agent: node.agent.clone(),
+    }
 }
 
 /// What an agent said of its node, as objects say it; without the runtime, which it tells apart from that.

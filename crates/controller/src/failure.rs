@@ -177,6 +177,32 @@ pub fn checkpoint_forged(name: &str) -> Failure {
     )
 }
 
+/// There is no key for what is to be encrypted, or is.
+#[must_use]
+pub fn key_missing(why: &str, remedy: &str) -> Failure {
+    new("CheckpointKeyMissing", why.to_owned(), remedy)
+}
+
+/// What a Secret has is no key.
+#[must_use]
+pub fn key_invalid(secret: &str, key: &str) -> Failure {
+    new(
+        "CheckpointKeyInvalid",
+        format!("value {key} of Secret {secret} is not a key: neither 32 bytes nor base64 of 32 bytes"),
+        "Make one: kubectl create secret generic NAME --from-literal=key=\"$(head -c 32 /dev/urandom | base64)\".",
+    )
+}
+
+/// Another key than the one that it was encrypted with.
+#[must_use]
+pub fn key_wrong(name: &str, there: &str, wanted: &str) -> Failure {
+    new(
+        "CheckpointKeyWrong",
+        format!("checkpoint {name} is encrypted with the key {wanted}, and the Secret has the key {there}"),
+        "Name the Secret that has its key (--decrypt-with); its id is in the status of the PodCheckpoint.",
+    )
+}
+
 /// The name is taken.
 #[must_use]
 pub fn pod_exists(name: &str) -> Failure {

@@ -8,6 +8,7 @@
 //!                                                                   API server              agents
 //! ```
 
+mod aftermath;
 mod agents;
 mod answered;
 mod authority;

@@ -58,8 +58,7 @@ pub fn decide(facts: &Facts, (wish, memory): (Network, MemoryStrategy), inspecte
     let situation = Situation {
         connections: inspected.connections,
         peers: inspected.peers.clone(),
-        no_same_address: "no network plugin is known that gives a pod an address which another pod still has and leaves the traffic there until the switch"
-            .into(),
+        no_same_address: no_same_address(wish, candidates),
         no_anchor: no_anchor(inspected, candidates),
         never_restarted: facts.never_restarted,
     };
@@ -104,6 +103,15 @@ fn wish_of(wish: Network) -> Wish {
         Network::Anchor => Wish::Only(Driver::Anchor),
         Network::Close => Wish::Only(Driver::Close),
     }
+}
+
+/// It is found out for those only who ask for it: `Auto` is content with an anchor, which any network can carry.
+fn no_same_address(wish: Network, candidates: &[Candidate]) -> String {
+    if wish != Network::KeepAddress {
+        return "nobody asked for it".into();
+    }
+    let unable = candidates.iter().find(|candidate| !candidate.reply.no_same_address.is_empty());
+    unable.map(|candidate| format!("node {}: {}", candidate.node, candidate.reply.no_same_address)).unwrap_or_default()
 }
 
 fn no_anchor(inspected: &InspectReply, candidates: &[Candidate]) -> String {

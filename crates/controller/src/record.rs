@@ -230,10 +230,14 @@ fn bound(steps: &mut Vec<Step>) {
 
 /// Sets a condition; the time of the last transition changes only with its status.
 pub fn condition(status: &mut PodMigrationStatus, type_: &str, value: bool, reason: &str, message: &str) {
+    set_condition(&mut status.conditions, status.observed_generation, type_, value, reason, message);
+}
+
+/// The same among any conditions.
+pub fn set_condition(conditions: &mut Vec<Condition>, generation: Option<i64>, type_: &str, value: bool, reason: &str, message: &str) {
     let value = if value { "True" } else { "False" };
     let now = Time(Timestamp::now());
-    let generation = status.observed_generation;
-    if let Some(old) = status.conditions.iter_mut().find(|one| one.type_ == type_) {
+    if let Some(old) = conditions.iter_mut().find(|one| one.type_ == type_) {
         if old.status != value {
             old.last_transition_time = now;
         }
@@ -243,7 +247,7 @@ pub fn condition(status: &mut PodMigrationStatus, type_: &str, value: bool, reas
         old.observed_generation = generation;
         return;
     }
-    status.conditions.push(Condition {
+    conditions.push(Condition {
         type_: type_.into(),
         status: value.into(),
         reason: reason.into(),

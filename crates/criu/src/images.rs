@@ -6,15 +6,15 @@
 //!                                                 every file: magic, messages, payloads             frame.rs, schema.rs
 //!                                                 pstree ─ core-N, mm-N, fs-N, fdinfo-N …             tree.rs
 //!                                                 fdinfo ─ files ─ terminals, pipes, sockets, ghosts  files.rs
-//!                                                 mm-N ─ pagemap-N ─ length of pages-M                memory.rs
+//!                                                 mm-N ─ pagemap-N ─ length of pages-M                memory.rs, samples.rs
 //!                                                 mounts, cgroups, seccomp filters                    places.rs
 //!                                               rearm: timers that CRIU would restore stopped   timers.rs
 //! ```
 //! A truncated `pages-*.img` makes CRIU read for ever and fill the disk with its log, so nothing is left to CRIU to find out.
 //!
 //! The format: two little-endian words of magic, then entries, each a length and a protobuf message, some followed by raw bytes. Messages are read through
-//! CRIU's own definitions, which are its stable interface; what a newer CRIU adds is kept, for no message is ever written anew as a whole. Memory pages, and
-//! the content of files, pipes and sockets, are never loaded.
+//! CRIU's own definitions, which are its stable interface; what a newer CRIU adds is kept, for no message is ever written anew as a whole. Memory pages (but a
+//! few), and the content of files, pipes and sockets, are never loaded.
 
 pub mod chain;
 pub mod decode;
@@ -24,6 +24,7 @@ mod kind;
 mod manifest;
 mod memory;
 mod places;
+mod samples;
 pub mod schema;
 mod sockets;
 mod timers;
@@ -41,6 +42,7 @@ pub use kind::{Body, INVENTORY, Kind, is_service, of as kind};
 pub(crate) use manifest::renew;
 pub use manifest::{FILE as MANIFEST, Manifest, complete, seal, seal_whole};
 pub use memory::{FILE as FILE_MAPPING, GUARD, PAGE, Run, SHARED};
+pub use samples::Sample;
 pub use sockets::Endpoint;
 pub(crate) use sockets::end;
 pub use timers::rearm;
@@ -55,6 +57,8 @@ pub struct Summary {
     pub processes: Vec<Process>,
     /// Internet sockets that a restore makes again, in no order.
     pub sockets: Vec<Endpoint>,
+    /// Some pages of the processes; none where only the messages were read.
+    pub samples: Vec<Sample>,
     /// Number of files.
     pub files: u32,
     /// Their length together, in bytes.
@@ -129,6 +133,7 @@ impl Set {
         Ok(Summary {
             processes: lives.into_iter().map(|(process, _)| process).collect(),
             sockets: sockets::all(self),
+            samples: Vec::new(),
             files: u32::try_from(self.lengths.len()).unwrap_or(u32::MAX),
             bytes: self.lengths.values().fold(0, |sum, length| sum.saturating_add(*length)),
             pages: memory.pages,
@@ -172,7 +177,9 @@ pub fn verify(directory: &Path) -> Result<Summary, Problem> {
     if !set.lengths.contains_key(descriptors::FILE) {
         return Err(Problem::MissingImage { file: descriptors::FILE.into() });
     }
-    Ok(Summary { sealed: manifest.is_some(), ..set.check()? })
+    let summary = set.check()?;
+    let samples = samples::take(directory, &set, &summary.processes)?;
+    Ok(Summary { sealed: manifest.is_some(), samples, ..summary })
 }
 
 /// Names and lengths of the files in a directory.

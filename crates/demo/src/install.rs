@@ -98,7 +98,7 @@ pub fn has_faults(lab: &Lab) -> Result<bool> {
 pub fn wait_ready(lab: &Lab) -> Result<()> {
     for kind in ["daemonset", "deployment"] {
         for name in lab.kubectl(&["get", kind, "-n", NAMESPACE, "-o", "name"])?.lines() {
-            lab.kubectl(&["rollout", "status", "-n", NAMESPACE, name, "--timeout=50s"])?;
+            lab.command(&["kubectl", "rollout", "status", "-n", NAMESPACE, name, "--timeout=150s"], LIMIT)?;
         }
     }
     wait_until("an agent on every node", LIMIT, || {

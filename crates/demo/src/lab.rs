@@ -18,6 +18,8 @@ const INSIDE: &str = "GODWIT_LAB_INSIDE";
 const PROGRAM: &str = "GODWIT_LAB_PROGRAM";
 /// Address of the clients' network, which pods can reach.
 pub const CLIENT_ADDRESS: &str = "10.88.0.1";
+/// The same of IPv6, on a network that has it.
+pub const CLIENT_ADDRESS_SIX: &str = "fd88::1";
 /// How long a single command of kubectl may take.
 const LIMIT: Duration = Duration::from_secs(60);
 

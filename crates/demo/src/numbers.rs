@@ -1,9 +1,9 @@
 //! Samples and what is said about them.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One row of results: a metric of one case on one system.
-#[derive(Debug, Clone, Serialize, PartialEq)]
+#[derive(Debug, Clone, Deserialize, Serialize, PartialEq)]
 pub struct Row {
     /// What was done, e.g. `move a small pod`.
     pub case: String,

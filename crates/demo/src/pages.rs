@@ -10,13 +10,24 @@ pub const CONTAINER: &str = "main";
 /// A pod whose heap has `mib` MiB, of which `rate` MB are written anew every second.
 #[must_use]
 pub fn pod(name: &str, mib: u32, rate: u32) -> Pod {
-    Pod::new(name, [python(CONTAINER, PROGRAM, &[&mib.to_string(), &rate.to_string()])])
+    with(name, mib, rate, &[])
 }
 
 /// The same with a child that was forked, shares the heap at first, and changes its copy of it.
 #[must_use]
 pub fn family(name: &str, mib: u32, rate: u32) -> Pod {
-    Pod::new(name, [python(CONTAINER, PROGRAM, &[&mib.to_string(), &rate.to_string(), "fork"])])
+    with(name, mib, rate, &["fork"])
+}
+
+/// The same on transparent huge pages, where the kernel has them.
+#[must_use]
+pub fn huge(name: &str, mib: u32, rate: u32) -> Pod {
+    with(name, mib, rate, &["huge"])
+}
+
+fn with(name: &str, mib: u32, rate: u32, words: &[&str]) -> Pod {
+    let (mib, rate) = (mib.to_string(), rate.to_string());
+    Pod::new(name, [python(CONTAINER, PROGRAM, &[&[mib.as_str(), &rate], words].concat())])
 }
 
 /// The longest time that the program stood still by its own clock, in milliseconds. `None`: it noticed nothing.

@@ -100,5 +100,19 @@ pub fn diagnosis(lab: &Lab, namespace: &str) -> String {
             Err(error) => format!("{error:#}\n"),
         });
     }
+    text.push_str(&last_words(lab, namespace));
+    text
+}
+
+/// How containers ended that were started again, and what they said last.
+fn last_words(lab: &Lab, namespace: &str) -> String {
+    let mut text = String::new();
+    for pod in all(lab, namespace).unwrap_or_default() {
+        for container in pod["status"]["containerStatuses"].as_array().into_iter().flatten().filter(|one| one["restartCount"] != 0) {
+            let (pod, container, state) = (name(&pod), container["name"].as_str().unwrap_or_default(), &container["lastState"]);
+            let said = lab.try_kubectl(&["logs", "-n", namespace, pod, "-c", container, "--previous", "--tail=5"]);
+            text.push_str(&format!("--- {pod}, {container} before it was started again: {state}\n{}", said.map(|said| said.stdout).unwrap_or_default()));
+        }
+    }
     text
 }

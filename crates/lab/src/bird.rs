@@ -11,6 +11,7 @@ use anyhow::Result;
 
 use crate::fabric::{ROUTED_PODS, block};
 use crate::machine::{Machine, Program};
+use crate::six;
 use crate::topology::{CLUSTER_NETWORK, Node, SWITCH_ADDRESS};
 
 /// Path of its configuration in a machine.
@@ -20,9 +21,68 @@ const SYSTEM: u32 = 64512;
 /// A peer that says nothing for 30 s is gone. On a busy machine processes may not run for seconds.
 const PATIENCE: &str = "hold time 30; keepalive time 5; connect delay time 1; connect retry time 2; error wait time 1, 5;";
 
+/// What a family's part of a configuration is made of.
+struct Family {
+    /// The channel.
+    name: &'static str,
+    /// All pods.
+    pods: &'static str,
+    /// Bits of an address.
+    bits: u8,
+    /// The node's own, and its block.
+    address: String,
+    block: String,
+}
+
+fn families(node: &Node) -> Vec<Family> {
+    let four = Family { name: "ipv4", pods: ROUTED_PODS, bits: 32, address: node.address(), block: block(node) };
+    let six = Family { name: "ipv6", pods: six::ROUTED_PODS, bits: 128, address: six::address(node), block: six::block(node) };
+    std::iter::once(four).chain(six::on().then_some(six)).collect()
+}
+
 /// Configuration of a node's.
 pub fn node_config(node: &Node) -> String {
-    let (address, block) = (node.address(), block(node));
+    let (families, address) = (families(node), node.address());
+    let every = |part: fn(&Family) -> String| families.iter().map(part).collect::<String>();
+    let direct = every(|family| format!("  {};\n", family.name));
+    let kernel = every(|Family { name, pods, bits, block, .. }| {
+        format!(
+            r#"
+# An address of the block that no pod has is nowhere else either.
+protocol static own_{name} {{
+  {name};
+  route {block} blackhole;
+}}
+
+# Pods' routes come from the CNI plugin. They win over what others say of the same address.
+protocol kernel kernel_{name} {{
+  learn;
+  persist;
+  {name} {{
+    preference 200;
+    import where net ~ [ {pods}{{{bits},{bits}}} ];
+    export where net ~ {pods} && source ~ [ RTS_BGP, RTS_STATIC ];
+  }};
+}}
+"#
+        )
+    });
+    // One session for both families: it is one of IPv4, so the next hop for IPv6 has to be said.
+    let channels = every(|Family { name, pods, address, block, .. }| {
+        format!(
+            "  {name} {{
+    next hop address {address};
+    import where net ~ {pods};
+    export filter {{
+      if net = {block} then accept;
+      if net ~ {block} then reject;
+      if net ~ {pods} && source = RTS_INHERIT then accept;
+      reject;
+    }};
+  }};
+"
+        )
+    });
     format!(
         r#"log stderr all;
 router id {address};
@@ -32,48 +92,27 @@ protocol device {{ }}
 # Where other nodes are.
 protocol direct {{
   interface "up0";
-  ipv4;
-}}
-
-# An address of the block that no pod has is nowhere else either.
-protocol static own {{
-  ipv4;
-  route {block} blackhole;
-}}
-
-# Pods' routes come from the CNI plugin. They win over what others say of the same address.
-protocol kernel {{
-  learn;
-  persist;
-  ipv4 {{
-    preference 200;
-    import where net ~ [ {ROUTED_PODS}{{32,32}} ];
-    export where net ~ {ROUTED_PODS} && source ~ [ RTS_BGP, RTS_STATIC ];
-  }};
-}}
-
+{direct}}}
+{kernel}
 protocol bgp switch {{
   local {address} as {SYSTEM};
   neighbor {SWITCH_ADDRESS} as {SYSTEM};
   graceful restart on;
   {PATIENCE}
-  ipv4 {{
-    next hop self;
-    import where net ~ {ROUTED_PODS};
-    export filter {{
-      if net = {block} then accept;
-      if net ~ {block} then reject;
-      if net ~ {ROUTED_PODS} && source = RTS_INHERIT then accept;
-      reject;
-    }};
-  }};
-}}
+{channels}}}
 "#
     )
 }
 
 /// Configuration of the switch's: takes every node, says everything on.
 pub fn switch_config() -> String {
+    let families: Vec<(&str, &str)> = [("ipv4", ROUTED_PODS)].into_iter().chain(six::on().then_some(("ipv6", six::ROUTED_PODS))).collect();
+    let every = |part: fn(&(&str, &str)) -> String| families.iter().map(part).collect::<String>();
+    let direct = every(|(name, _)| format!("  {name};\n"));
+    let kernel = every(|(name, _)| {
+        format!("\nprotocol kernel kernel_{name} {{\n  persist;\n  {name} {{\n    import none;\n    export where source = RTS_BGP;\n  }};\n}}\n")
+    });
+    let channels = every(|(name, pods)| format!("  {name} {{\n    import where net ~ {pods};\n    export where net ~ {pods};\n  }};\n"));
     format!(
         r#"log stderr all;
 router id {SWITCH_ADDRESS};
@@ -82,17 +121,8 @@ protocol device {{ }}
 
 protocol direct {{
   interface "br0";
-  ipv4;
-}}
-
-protocol kernel {{
-  persist;
-  ipv4 {{
-    import none;
-    export where source = RTS_BGP;
-  }};
-}}
-
+{direct}}}
+{kernel}
 protocol bgp nodes {{
   local {SWITCH_ADDRESS} as {SYSTEM};
   neighbor range {CLUSTER_NETWORK} as {SYSTEM};
@@ -100,11 +130,7 @@ protocol bgp nodes {{
   rr client;
   graceful restart on;
   {PATIENCE}
-  ipv4 {{
-    import where net ~ {ROUTED_PODS};
-    export where net ~ {ROUTED_PODS};
-  }};
-}}
+{channels}}}
 "#
     )
 }

@@ -25,10 +25,10 @@ use crate::record::Record;
 use crate::settings::Settings;
 use crate::topology::{Node, SWITCH, Topology};
 use crate::vm::disks;
-use crate::{bird, kubelet, loading, network, owner, prerequisites, runtimes, switch, trash};
+use crate::{bird, kubelet, loading, network, owner, prerequisites, runtimes, six, switch, trash};
 
 /// Raised when machines change in a way that running ones cannot follow.
-const REVISION: &str = "1";
+const REVISION: &str = "3";
 
 /// Objects of every lab.
 const OBJECTS: [&str; 3] =
@@ -131,9 +131,10 @@ pub fn up(settings: &Settings, wanted: Option<Topology>, fabric: Option<Fabric>,
     }
     reconcile(settings, &mut record, &images, progress)?;
     progress.line(&format!(
-        "✔ {} nodes are Ready on the {} network after {:.1} s; try: godwit-lab kubectl get nodes",
+        "✔ {} nodes are Ready on the {} network ({}) after {:.1} s; try: godwit-lab kubectl get nodes",
         topology.nodes.len(),
         fabric.name(),
+        six::said(),
         progress.elapsed().as_secs_f64()
     ));
     Ok(())
@@ -278,9 +279,7 @@ fn remove_others(settings: &Settings, record: &Record, wanted: &Topology, progre
 /// Cuts a node's power: every process in it dies at once, its disk stays.
 pub fn kill_node(settings: &Settings, node: &Node) -> Result<()> {
     machine::power_off(&settings.machine(&node.name), &node.name)?;
-    let record = Record::read(settings);
-    let nodes = record.map(|record| record.topology.nodes);
-    let alive = nodes.into_iter().flatten().find(|node| Machine::find(settings, &node.name).is_some());
+    let alive = Record::read(settings).into_iter().flat_map(|record| record.topology.nodes).find(|node| Machine::find(settings, &node.name).is_some());
     match (Machine::find(settings, SWITCH), alive) {
         (Some(switch), Some(alive)) => network::route_services(&switch, &alive),
         _ => Ok(()),

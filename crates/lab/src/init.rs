@@ -67,11 +67,21 @@ pub fn settle(name: &str) -> Result<()> {
     ] {
         fs::write(Path::new("/proc/sys").join(name), value).with_context(|| format!("sysctl {name} cannot be set"))?;
     }
+    let six = Path::new("/proc/sys/net/ipv6/conf");
+    if six.exists() {
+        // Nobody here announces a router, and no address is looked for twice.
+        for (name, value) in [("all/forwarding", "1"), ("all/accept_ra", "0"), ("default/accept_ra", "0"), ("all/accept_dad", "0"), ("default/accept_dad", "0")]
+        {
+            fs::write(six.join(name), value).with_context(|| format!("sysctl net/ipv6/conf/{name} cannot be set"))?;
+        }
+    }
     // Translated on its way through the bridge, a packet to a Service whose pod is elsewhere would have to leave where it came in, and is dropped.
     // Routed packets are translated as well without it. The file is there only where the kernel can do this at all.
-    let bridged = Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables");
-    if bridged.exists() {
-        fs::write(bridged, "0").context("translation in bridges cannot be switched off")?;
+    for name in ["iptables", "ip6tables"] {
+        let bridged = Path::new("/proc/sys/net/bridge").join(format!("bridge-nf-call-{name}"));
+        if bridged.exists() {
+            fs::write(bridged, "0").context("translation in bridges cannot be switched off")?;
+        }
     }
     Ok(())
 }

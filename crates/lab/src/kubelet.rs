@@ -15,7 +15,7 @@ use crate::switch::server;
 use crate::topology::{DNS_SERVICE, Node, Topology};
 use crate::vm::host::VmSpec;
 use crate::vm::{disks, kernel};
-use crate::{bird, cni, network, plugin, runtimes};
+use crate::{bird, cni, network, plugin, runtimes, six};
 
 /// Writes certificates and configuration of a node.
 pub fn prepare(settings: &Settings, topology: &Topology, node: &Node, authority: &Authority) -> Result<MachineSpec> {
@@ -31,7 +31,10 @@ pub fn prepare(settings: &Settings, topology: &Topology, node: &Node, authority:
     let user = authority.client(&format!("system:node:{}", node.name), Some("system:nodes"))?;
     let proxy = authority.client("system:kube-proxy", None)?;
     let cni = authority.client(plugin::USER, None)?;
-    let serving = authority.server(&node.name, &[&node.address(), &node.name])?;
+    let six = six::on();
+    let (four, more) = (node.address(), six::address(node));
+    let names: Vec<&str> = [four.as_str(), &node.name].into_iter().chain(six.then_some(more.as_str())).collect();
+    let serving = authority.server(&node.name, &names)?;
     let ca = &authority.ca.cert;
     for (name, content) in [
         ("ca.crt", ca.clone()),
@@ -40,7 +43,7 @@ pub fn prepare(settings: &Settings, topology: &Topology, node: &Node, authority:
         ("kubelet.conf", kubeconfig(&server(), ca, &user)),
         ("kube-proxy.conf", kubeconfig(&server(), ca, &proxy)),
         ("kubelet.json", kubelet_config(node).to_string()),
-        ("kube-proxy.json", proxy_config(topology.fabric, node).to_string()),
+        ("kube-proxy.json", proxy_config(topology.fabric, node, six).to_string()),
         ("cni.conf", kubeconfig(&server(), ca, &cni)),
     ] {
         spec.write(&format!("/etc/kubernetes/{name}"), 0o600, content)?;
@@ -61,7 +64,7 @@ pub fn prepare(settings: &Settings, topology: &Topology, node: &Node, authority:
 
 /// The pods' network: its configuration, and the plugin of the lab's own that it names.
 fn prepare_network(fabric: Fabric, node: &Node, spec: &MachineSpec) -> Result<()> {
-    spec.write(cni::CONFIG, 0o644, cni::config(fabric, node).to_string())?;
+    spec.write(cni::CONFIG, 0o644, cni::config(fabric, node, six::on()).to_string())?;
     let name = match fabric {
         Fabric::Bridge => plugin::IPAM,
         Fabric::Routed => {
@@ -76,7 +79,8 @@ fn prepare_network(fabric: Fabric, node: &Node, spec: &MachineSpec) -> Result<()
 /// Starts kubelet and kube-proxy; the runtime has been started.
 pub fn start(node: &Node, machine: &Machine) -> Result<()> {
     let label = format!("--node-labels=godwit.dev/lab-runtime={}", node.runtime.name());
-    let address = format!("--node-ip={}", node.address());
+    let six = six::on().then(|| six::address(node));
+    let address = format!("--node-ip={}", six::both(&node.address(), six.as_deref()));
     let name = format!("--hostname-override={}", node.name);
     let mut arguments = vec![
         "/opt/godwit-lab/bin/kubelet",
@@ -154,14 +158,14 @@ fn kubelet_config(node: &Node) -> serde_json::Value {
     })
 }
 
-fn proxy_config(fabric: Fabric, node: &Node) -> serde_json::Value {
+fn proxy_config(fabric: Fabric, node: &Node, six: bool) -> serde_json::Value {
     json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "clientConnection": {"kubeconfig": "/etc/kubernetes/kube-proxy.conf"},
         "hostnameOverride": node.name,
         "mode": "nftables",
-        "clusterCIDR": fabric.pods(),
+        "clusterCIDR": six::both(fabric.pods(), six.then_some(six::pods(fabric))),
         // On a flat network an answer would bypass the node that translated the request. On the routed one only clients' requests are masqueraded.
         "nftables": {"masqueradeAll": fabric == Fabric::Bridge},
         "oomScoreAdj": 0,

@@ -33,6 +33,7 @@ mod progress;
 mod record;
 mod runtimes;
 mod settings;
+mod six;
 mod status;
 mod supervisor;
 mod switch;

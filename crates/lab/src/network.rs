@@ -6,7 +6,7 @@
 //!   routed   switch: br0 10.88.0.1/16 ──┬── sw1 ═══ up0 10.88.1.1/16   cali… ── pod 10.90.1.7/32      node 1
 //!                                       └── sw2 ═══ up0 10.88.2.1/16   cali… ── pod 10.90.2.7/32      node 2
 //! ```
-//! Clients on the switch reach Services through one of the nodes.
+//! Clients on the switch reach Services through one of the nodes. IPv6: [`crate::six`].
 
 use std::fs;
 use std::io::Write as _;
@@ -18,17 +18,20 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::fabric::{Fabric, block};
 use crate::machine::Machine;
+use crate::six;
 use crate::topology::{Node, SERVICE_NETWORK, SWITCH, SWITCH_ADDRESS, Topology};
 
 /// Sets up the switch and gives its network namespace a name for `ip netns`.
 pub fn wire_switch(switch: &Machine) -> Result<()> {
+    let six = if six::on() { six::commands("br0", six::SWITCH) } else { String::new() };
     batch(
         switch,
         &format!(
             "link set lo up\n\
              link add br0 address 02:88:00:00:00:01 type bridge\n\
              addr add {SWITCH_ADDRESS}/16 dev br0\n\
-             link set br0 up\n"
+             link set br0 up\n\
+             {six}"
         ),
     )?;
     name_switch(switch)
@@ -65,11 +68,11 @@ pub fn wire_node(switch: &Machine, fabric: Fabric, node: &Node, machine: &Machin
             machine.pid
         ),
     )?;
-    batch(machine, &node_side(fabric, node))
+    batch(machine, &node_side(fabric, node, six::on()))
 }
 
 /// Commands of `ip -batch` in the node. The hardware address outlives reboots: who knows it need not ask again.
-fn node_side(fabric: Fabric, node: &Node) -> String {
+fn node_side(fabric: Fabric, node: &Node, six: bool) -> String {
     let (address, mac) = (node.address(), format!("02:88:00:00:{:02x}:01", node.number));
     let device = match fabric {
         Fabric::Bridge => {
@@ -77,24 +80,37 @@ fn node_side(fabric: Fabric, node: &Node) -> String {
         }
         Fabric::Routed => format!("link set up0 address {mac}\naddr add {address}/16 dev up0\nlink set up0 up\n"),
     };
-    format!("link set lo up\n{device}route add default via {SWITCH_ADDRESS}\n")
+    let own = match fabric {
+        Fabric::Bridge => "cni0",
+        Fabric::Routed => "up0",
+    };
+    let six = if six { format!("{}route add default via {}\n", six::commands(own, &six::address(node)), six::SWITCH) } else { String::new() };
+    format!("link set lo up\n{device}route add default via {SWITCH_ADDRESS}\n{six}")
 }
 
 /// Whether the clients know the way to every node's pods.
 pub fn is_routed(switch: &Machine, topology: &Topology) -> bool {
-    let routes = switch.network_command("ip").and_then(|mut ip| Ok(ip.args(["-4", "route", "show"]).output()?));
-    let routes = routes.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    topology.nodes.iter().all(|node| routes.lines().any(|line| line.starts_with(&format!("{} via {}", block(node), node.address()))))
+    let routes = |family: &str| -> String {
+        let routes = switch.network_command("ip").and_then(|mut ip| Ok(ip.args([family, "route", "show"]).output()?));
+        routes.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+    };
+    let all = |family: &str, way: fn(&Node) -> String| {
+        let routes = routes(family);
+        topology.nodes.iter().all(|node| routes.lines().any(|line| line.starts_with(&way(node))))
+    };
+    all("-4", |node| format!("{} via {}", block(node), node.address()))
+        && (!six::on() || all("-6", |node| format!("{} via {}", six::block(node), six::address(node))))
 }
 
 /// The same in a virtual machine, which has a network card.
 pub fn inside_vm(fabric: Fabric, node: &Node) -> String {
-    format!("link set eth0 name up0\n{}", node_side(fabric, node))
+    format!("link set eth0 name up0\n{}", node_side(fabric, node, six::on()))
 }
 
 /// Routes the clients' Service traffic through a node.
 pub fn route_services(switch: &Machine, node: &Node) -> Result<()> {
-    batch(switch, &format!("route replace {SERVICE_NETWORK} via {}\n", node.address()))
+    let six = if six::on() { format!("route replace {} via {}\n", six::SERVICES, six::address(node)) } else { String::new() };
+    batch(switch, &format!("route replace {SERVICE_NETWORK} via {}\n{six}", node.address()))
 }
 
 /// Takes away the name given by [`wire_switch`], if it is there, and the folder of names if nobody else has one.
@@ -133,11 +149,16 @@ mod tests {
     #[test]
     fn a_node_has_its_address_on_the_bridge_or_on_the_wire() {
         let topology: Topology = "a,b".parse().unwrap();
-        let commands = |fabric| node_side(fabric, &topology.nodes[1]);
+        let commands = |fabric| node_side(fabric, &topology.nodes[1], false);
         assert!(commands(Fabric::Bridge).contains("addr add 10.88.2.1/16 dev cni0\nlink set up0 master cni0 up\n"));
         assert!(commands(Fabric::Routed).contains("addr add 10.88.2.1/16 dev up0\n") && !commands(Fabric::Routed).contains("cni0"));
         for fabric in [Fabric::Bridge, Fabric::Routed] {
             assert!(commands(fabric).contains("02:88:00:00:02:01") && commands(fabric).ends_with("route add default via 10.88.0.1\n"));
+        }
+        for (fabric, device) in [(Fabric::Bridge, "cni0"), (Fabric::Routed, "up0")] {
+            let (more, six) =
+                (node_side(fabric, &topology.nodes[1], true), format!("addr add fd88::2:1/64 dev {device} nodad\nroute add default via fd88::1\n"));
+            assert_eq!(more.strip_prefix(&commands(fabric)), Some(six.as_str()));
         }
     }
 }

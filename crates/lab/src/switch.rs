@@ -7,6 +7,7 @@ use crate::fabric::Fabric;
 use crate::machine::{Machine, MachineSpec, Program};
 use crate::pki::{Authority, kubeconfig};
 use crate::settings::Settings;
+use crate::six;
 use crate::topology::{API_SERVICE, SERVICE_NETWORK, SWITCH, SWITCH_ADDRESS};
 
 /// Where the API server answers.
@@ -49,6 +50,10 @@ pub fn prepare(settings: &Settings, fabric: Fabric, authority: &Authority) -> Re
     Ok(spec)
 }
 
+fn services() -> String {
+    format!("--service-cluster-ip-range={}", six::both(SERVICE_NETWORK, six::on().then_some(six::SERVICES)))
+}
+
 /// Starts etcd and the API server.
 pub fn start_api(machine: &Machine) -> Result<()> {
     machine.keep(&Program {
@@ -66,7 +71,7 @@ pub fn start_api(machine: &Machine) -> Result<()> {
             "--log-level=warn",
         ],
     })?;
-    let services = format!("--service-cluster-ip-range={SERVICE_NETWORK}");
+    let services = services();
     let address = format!("--advertise-address={SWITCH_ADDRESS}");
     machine.keep(&Program {
         name: "kube-apiserver",
@@ -98,7 +103,7 @@ pub fn start_api(machine: &Machine) -> Result<()> {
 
 /// Starts the controllers and the scheduler; the API server is ready.
 pub fn start_controllers(machine: &Machine) -> Result<()> {
-    let services = format!("--service-cluster-ip-range={SERVICE_NETWORK}");
+    let services = services();
     machine.keep(&Program {
         name: "kube-controller-manager",
         after: &[],

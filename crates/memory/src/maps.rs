@@ -40,6 +40,12 @@ impl Mapping {
     pub fn travels(&self) -> bool {
         self.is_plain() && self.read && !self.exec && self.name != "[stack]" && self.range.len() >= SMALLEST
     }
+
+    /// Whether it could be one of those that the kernel may drop: C libraries make small ones (for `getrandom` without a system call, from the first use on).
+    #[must_use]
+    pub fn may_be_droppable(&self) -> bool {
+        self.is_plain() && !self.travels() && !self.exec && self.range.len() < SMALLEST && (self.name.is_empty() || self.name.starts_with("[anon:"))
+    }
 }
 
 /// All mappings in order of their addresses.
@@ -83,7 +89,7 @@ pub fn between(maps: &[Mapping], also: &[Range]) -> Vec<Range> {
     ranges
 }
 
-/// Mappings that the kernel may drop at any time (`VmFlags: dp`, MAP_DROPPABLE): they cannot be registered, and nobody needs them. Slow: walks all page tables.
+/// Mappings that the kernel may drop at any time (`VmFlags: dp`, MAP_DROPPABLE): nobody needs them, and CRIU leaves them out. Some kernels refuse to register them. Slow: walks all page tables.
 ///
 /// # Errors
 /// When the process has ended.

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use nix::libc;
 use nix::sys::mman::{MRemapFlags, MapFlags, ProtFlags};
 
+use crate::maps::Mapping;
 use crate::sys::{self, Region, ScanArgument};
 use crate::{Error, PAGE, Range};
 
@@ -100,6 +101,35 @@ impl Support {
             at = next;
         }
         Ok(())
+    }
+}
+
+impl Support {
+    /// Whether a process has guard regions, as far as this kernel can tell (Linux 6.15; CRIU sees them there, too).
+    ///
+    /// # Errors
+    /// Its page tables cannot be read.
+    pub fn has_guards(self, pid: i32, maps: &[Mapping]) -> io::Result<bool> {
+        if !self.guard {
+            return Ok(false);
+        }
+        let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
+        let mut first = [Region::default()];
+        for mapping in maps {
+            let mut argument = ScanArgument {
+                start: mapping.range.start,
+                end: mapping.range.end,
+                category_mask: GUARD,
+                return_mask: GUARD,
+                max_pages: 1,
+                ..ScanArgument::default()
+            };
+            // Not every mapping can be scanned; those of the kernel's own hold nothing.
+            if sys::pagemap_scan(pagemap.as_fd(), &mut argument, &mut first).is_ok_and(|count| count > 0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -248,6 +278,35 @@ mod tests {
                 })
                 .unwrap();
             assert_eq!((there, written), (if mode == Mode::Written { pages / 2 } else { pages }, pages / 2), "{mode:?}");
+        }
+    }
+
+    /// A program that has a guard region in its first argument's place, or not.
+    const GUARDED: &str = "import ctypes, mmap, sys\n\
+        memory = mmap.mmap(-1, 1 << 20)\n\
+        place = ctypes.addressof(ctypes.c_char.from_buffer(memory))\n\
+        done = ctypes.CDLL(None).madvise(ctypes.c_void_p(place), 4096, 102) if sys.argv[1] == 'guard' else 0\n\
+        print('ready' if done == 0 else 'unknown', flush=True)\n\
+        sys.stdin.read()\n";
+
+    #[test]
+    fn guard_regions_are_seen() {
+        use std::io::{BufRead, BufReader};
+        use std::process::{Command, Stdio};
+        let support = match Support::probe() {
+            Ok(support) if support.guard => support,
+            Ok(_) => return eprintln!("skipped: this kernel does not tell guard regions (Linux 6.15)"),
+            Err(error) => return eprintln!("skipped: {error}"),
+        };
+        for (word, expected) in [("guard", true), ("none", false)] {
+            let mut child = Command::new("python3").args(["-c", GUARDED, word]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let mut said = String::new();
+            BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+            assert_eq!(said.trim(), "ready");
+            let pid = child.id().cast_signed();
+            assert_eq!(support.has_guards(pid, &crate::maps::of(pid).unwrap()).unwrap(), expected, "{word}");
+            drop(child.stdin.take());
+            child.wait().unwrap();
         }
     }
 }

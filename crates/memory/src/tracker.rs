@@ -45,6 +45,8 @@ pub struct Tracker {
     /// Where the answer of a scan was lost: what is there counts as written until it was looked at as a whole. In order.
     lost: Vec<Range>,
     droppable: Vec<Range>,
+    /// Mappings that were there, and could be droppable, when it was looked which of them are.
+    small: Vec<Range>,
 }
 
 /// What has changed when everything stands still.
@@ -88,7 +90,8 @@ impl Tracker {
         #[cfg(not(target_arch = "x86_64"))]
         let uffd: OwnedFd = return Err(Error::Unsupported("memory can be tracked on x86-64 only yet".into()));
         crate::sys::uffd_api(uffd.as_fd()).map_err(Error::call("asynchronous write protection"))?;
-        let mut tracker = Self { pid, started, uffd, support, index: Index::default(), lost: Vec::new(), droppable: Vec::new() };
+        let mut tracker = Self { pid, started, uffd, support, index: Index::default(), lost: Vec::new(), droppable: Vec::new(), small: Vec::new() };
+        tracker.find_droppable(&mappings)?;
         tracker.register(&mappings)?;
         Ok(tracker)
     }
@@ -104,7 +107,8 @@ impl Tracker {
     /// # Errors
     /// When the process is gone or must not be tracked any longer.
     pub fn round(&mut self) -> Result<Vec<Range>, Error> {
-        self.check()?;
+        let mappings = self.check()?;
+        self.find_droppable(&mappings)?;
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
         // A mapping that was split or moved since `maps` was read is looked at once more.
         let mut failed: Option<Vec<Range>> = None;
@@ -147,11 +151,10 @@ impl Tracker {
     /// # Errors
     /// When the process is gone or must not be tracked any longer.
     pub fn last(&mut self) -> Result<Last, Error> {
-        self.check()?;
-        let mappings = maps::of(self.pid).map_err(|_| Error::Gone(self.pid))?;
+        let mappings = self.check()?;
         let pagemap = self.pagemap()?;
         let mut last = Last::default();
-        let droppable = std::mem::take(&mut self.droppable);
+        let droppable = &self.droppable;
         for mapping in mappings.iter().filter(|mapping| mapping.is_plain() && !droppable.iter().any(|range| range.meets(&mapping.range))) {
             let range = mapping.range;
             let mut found: Vec<Pages> = Vec::new();
@@ -188,12 +191,23 @@ impl Tracker {
         Ok(last)
     }
 
-    fn check(&self) -> Result<(), Error> {
+    /// Looks which mappings are droppable, if there are new ones that could be: it takes long, and there is no time for it when the process stands still.
+    fn find_droppable(&mut self, mappings: &[Mapping]) -> Result<(), Error> {
+        let small: Vec<Range> = mappings.iter().filter(|mapping| mapping.may_be_droppable()).map(|mapping| mapping.range).collect();
+        if small.iter().any(|range| !self.small.contains(range)) {
+            self.droppable = maps::droppable(self.pid).map_err(|_| Error::Gone(self.pid))?;
+        }
+        self.small = small;
+        Ok(())
+    }
+
+    /// That it is still the same process and that nothing in it writes past the tracking; its mappings.
+    fn check(&self) -> Result<Vec<Mapping>, Error> {
         let mappings = maps::of(self.pid).map_err(|_| Error::Gone(self.pid))?;
         if !self.same_process() {
             return Err(Error::Gone(self.pid));
         }
-        hazard::of(self.pid, &mappings).map_or(Ok(()), |why| Err(Error::Unsupported(why)))
+        hazard::of(self.pid, &mappings).map_or(Ok(mappings), |why| Err(Error::Unsupported(why)))
     }
 
     /// Opened anew each time: it belongs to the program that runs now.

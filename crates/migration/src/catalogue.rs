@@ -108,6 +108,11 @@ pub const ENTRIES: &[Entry] = &[
         "A process holds a file open that lies on none of the container's mounts.",
         "Close it before the move (it often comes from kubectl debug or nsenter).",
     ),
+    plan(
+        "GuardRegions",
+        "The pod's processes have guard regions (madvise with MADV_GUARD_INSTALL; new C libraries make one for each thread), and the target's kernel is older than they are.",
+        "Choose a node with Linux 6.13 or newer.",
+    ),
     plan("HostIpc", "The pod uses its node's IPC namespace.", "Run it without hostIPC."),
     plan("HostNetwork", "The pod uses its node's network.", "Run it without hostNetwork; what is bound to a node cannot move."),
     plan("HostPath", "A volume is a directory of the node.", "Use a shared volume (ReadWriteMany)."),
@@ -116,6 +121,11 @@ pub const ENTRIES: &[Entry] = &[
         "IoUring",
         "A process uses io_uring, which CRIU cannot save.",
         "Start the pod with the seccomp profile RuntimeDefault (it blocks io_uring from the start and programs fall back), or switch it off in the program.",
+    ),
+    plan(
+        "LinkLocalAddress",
+        "A socket uses a link-local address of IPv6, which is valid only on the wire that the pod leaves.",
+        "Let the program use another address, or move the pod when that socket is closed.",
     ),
     plan("MessageQueue", "The pod has a POSIX message queue, which CRIU cannot save.", "Use pipes or sockets instead, or remove the queue if nobody needs it."),
     plan("Mptcp", "A process has a Multipath TCP socket, which CRIU cannot save.", "Switch MPTCP off in the program (GODEBUG=multipathtcp=0 for Go)."),
@@ -131,6 +141,7 @@ pub const ENTRIES: &[Entry] = &[
     ),
     plan("NoAgent", "The node has no ready agent.", "Look at the DaemonSet godwit-agent; `kubectl migrate doctor` tells what is wrong."),
     plan("NoContainerRuntime", "Neither containerd nor CRI-O answers on the node.", "See that one of them runs and that its socket is at the usual place."),
+    plan("NoIpv4Address", "The pod has no IPv4 address, by which its network segment is asked for it.", "Move it another way: --network anchor."),
     plan("NoRoomForImages", "The pod's memory does not fit into the target's /run.", "Choose a node with more memory, or enlarge the tmpfs at /run."),
     plan("NoTarget", "No other node can take the pod.", "Name a node with --to to see what is in its way."),
     plan("NodeError", "Something of the node or of Godwit itself did not work.", "Look at the agent's log on that node; the migration can be tried again."),
@@ -207,6 +218,7 @@ pub const ENTRIES: &[Entry] = &[
     prepare("TargetRefused", "A quota or an admission policy did not accept the target pod.", "Change it, or move the pod by hand."),
     switch("Abandoned", "The source gave the migration up before the target owned the pod.", "See the source's reason; try again."),
     switch("Aborted", "The Handover says that the migration was taken back.", "Try again."),
+    switch("AddressTaken", "Another machine says that it has the pod's address.", "Look who has it, or move the pod another way: --network anchor."),
     switch("AgentRestarted", "The source's agent restarted before the pod was offered to the target.", "Try again."),
     switch("AnchorPeerUnreachable", "The node that mirrors an old address did not answer.", "Look at the agent on that node."),
     switch("AnchorUnknown", "The node has no such anchor any more: the connections have ended.", "Nothing is to be done."),
@@ -234,8 +246,8 @@ pub const ENTRIES: &[Entry] = &[
     switch("NetlinkFailed", "The kernel did not answer a question about addresses or sockets.", "Try again; report it if it stays."),
     switch("NetworkChangeRefused", "The kernel refused a change of the pod's network.", "The agent needs CAP_NET_ADMIN; the kernel needs nf_tables."),
     switch("NetworkNamespaceUnreachable", "The pod's network namespace cannot be joined.", "Its sandbox may just have gone; try again."),
+    switch("NoAddress", "The runtime names no address of the pod that an anchor could keep.", "Move it with its connections closed: --network close."),
     switch("NoFreeTunnel", "No VXLAN network identifier was free on both nodes.", "Retire anchors that are not needed any more: kubectl migrate release."),
-    switch("NoIpv4Address", "The pod has no IPv4 address, and only those can be kept by an anchor.", "Move it with its connections closed: --network close."),
     switch("NoNetworkNamespace", "The target pod has no network namespace of its own.", "Pods with hostNetwork cannot be moved."),
     switch("NodeRebooted", "A node was rebooted during the switch.", "Try again when the pod runs."),
     switch(
@@ -256,7 +268,7 @@ pub const ENTRIES: &[Entry] = &[
     ),
     switch(
         "RestoreIncomplete",
-        "After the restore something is missing that the source has.",
+        "After the restore something is missing that the source has, or is not what was dumped: a process, thread, file or socket, its cgroup, or a page of memory (some of every process are compared).",
         "This is a fault of CRIU or Godwit: keep the logs and report it.",
     ),
     switch("RestoreTimedOut", "CRIU did not finish the restore.", "Look at restore.log on the target node."),
@@ -264,6 +276,11 @@ pub const ENTRIES: &[Entry] = &[
         "SealBroken",
         "Something ran in the source pod's cgroup while it was sealed.",
         "Look at the source kubelet's log for who restarted or thawed the pod.",
+    ),
+    switch(
+        "SegmentBlocked",
+        "Nobody answers for the pod's address on the network of the new pod: it is another segment, or lets no foreign hardware address through.",
+        "Move the pod another way: --network anchor.",
     ),
     switch("SourceNotSealed", "The source could not confirm that it is sealed.", "Look at the source kubelet's log; try again."),
     switch(
@@ -303,6 +320,21 @@ pub const ENTRIES: &[Entry] = &[
         "CheckpointForged",
         "What stands in the status of the PodCheckpoint was not written by Godwit, or the Secret godwit-ca was made anew since.",
         "Do not use the checkpoint, and look who may write `podcheckpoints/status`.",
+    ),
+    keep(
+        "CheckpointKeyInvalid",
+        "The value of the Secret is not a key: neither 32 bytes nor base64 of 32 bytes.",
+        "Make one: `kubectl create secret generic NAME --from-literal=key=\"$(head -c 32 /dev/urandom | base64)\"`.",
+    ),
+    keep(
+        "CheckpointKeyMissing",
+        "The key of an encrypted checkpoint is not there: no Secret is named, there is none, it has no such value, or the controller may not read it.",
+        "Name the Secret that has it (`--decrypt-with`), in the same namespace. That the controller may read it: `checkpoints.keyNamespaces` of the chart, or a RoleBinding to ClusterRole `godwit-checkpoint-keys`.",
+    ),
+    keep(
+        "CheckpointKeyWrong",
+        "The Secret has another key than the one that the checkpoint was encrypted with.",
+        "Name the Secret that has its key (`--decrypt-with`); the key's id is in the status of the PodCheckpoint.",
     ),
     keep(
         "CheckpointMissing",

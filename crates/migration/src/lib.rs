@@ -4,7 +4,7 @@
 //! exhaustively and model-checked (`tests/`), and be replayed from a journal.
 //!
 //! ```text
-//!   controller ── PodFacts, Inspection, Assessment ──▶ plan::decide ──▶ Plan | blockers
+//!   controller ── what both agents say of their nodes ──▶ plan::compare ──▶ blockers, warnings
 //!   source agent ── events ──▶ handover::source::Machine ──▶ effects ──▶ source agent
 //!   target agent ── events ──▶ handover::target::Machine ──▶ effects ──▶ target agent
 //!   both agents  ── steps  ──▶ timeline::freeze ──▶ what the freeze was spent on

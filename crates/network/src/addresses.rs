@@ -114,10 +114,8 @@ pub fn remove(netns: &Path, ip: IpAddr) -> Result<(), Error> {
 }
 
 fn change(netns: &Path, ip: IpAddr, kind: u16, flags: u16, what: &str) -> Result<(), Error> {
-    let (family, prefix, bytes) = match ip {
-        IpAddr::V4(ip) => (2, 32, ip.octets().to_vec()),
-        IpAddr::V6(ip) => (10, 128, ip.octets().to_vec()),
-    };
+    let (family, prefix) = if ip.is_ipv4() { (2, 32) } else { (10, 128) };
+    let bytes = octets(ip);
     let mut body = vec![family, prefix, 0, SCOPE_HOST];
     body.extend_from_slice(&LOOPBACK.to_ne_bytes());
     let message = Message::new(kind, flags | ACK, &body)
@@ -127,7 +125,16 @@ fn change(netns: &Path, ip: IpAddr, kind: u16, flags: u16, what: &str) -> Result
     Socket::inside(netns, netlink::ROUTE)?.transact(what, vec![message], 0)
 }
 
-fn parse(bytes: &[u8]) -> Option<IpAddr> {
+/// An address as the kernel writes it.
+pub(crate) fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// The reverse of [`octets`].
+pub(crate) fn parse(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into()),
         16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into()),

@@ -14,3 +14,10 @@ pub fn elsewhere<T: Send + 'static>(value: T) {
     // What cannot be spawned is dropped with its closure.
     let _ = std::thread::Builder::new().name("close".into()).spawn(move || drop(value));
 }
+
+/// Does something on a thread of its own, for which nobody waits. If there can be none, it is not done.
+pub fn beside(name: &str, work: impl FnOnce() + Send + 'static) {
+    if let Err(error) = std::thread::Builder::new().name(name.into()).spawn(work) {
+        tracing::warn!(name, %error, "no thread can be made");
+    }
+}

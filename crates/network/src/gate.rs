@@ -23,7 +23,7 @@
 //! answers a connection that does not exist yet (a target in the making). Dropped at output means that no RST or FIN leaves when sockets end. The gate
 //! queues nothing: TCP sends it again once the gate opens, unless a [`crate::Hold`] has kept it. The tables outlive the agent; [`leftovers`] finds them after a crash.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 
 use crate::netlink::{self, APPEND, CREATE, DUMP, Message, Socket, attributes};
@@ -32,19 +32,19 @@ use crate::sockets::Untaken;
 use crate::{Error, addresses, close, links, netns};
 
 const PREFIX: &str = "godwit-";
-const PRIORITY: i32 = -500;
+pub(crate) const PRIORITY: i32 = -500;
 /// At most so many of the node's addresses are looked for in a frame.
-const STRANGERS: usize = 32;
+pub(crate) const STRANGERS: usize = 32;
 /// For at most so many connections something may leave at last.
 const LAST: usize = 128;
-const TCP: u8 = 6;
+pub(crate) const TCP: u8 = 6;
 const NFPROTO: u32 = 15;
-const L4PROTO: u32 = 16;
+pub(crate) const L4PROTO: u32 = 16;
 /// Interface index of `lo`, the same in every network namespace.
 const LOOPBACK: u32 = 1;
 
 /// The families that a gate uses.
-const FAMILIES: [Family; 3] = [Family::Netdev, Family::Inet, Family::Arp];
+pub(crate) const FAMILIES: [Family; 3] = [Family::Netdev, Family::Inet, Family::Arp];
 
 /// A gate for one migration in one network namespace.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Gate {
     /// The kernel refused; then nothing was changed.
     pub fn narrow(&self, device: &str) -> Result<(), Error> {
         let mut batch = Batch::new();
-        self.renew(&mut batch, &[Family::Netdev]);
+        renew(&mut batch, &self.table, &[Family::Netdev]);
         let chain = Chain { family: Family::Netdev, hook: 0, device: Some(device), priority: PRIORITY, kind: "filter", drops: false };
         batch.chain(&self.table, "new", chain);
         batch.push(NEWRULE, CREATE | APPEND, Family::Netdev, |m| {
@@ -102,7 +102,23 @@ impl Gate {
     /// # Errors
     /// The kernel refused; then nothing was changed.
     pub fn shut(&self) -> Result<(), Error> {
-        self.set(&[], &[], "shut the traffic gate")
+        self.set(&[], Leaves::On(&[]), "shut the traffic gate")
+    }
+
+    /// As [`shut`](Self::shut), but what the namespace says on one of the connections in `last` leaves: their reset.
+    ///
+    /// # Errors
+    /// The kernel refused; then nothing was changed.
+    pub fn seal(&self, last: &[Untaken]) -> Result<(), Error> {
+        self.set(&[], Leaves::On(last), "shut the traffic gate")
+    }
+
+    /// As [`shut`](Self::shut), but resets of TCP connections leave: of a pod that has moved away without them.
+    ///
+    /// # Errors
+    /// The kernel refused; then nothing was changed.
+    pub fn part(&self) -> Result<(), Error> {
+        self.set(&[], Leaves::Resets, "let resets leave")
     }
 
     /// Shuts the gate for the namespace itself, but lets frames pass from each interface of a pair to the other one. In the direction from the first to the
@@ -110,29 +126,18 @@ impl Gate {
     ///
     /// # Errors
     /// The kernel refused (an interface is gone, say); then nothing was changed.
-    pub fn connect(&self, netns: &Path, outer: &str, inner: &str, strangers: &[Ipv4Addr], last: &[Untaken]) -> Result<(), Error> {
+    pub fn connect(&self, netns: &Path, outer: &str, inner: &str, strangers: &[IpAddr], last: &[Untaken]) -> Result<(), Error> {
         let (outer_index, inner_index) = (links::index_of(netns, outer)?, links::index_of(netns, inner)?);
         let pass = [
             Pass { from: outer, to: inner_index, not_from: strangers.iter().take(STRANGERS).copied().collect() },
             Pass { from: inner, to: outer_index, not_from: Vec::new() },
         ];
-        self.set(&pass, last, "let frames pass")
+        self.set(&pass, Leaves::On(last), "let frames pass")
     }
 
-    /// Made, deleted and made anew in one transaction: afterwards it is complete whatever was there before.
-    fn renew(&self, batch: &mut Batch, families: &[Family]) {
-        for family in FAMILIES {
-            batch.push(NEWTABLE, CREATE, family, |m| m.text(1, &self.table));
-            batch.push(DELTABLE, 0, family, |m| m.text(1, &self.table));
-            if families.contains(&family) {
-                batch.push(NEWTABLE, CREATE, family, |m| m.text(1, &self.table));
-            }
-        }
-    }
-
-    fn set(&self, passes: &[Pass<'_>], last: &[Untaken], what: &str) -> Result<(), Error> {
+    fn set(&self, passes: &[Pass<'_>], leaves: Leaves<'_>, what: &str) -> Result<(), Error> {
         let mut batch = Batch::new();
-        self.renew(&mut batch, &FAMILIES);
+        renew(&mut batch, &self.table, &FAMILIES);
         for (index, device) in self.devices.iter().enumerate() {
             let chain = format!("in-{index}");
             batch.chain(&self.table, &chain, Chain { family: Family::Netdev, hook: 0, device: Some(device), priority: PRIORITY, kind: "filter", drops: true });
@@ -144,8 +149,13 @@ impl Gate {
             }
         }
         batch.chain(&self.table, "out", Chain { family: Family::Inet, hook: 3, device: None, priority: PRIORITY, kind: "filter", drops: false });
-        for connection in last.iter().take(LAST) {
-            batch.push(NEWRULE, CREATE | APPEND, Family::Inet, |m| accept_connection(m.text(1, &self.table).text(2, "out"), connection));
+        match leaves {
+            Leaves::On(last) => {
+                for connection in last.iter().take(LAST) {
+                    batch.push(NEWRULE, CREATE | APPEND, Family::Inet, |m| accept_connection(m.text(1, &self.table).text(2, "out"), connection));
+                }
+            }
+            Leaves::Resets => batch.push(NEWRULE, CREATE | APPEND, Family::Inet, |m| accept_resets(m.text(1, &self.table).text(2, "out"))),
         }
         batch.push(NEWRULE, CREATE | APPEND, Family::Inet, |m| drop_unless_loopback(m.text(1, &self.table).text(2, "out")));
         batch.chain(&self.table, "out", Chain { family: Family::Arp, hook: 1, device: None, priority: PRIORITY, kind: "filter", drops: true });
@@ -180,6 +190,17 @@ impl Gate {
     }
 }
 
+/// A table made, deleted and, of these families, made anew in one transaction: afterwards it is complete whatever was there before.
+pub(crate) fn renew(batch: &mut Batch, table: &str, families: &[Family]) {
+    for family in FAMILIES {
+        batch.push(NEWTABLE, CREATE, family, |m| m.text(1, table));
+        batch.push(DELTABLE, 0, family, |m| m.text(1, table));
+        if families.contains(&family) {
+            batch.push(NEWTABLE, CREATE, family, |m| m.text(1, table));
+        }
+    }
+}
+
 /// The ids of all gates that are shut in a network namespace, also those of an agent that died.
 ///
 /// # Errors
@@ -207,11 +228,19 @@ fn tables(socket: &Socket) -> Result<Vec<(Family, String)>, Error> {
     Ok(found)
 }
 
+/// What the namespace itself says and a shut gate lets out.
+enum Leaves<'a> {
+    /// All of these connections.
+    On(&'a [Untaken]),
+    /// Resets of TCP.
+    Resets,
+}
+
 /// Frames that pass: from an interface to the one with an index.
 struct Pass<'a> {
     from: &'a str,
     to: u32,
-    not_from: Vec<Ipv4Addr>,
+    not_from: Vec<IpAddr>,
 }
 
 /// Appends the expressions `oif != lo drop`: meta loads the index of the outgoing interface, cmp goes on only if it differs, immediate sets the verdict.
@@ -219,14 +248,22 @@ fn drop_unless_loopback(message: Message) -> Message {
     message.nested(4, |m| drop_it(compare(meta(m, 5), 1, &LOOPBACK.to_ne_bytes())))
 }
 
-/// Appends the expressions `meta protocol ip, ip protocol tcp, ip saddr IP, tcp flags & (syn | ack) == syn, drop`.
-fn drop_new_connections(message: Message, from: Ipv4Addr) -> Message {
+/// Where a header has its addresses, the source's first.
+const ADDRESSES: [u32; 2] = [12, 8];
+
+/// Appends the expressions `meta protocol ip, meta l4proto tcp, ip saddr IP, tcp flags & (syn | ack) == syn, drop`; for IPv6 the same of `ip6`.
+pub(crate) fn drop_new_connections(message: Message, from: IpAddr) -> Message {
+    let (protocol, octets): (u16, _) = (if from.is_ipv4() { 0x0800 } else { 0x86dd }, addresses::octets(from));
     message.nested(4, |m| {
-        let m = compare(meta(m, 1), 0, &0x0800_u16.to_be_bytes());
-        let m = compare(payload(m, 1, 9, 1), 0, &[TCP]);
-        let m = compare(payload(m, 1, 12, 4), 0, &from.octets());
+        let m = compare(meta(m, 1), 0, &protocol.to_be_bytes());
+        let m = compare(meta(m, L4PROTO), 0, &[TCP]);
+        let m = compare(payload(m, 1, ADDRESSES[usize::from(from.is_ipv6())], length(&octets)), 0, &octets);
         drop_it(begins(m))
     })
+}
+
+fn length(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
 }
 
 /// Goes on only if a TCP segment begins a connection: `tcp flags & (syn | ack) == syn`.
@@ -234,15 +271,24 @@ fn begins(message: Message) -> Message {
     compare(and(payload(message, 2, 13, 1), 0x12), 0, &[0x02])
 }
 
-/// Appends the expressions `meta nfproto ipv4, ip protocol tcp, ip saddr OURS ip daddr PEER, tcp sport OURS tcp dport PEER, accept`.
+/// Appends the expressions `meta nfproto ipv4, meta l4proto tcp, ip saddr OURS, ip daddr PEER, tcp sport OURS tcp dport PEER, accept`; for IPv6 the same of `ip6`.
 fn accept_connection(message: Message, connection: &Untaken) -> Message {
     let (ours, peer) = (connection.ours, connection.peer);
     message.nested(4, |m| {
-        let m = compare(payload(compare(meta(m, NFPROTO), 0, &[Family::Ip as u8]), 1, 9, 1), 0, &[TCP]);
-        let m = compare(payload(m, 1, 12, 8), 0, &[ours.ip().octets(), peer.ip().octets()].concat());
+        let family = if ours.is_ipv4() { Family::Ip } else { Family::Ip6 };
+        let m = compare(meta(compare(meta(m, NFPROTO), 0, &[family as u8]), L4PROTO), 0, &[TCP]);
+        let (from, to) = (addresses::octets(ours.ip()), addresses::octets(peer.ip()));
+        let at = ADDRESSES[usize::from(ours.is_ipv6())];
+        let m = compare(payload(m, 1, at, length(&from)), 0, &from);
+        let m = compare(payload(m, 1, at + length(&from), length(&to)), 0, &to);
         let m = compare(payload(m, 2, 0, 4), 0, &[ours.port().to_be_bytes(), peer.port().to_be_bytes()].concat());
         accept(m)
     })
+}
+
+/// Appends the expressions `meta l4proto tcp, tcp flags & rst == rst, accept`.
+fn accept_resets(message: Message) -> Message {
+    message.nested(4, |m| accept(compare(and(payload(compare(meta(m, L4PROTO), 0, &[TCP]), 2, 13, 1), 0x04), 0, &[0x04])))
 }
 
 /// Appends the expressions `fwd to DEVICE`: immediate puts the index into register 1.

@@ -7,14 +7,15 @@
 //!                        └───── release ──▶ anc0, eth0 ◀───── release
 //! ```
 //!
-//! A packet socket hears a frame before any rule is asked; its queue in the kernel is the store. Only TCP over IPv4 and ARP are kept: they take what comes twice as
-//! what it is, others might not. (ARP, because the new pod knows no hardware address yet: its first question, unheard, is repeated only after a second.)
+//! A packet socket hears a frame before any rule is asked; its queue in the kernel is the store. Only TCP and what asks for
+//! neighbours (ARP; ICMPv6's solicitations and advertisements) are kept: they take what comes twice as what it is, others might not. (Neighbours, because the new pod knows no
+//! hardware address yet: its first question, unheard, is repeated only after a second.)
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 
 use crate::packet::{PacketSocket, VNET_HEADER};
-use crate::{Error, close, links, netns};
+use crate::{Error, addresses, close, links, netns};
 
 /// Bytes that are kept for each direction.
 const ROOM: i32 = 8 << 20;
@@ -67,7 +68,7 @@ impl Hold {
     ///
     /// # Errors
     /// The namespace cannot be entered, or an interface is missing.
-    pub fn release(self, netns: &Path, strangers: &[Ipv4Addr]) -> Result<usize, Error> {
+    pub fn release(self, netns: &Path, strangers: &[IpAddr]) -> Result<usize, Error> {
         let (outer, inner) = (links::index_of(netns, &self.names.0)?, links::index_of(netns, &self.names.1)?);
         netns::inside(netns, || {
             let send = |index| PacketSocket::sending(index).map_err(|source| Error::Socket { what: "send frames", source });
@@ -80,7 +81,7 @@ impl Hold {
 }
 
 /// Frames that cannot be sent are lost, as frames may be.
-fn pass(from: &PacketSocket, to: &PacketSocket, strangers: &[Ipv4Addr]) -> usize {
+fn pass(from: &PacketSocket, to: &PacketSocket, strangers: &[IpAddr]) -> usize {
     let mut buffer = vec![0; FRAME];
     let mut count = 0;
     while let Ok(Some(length)) = from.read(&mut buffer) {
@@ -93,20 +94,48 @@ fn pass(from: &PacketSocket, to: &PacketSocket, strangers: &[Ipv4Addr]) -> usize
     count
 }
 
-/// Ethernet, and in it ARP, or IPv4 and TCP.
-fn is_kept(frame: &[u8]) -> bool {
-    match frame.get(VNET_HEADER + 12..VNET_HEADER + 14) {
-        Some([8, 6]) => true,
-        Some([8, 0]) => frame.get(VNET_HEADER + 23) == Some(&6),
-        _ => false,
+/// Ethernet, and in it ARP, TCP, or a question for a neighbour or its answer.
+pub(crate) fn is_kept(frame: &[u8]) -> bool {
+    match Packet::of(frame) {
+        Some(packet) => packet.protocol == TCP || packet.protocol == ICMP_SIX && packet.byte(0).is_some_and(|kind| NEIGHBOURS.contains(&kind)),
+        None => frame.get(VNET_HEADER + 12..VNET_HEADER + 14) == Some(&[8, 6]),
     }
 }
 
-/// A frame that is kept: an IPv4 packet whose TCP segment begins a connection, from one of these.
-fn begins_at(frame: &[u8], strangers: &[Ipv4Addr]) -> bool {
-    let packet = frame.get(VNET_HEADER + 14..).unwrap_or_default();
-    let from = packet.get(12..16).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()).map(Ipv4Addr::from);
-    let header = packet.first().map_or(0, |byte| usize::from(byte & 0xf) * 4);
-    let flags = packet.get(header + 13).copied().unwrap_or(0);
-    packet.get(9) == Some(&6) && flags & 0x12 == 0x02 && from.is_some_and(|from| strangers.contains(&from))
+/// A frame that is kept: a packet whose TCP segment begins a connection, from one of these.
+pub(crate) fn begins_at(frame: &[u8], strangers: &[IpAddr]) -> bool {
+    Packet::of(frame)
+        .is_some_and(|packet| packet.protocol == TCP && packet.byte(13).is_some_and(|flags| flags & 0x12 == 0x02) && strangers.contains(&packet.from))
+}
+
+const TCP: u8 = 6;
+const ICMP_SIX: u8 = 58;
+/// Solicitation and advertisement (RFC 4861, 4.3 and 4.4).
+const NEIGHBOURS: [u8; 2] = [135, 136];
+
+/// What is in a frame of IPv4 or IPv6.
+struct Packet<'a> {
+    from: IpAddr,
+    protocol: u8,
+    /// What follows the header.
+    content: &'a [u8],
+}
+
+impl<'a> Packet<'a> {
+    fn of(frame: &'a [u8]) -> Option<Self> {
+        let packet = frame.get(VNET_HEADER + 14..)?;
+        match frame.get(VNET_HEADER + 12..VNET_HEADER + 14)? {
+            [8, 0] => {
+                let header = usize::from(packet.first()? & 0xf) * 4;
+                Some(Self { from: addresses::parse(packet.get(12..16)?)?, protocol: *packet.get(9)?, content: packet.get(header..)? })
+            }
+            // Extension headers, which TCP and neighbours do without, are none of the protocols that are asked for.
+            [0x86, 0xdd] => Some(Self { from: addresses::parse(packet.get(8..24)?)?, protocol: *packet.get(6)?, content: packet.get(40..)? }),
+            _ => None,
+        }
+    }
+
+    fn byte(&self, at: usize) -> Option<u8> {
+        self.content.get(at).copied()
+    }
 }

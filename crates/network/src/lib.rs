@@ -20,10 +20,18 @@
 //!           hold::Hold keeps what comes too early     attachment::Attachment: what there is to mirror
 //!                                                     replies: answers to datagrams have the address that was asked
 //! ```
+//!
+//! Where both pods are on one network segment, the old address moves by itself:
+//!
+//! ```text
+//!   peers ⇄ segment ⇄ eth0 of the new pod ⇄ old0   segment: macvlan with the old address and the old MAC; announce: it is here now
+//!              └───── eth0 of the old pod: sealed  relay::Relay sends after it what came meanwhile
+//! ```
 
 pub mod addresses;
 #[cfg(test)]
 mod anchor_tests;
+pub mod announce;
 pub mod attachment;
 pub mod close;
 pub mod echo;
@@ -36,7 +44,11 @@ mod netlink;
 mod netns;
 mod nft;
 mod packet;
+pub mod relay;
 pub mod replies;
+pub mod segment;
+#[cfg(test)]
+mod segment_tests;
 pub mod sockets;
 #[cfg(test)]
 mod tests;
@@ -46,3 +58,4 @@ pub use error::Error;
 pub use gate::Gate;
 pub use hold::Hold;
 pub use mirror::Mirror;
+pub use relay::Relay;

@@ -13,12 +13,12 @@
 //! Message formats: linux/if_link.h, rtnetlink.h, veth.h; per-device settings: `IPV4_DEVCONF_*` in linux/ip.h.
 
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use crate::netlink::{self, ACK, CREATE, DUMP, EXCL, Message, Socket, attributes, u32_at};
-use crate::{Error, netns};
+use crate::{Error, addresses, netns};
 
 const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
@@ -54,7 +54,13 @@ const NOARP: u32 = 0x80;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
+const IFA_CACHEINFO: u16 = 6;
+const NODAD: u32 = 0x02;
 const NOPREFIXROUTE: u32 = 0x200;
+/// `struct ifa_cacheinfo {preferred, valid, …}`: not preferred, valid for ever. No connection that begins here takes such an address for its own.
+const DEPRECATED: [u32; 4] = [0, u32::MAX, 0, 0];
+/// What IPv6 does by itself on an interface of an old address: nothing. Its routers are the old network's, and the address was checked there.
+const QUIET_SIX: [(&str, &str); 4] = [("disable_ipv6", "0"), ("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")];
 const EEXIST: i32 = 17;
 const ENODEV: i32 = 19;
 
@@ -168,26 +174,60 @@ pub fn up_as_pipe(netns: &Path, name: &str, mtu: u32) -> Result<(), Error> {
     each(netns, &format!("bring {name} up"), vec![quiet, up])
 }
 
-/// Brings an end up that has an address of the pod, as a single host's, without a route.
+/// Brings an interface up that says nothing by itself.
 ///
 /// # Errors
 /// The kernel refused.
-pub fn up_as_interface(netns: &Path, name: &str, mtu: u32, ips: &[Ipv4Addr]) -> Result<(), Error> {
+pub fn up_quietly(netns: &Path, name: &str) -> Result<(), Error> {
+    quiet_six(netns, name)?;
+    let quiet = silent(set(name), &[(ARP_IGNORE, 1), (ARP_ANNOUNCE, 2), (RP_FILTER, 0)]);
+    let up = Message::new(SETLINK, ACK, &header(UP, UP)).text(IFLA_IFNAME, name);
+    each(netns, &format!("bring {name} up"), vec![quiet, up])
+}
+
+/// Brings an end up that has addresses of the pod, each as a single host's, without a route.
+///
+/// # Errors
+/// The kernel refused.
+pub fn up_as_interface(netns: &Path, name: &str, mtu: u32, ips: &[IpAddr]) -> Result<(), Error> {
+    quiet_six(netns, name)?;
     let quiet = silent(set(name), &[(ARP_IGNORE, 1), (ARP_ANNOUNCE, 2), (RP_FILTER, 0)]);
     let mtu = set(name).attribute(IFLA_MTU, &mtu.to_ne_bytes());
     let mut messages = vec![quiet, mtu];
     let index = index_of(netns, name)?;
     for ip in ips {
-        let mut body = vec![2, 32, 0, 0];
+        let (mut body, bytes) = (if ip.is_ipv4() { vec![2, 32, 0, 0] } else { vec![10, 128, 0, 0] }, addresses::octets(*ip));
         body.extend_from_slice(&index.to_ne_bytes());
-        let message = Message::new(NEWADDR, CREATE | ACK, &body)
-            .attribute(IFA_LOCAL, &ip.octets())
-            .attribute(IFA_ADDRESS, &ip.octets())
-            .attribute(IFA_FLAGS, &NOPREFIXROUTE.to_ne_bytes());
-        messages.push(message);
+        let message = Message::new(NEWADDR, CREATE | ACK, &body).attribute(IFA_LOCAL, &bytes).attribute(IFA_ADDRESS, &bytes);
+        messages.push(if ip.is_ipv4() {
+            message.attribute(IFA_FLAGS, &NOPREFIXROUTE.to_ne_bytes())
+        } else {
+            message.attribute(IFA_FLAGS, &(NOPREFIXROUTE | NODAD).to_ne_bytes()).attribute(IFA_CACHEINFO, &DEPRECATED.map(u32::to_ne_bytes).concat())
+        });
     }
     messages.push(Message::new(SETLINK, ACK, &header(UP, UP)).text(IFLA_IFNAME, name));
     each(netns, &format!("bring {name} up"), messages)
+}
+
+/// Whether the kernel has IPv6.
+#[must_use]
+pub fn has_six() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
+}
+
+/// An interface that listens to no router. What cannot be set is as it is: without IPv6 nothing depends on it.
+fn quiet_six(netns: &Path, name: &str) -> Result<(), Error> {
+    netns::inside(netns, || {
+        for (setting, value) in QUIET_SIX.iter().filter(|_| has_six()) {
+            let file = Path::new("/proc/sys/net/ipv6/conf").join(name).join(setting);
+            if std::fs::read_to_string(&file).is_ok_and(|found| found.trim() != *value)
+                && let Err(error) = std::fs::write(&file, value)
+            {
+                tracing::warn!(device = name, setting, %error, "a setting of IPv6 stays as it is");
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Makes an interface answer ARP only for its own addresses, and ask with them only: another interface of the namespace has some, too.
@@ -249,7 +289,7 @@ fn each(netns: &Path, what: &str, messages: Vec<Message>) -> Result<(), Error> {
 }
 
 /// `struct ifinfomsg`.
-fn header(flags: u32, change: u32) -> [u8; 16] {
+pub(crate) fn header(flags: u32, change: u32) -> [u8; 16] {
     let mut body = [0; 16];
     body[8..12].copy_from_slice(&flags.to_ne_bytes());
     body[12..16].copy_from_slice(&change.to_ne_bytes());
@@ -283,7 +323,7 @@ fn silent(message: Message, settings: &[(u16, u32)]) -> Message {
     message.nested(IFLA_AF_SPEC, |m| {
         let m = m.nested(AF_INET, |m| m.nested(INET_CONF, |m| settings.iter().fold(m, |m, (kind, value)| m.attribute(*kind, &value.to_ne_bytes()))));
         // A kernel without IPv6 refuses the family.
-        if Path::new("/proc/sys/net/ipv6").exists() { m.nested(AF_INET6, |m| m.attribute(INET6_ADDR_GEN_MODE, &[GEN_MODE_NONE])) } else { m }
+        if has_six() { m.nested(AF_INET6, |m| m.attribute(INET6_ADDR_GEN_MODE, &[GEN_MODE_NONE])) } else { m }
     })
 }
 

@@ -5,10 +5,11 @@
 //!     eth0  its own address
 //!     old0  the old address, the old hardware address      ◀── tunnel or patch ── old pod's netns
 //!     rule 100: from the old address, or marked ▶ table 7100: the old routes, by old0
-//!     table ip anchor-old0: marks answers to datagrams, see crate::replies
+//!     table ip (ip6) anchor-old0: marks answers to datagrams, see crate::replies
 //! ```
 //!
-//! The old address is a single host's, so that nothing else is routed differently. Each interface answers ARP for its own addresses only.
+//! The old address is a single host's, so that nothing else is routed differently. Each interface answers ARP for its own addresses only, as IPv6 always does. `old0` has
+//! the old link-local address, too, from which IPv6 asks and answers neighbours; it hears no router.
 
 use std::path::Path;
 
@@ -36,6 +37,7 @@ impl Mirror {
     /// # Errors
     /// The namespace cannot be entered.
     pub fn plan(netns: &Path, old: Attachment) -> Result<Self, Error> {
+        let old = if links::has_six() { old } else { old.without_six() };
         Ok(Self { device: links::free_name(netns, PREFIX)?, old })
     }
 
@@ -53,12 +55,12 @@ impl Mirror {
         }
         links::up_as_interface(netns, &self.device, self.old.mtu, &self.old.ips)?;
         attachment::route_from(netns, &self.old, &self.device, self.table(), self.old.mtu.min(mtu))?;
-        if self.old.datagrams
-            && let Err(error) = replies::begin(netns, &self.device, self.table())
-        {
-            // No reason not to keep what else there is.
-            let source = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::warn!(device = self.device, %error, source, "answers to datagrams will come from the new address");
+        for family in self.old.answering() {
+            if let Err(error) = replies::begin(netns, &self.device, self.table(), family) {
+                // No reason not to keep what else there is.
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(device = self.device, ?family, %error, source, "answers to datagrams will come from the new address");
+            }
         }
         Ok(())
     }
@@ -69,10 +71,10 @@ impl Mirror {
     /// The kernel refused.
     pub fn lower(&self, netns: &Path) -> Result<(), Error> {
         attachment::unroute(netns, &self.old, self.table())?;
-        if self.old.datagrams
-            && let Err(error) = replies::end(netns, &self.device)
-        {
-            tracing::debug!(device = self.device, %error, "there were no rules for datagrams");
+        for family in self.old.answering() {
+            if let Err(error) = replies::end(netns, &self.device, family) {
+                tracing::debug!(device = self.device, ?family, %error, "there were no rules for datagrams");
+            }
         }
         links::remove(netns, &self.device)
     }
@@ -82,8 +84,8 @@ impl Mirror {
     /// # Errors
     /// The namespace cannot be entered.
     pub fn connections(&self, netns: &Path) -> Result<u32, Error> {
-        let flows = if self.old.datagrams { replies::flows(netns, self.table()).unwrap_or(0) } else { 0 };
-        self.old.ips.iter().try_fold(flows, |sum, ip| Ok(sum.saturating_add(sockets::connections(netns, (*ip).into())?)))
+        let flows = self.old.answering().map(|family| replies::flows(netns, self.table(), family).unwrap_or(0)).fold(0, u32::saturating_add);
+        self.old.ips.iter().try_fold(flows, |sum, ip| Ok(sum.saturating_add(sockets::connections(netns, *ip)?)))
     }
 
     /// Ends them, with a reset to their peers.
@@ -93,7 +95,7 @@ impl Mirror {
     pub fn reset(&self, netns: &Path) -> Result<Destroyed, Error> {
         let mut all = Destroyed::default();
         for ip in &self.old.ips {
-            let destroyed = sockets::destroy(netns, (*ip).into())?;
+            let destroyed = sockets::destroy(netns, *ip)?;
             all.established += destroyed.established;
             all.other += destroyed.other;
         }

@@ -21,6 +21,7 @@ pub enum Family {
     Ip = 2,
     Arp = 3,
     Netdev = 5,
+    Ip6 = 10,
 }
 
 impl Family {
@@ -62,6 +63,13 @@ pub fn payload(message: Message, base: u32, offset: u32, length: u32) -> Message
 /// Goes on only if register 1 is equal (0) or not equal (1) to `value`.
 pub fn compare(message: Message, operation: u32, value: &[u8]) -> Message {
     expression(message, "cmp", &|m| m.be32(1, 1).be32(2, operation).nested(3, |m| m.attribute(1, value)))
+}
+
+/// Goes on only for frames beyond the first `count`, and for fewer by one each second.
+pub fn beyond(message: Message, count: u32) -> Message {
+    // NFTA_LIMIT_RATE, _UNIT (seconds), _BURST, _TYPE (packets), _FLAGS (NFT_LIMIT_F_INV).
+    let one = 1_u64.to_be_bytes();
+    expression(message, "limit", &|m| m.attribute(1, &one).attribute(2, &one).be32(3, count).be32(4, 0).be32(5, 1))
 }
 
 /// Register 1 = register 1 & mask, over one byte.

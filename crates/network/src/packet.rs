@@ -14,19 +14,27 @@ const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 /// `struct virtio_net_hdr`.
 pub const VNET_HEADER: usize = 10;
 
-/// A program of linux/filter.h, as (code, jump if true, jump if false, operand): EtherType IPv4, protocol TCP, of its flags SYN and ACK only SYN.
-const BEGINNINGS: [(u16, u8, u8, u32); 10] = [
-    (0x28, 0, 0, 12),          // A = 16 bits at 12
-    (0x15, 0, 7, 0x0800),      // IPv4, or to the end
-    (0x30, 0, 0, 23),          // A = byte at 23
-    (0x15, 0, 5, 6),           // TCP, or to the end
-    (0xb1, 0, 0, 14),          // X = length of the IPv4 header at 14
-    (0x50, 0, 0, 14 + 13),     // A = byte at X + 27
-    (0x54, 0, 0, 0x12),        // A &= SYN | ACK
-    (0x15, 0, 1, 0x02),        // SYN, or to the end
-    (0x06, 0, 0, 0xffff_ffff), // taken whole
-    (0x06, 0, 0, 0),           // not taken
+/// A program of linux/filter.h, as (code, jump if true, jump if false, operand): EtherType IPv4 or IPv6, protocol TCP, of its flags SYN and ACK only SYN.
+const BEGINNINGS: [(u16, u8, u8, u32); 15] = [
+    (0x28, 0, 0, 12),           // A = 16 bits at 12
+    (0x15, 0, 5, 0x0800),       // IPv4, or on to IPv6
+    (0x30, 0, 0, 23),           // A = byte at 23
+    (0x15, 0, 10, 6),           // TCP, or to the end
+    (0xb1, 0, 0, 14),           // X = length of the IPv4 header at 14
+    (0x50, 0, 0, 14 + 13),      // A = byte at X + 27
+    (0x05, 0, 0, 4),            // to the flags
+    (0x15, 0, 6, 0x86dd),       // IPv6, or to the end
+    (0x30, 0, 0, 20),           // A = byte at 20
+    (0x15, 0, 4, 6),            // TCP, or to the end
+    (0x30, 0, 0, 14 + 40 + 13), // A = byte at 67
+    (0x54, 0, 0, 0x12),         // A &= SYN | ACK
+    (0x15, 0, 1, 0x02),         // SYN, or to the end
+    (0x06, 0, 0, 0xffff_ffff),  // taken whole
+    (0x06, 0, 0, 0),            // not taken
 ];
+
+/// The same for ARP, whole.
+const ARP: [(u16, u8, u8, u32); 4] = [(0x28, 0, 0, 12), (0x15, 0, 1, 0x0806), (0x06, 0, 0, 0xffff_ffff), (0x06, 0, 0, 0)];
 
 /// A packet socket of one interface, in the network namespace of the thread that made it.
 #[derive(Debug)]
@@ -41,6 +49,19 @@ impl PacketSocket {
     /// The kernel refused.
     pub fn listening(index: u32, room: libc::c_int) -> io::Result<Self> {
         let socket = Self::new()?;
+        socket.set(libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
+        socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, room)?;
+        socket.bind(index, libc::ETH_P_ALL)?;
+        Ok(socket)
+    }
+
+    /// One that hears ARP only; by index 0 on all interfaces, before any bridge or the like takes it.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn listening_to_arp(index: u32, room: libc::c_int) -> io::Result<Self> {
+        let socket = Self::new()?;
+        socket.only(&ARP)?;
         socket.set(libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
         socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, room)?;
         socket.bind(index, libc::ETH_P_ALL)?;
@@ -77,12 +98,16 @@ impl PacketSocket {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// From now on it hears only what begins a TCP connection over IPv4.
+    /// From now on it hears only what begins a TCP connection.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn only_beginnings(&self) -> io::Result<()> {
-        let mut program = BEGINNINGS.map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k });
+        self.only(&BEGINNINGS)
+    }
+
+    fn only(&self, program: &[(u16, u8, u8, u32)]) -> io::Result<()> {
+        let mut program: Vec<_> = program.iter().map(|(code, jt, jf, k)| libc::sock_filter { code: *code, jt: *jt, jf: *jf, k: *k }).collect();
         let filter = libc::sock_fprog { len: u16::try_from(program.len()).unwrap_or(0), filter: program.as_mut_ptr() };
         let length = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).unwrap_or(16);
         // SAFETY: the pointer is to a `sock_fprog` of the length given, and that one's to as many instructions as it says; both live during the call, and the

@@ -8,20 +8,22 @@
 //!         ◀── old0 ◀── source: the old address ◀── rule: what is marked ▶ the old routes ◀── of a marked flow: mark ◀──┘
 //! ```
 //!
-//! It is one table of the family `ip` for each mirror. A pod without such a socket gets none: following flows costs every packet of its namespace something.
+//! It is one table of the family `ip`, and one of `ip6`, for each mirror. A pod without such a socket gets none: following flows costs every packet of its namespace something.
 //!
 //! Message formats: linux/netfilter/nf_tables.h, nfnetlink_conntrack.h.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::Path;
 
+use crate::attachment::is_link_local;
 use crate::netlink::{self, APPEND, CREATE, DUMP, Message, Socket, attributes};
-use crate::nft::{Batch, Chain, DELTABLE, Family, NEWRULE, NEWTABLE, compare, expression, flow, load, meta, payload, set_flow, set_meta};
+use crate::nft::{Batch, Chain, DELTABLE, Family, NEWRULE, NEWTABLE, compare, expression, flow, load, meta, set_flow, set_meta};
 use crate::{Error, addresses, links};
 
 const PREFIX: &str = "anchor-";
 const META_MARK: u32 = 3;
 const META_IIF: u32 = 4;
+const META_L4PROTO: u32 = 16;
 const FLOW_MARK: u32 = 3;
 const SOCKET_WILDCARD: u32 = 2;
 const PREROUTING: u32 = 0;
@@ -42,31 +44,32 @@ pub fn mark(table: u32) -> u32 {
     MARKS + table
 }
 
-/// Makes answers to datagrams that come in at `device` leave by it, from the address that they came to; `table` has the routes. There already: it is made anew.
+/// Makes answers to datagrams of a family (`Ip` or `Ip6`) that come in at `device` leave by it, from the address that they came to; `table` has the routes. There already: it
+/// is made anew.
 ///
 /// # Errors
-/// The kernel refused, or no other interface of the namespace has an IPv4 address.
-pub fn begin(netns: &Path, device: &str, table: u32) -> Result<(), Error> {
-    let (index, mark, own) = (links::index_of(netns, device)?, mark(table), own_address(netns)?);
+/// The kernel refused, or no other interface of the namespace has an address of that family.
+pub(crate) fn begin(netns: &Path, device: &str, table: u32, family: Family) -> Result<(), Error> {
+    let (index, mark, own) = (links::index_of(netns, device)?, mark(table), own_address(netns, family)?);
     let name = format!("{PREFIX}{device}");
     let mut batch = Batch::new();
-    renew(&mut batch, &name);
-    let chain = |hook, priority, kind| Chain { family: Family::Ip, hook, device: None, priority, kind, drops: false };
+    renew(&mut batch, &name, family);
+    let chain = |hook, priority, kind| Chain { family, hook, device: None, priority, kind, drops: false };
     let mut rule = |chain_name: &str, chain: Chain<'_>, fill: &dyn Fn(Message) -> Message| {
         batch.chain(&name, chain_name, chain);
-        batch.push(NEWRULE, CREATE | APPEND, Family::Ip, |m| m.text(1, &name).text(2, chain_name).nested(4, fill));
+        batch.push(NEWRULE, CREATE | APPEND, family, |m| m.text(1, &name).text(2, chain_name).nested(4, fill));
     };
-    // iif DEVICE, ip protocol udp, socket wildcard 1, meta mark set MARK, ct mark set MARK
+    // iif DEVICE, meta l4proto udp, socket wildcard 1, meta mark set MARK, ct mark set MARK
     rule("marked", chain(PREROUTING, MANGLE, "filter"), &|m| {
         let m = compare(meta(m, META_IIF), 0, &index.to_ne_bytes());
-        let m = compare(payload(m, 1, 9, 1), 0, &[UDP]);
+        let m = compare(meta(m, META_L4PROTO), 0, &[UDP]);
         let m = compare(expression(m, "socket", &|m| m.be32(1, SOCKET_WILDCARD).be32(2, 1)), 0, &[1]);
         set_flow(set_meta(load(m, &mark.to_ne_bytes()), META_MARK), FLOW_MARK)
     });
     // meta mark MARK, dnat to OWN
     rule("led", chain(PREROUTING, NAT, "nat"), &|m| {
-        let m = load(compare(meta(m, META_MARK), 0, &mark.to_ne_bytes()), &own.octets());
-        expression(m, "nat", &|m| m.be32(1, 1).be32(2, Family::Ip as u32).be32(3, 1))
+        let m = load(compare(meta(m, META_MARK), 0, &mark.to_ne_bytes()), &addresses::octets(own));
+        expression(m, "nat", &|m| m.be32(1, 1).be32(2, family as u32).be32(3, 1))
     });
     // ct mark MARK, meta mark set MARK
     rule("answers", chain(OUTPUT, MANGLE, "route"), &|m| set_meta(compare(flow(m, FLOW_MARK), 0, &mark.to_ne_bytes()), META_MARK));
@@ -77,7 +80,7 @@ pub fn begin(netns: &Path, device: &str, table: u32) -> Result<(), Error> {
 ///
 /// # Errors
 /// The kernel refused.
-pub fn end(netns: &Path, device: &str) -> Result<(), Error> {
+pub(crate) fn end(netns: &Path, device: &str, family: Family) -> Result<(), Error> {
     let socket = match Socket::inside(netns, netlink::NETFILTER) {
         Ok(socket) => socket,
         Err(Error::Namespace { .. }) => return Ok(()),
@@ -85,15 +88,15 @@ pub fn end(netns: &Path, device: &str) -> Result<(), Error> {
     };
     let name = format!("{PREFIX}{device}");
     let mut batch = Batch::new();
-    batch.push(NEWTABLE, CREATE, Family::Ip, |m| m.text(1, &name));
-    batch.push(DELTABLE, 0, Family::Ip, |m| m.text(1, &name));
+    batch.push(NEWTABLE, CREATE, family, |m| m.text(1, &name));
+    batch.push(DELTABLE, 0, family, |m| m.text(1, &name));
     batch.commit(&socket, "forget datagrams")
 }
 
 /// Made, deleted and made anew in one transaction: afterwards it is complete whatever was there before.
-fn renew(batch: &mut Batch, name: &str) {
+fn renew(batch: &mut Batch, name: &str, family: Family) {
     for (kind, flags) in [(NEWTABLE, CREATE), (DELTABLE, 0), (NEWTABLE, CREATE)] {
-        batch.push(kind, flags, Family::Ip, |m| m.text(1, name));
+        batch.push(kind, flags, family, |m| m.text(1, name));
     }
 }
 
@@ -101,20 +104,19 @@ fn renew(batch: &mut Batch, name: &str) {
 ///
 /// # Errors
 /// The kernel cannot be asked (it has no nf_conntrack_netlink, say).
-pub fn flows(netns: &Path, table: u32) -> Result<u32, Error> {
+pub(crate) fn flows(netns: &Path, table: u32, family: Family) -> Result<u32, Error> {
     let wanted = mark(table).to_be_bytes();
-    let request = Message::new(FLOW_GET, DUMP, &Family::Ip.header());
+    let request = Message::new(FLOW_GET, DUMP, &family.header());
     let answers = Socket::inside(netns, netlink::NETFILTER)?.dump("list flows", request, FLOW_NEW)?;
     let of_mirror = |payload: &&Vec<u8>| attributes(payload.get(4..).unwrap_or_default()).contains(&(CTA_MARK, wanted.as_slice()));
     Ok(u32::try_from(answers.iter().filter(of_mirror).count()).unwrap_or(u32::MAX))
 }
 
 /// The address of the pod's own interface: the first one that is no mirror's.
-fn own_address(netns: &Path) -> Result<Ipv4Addr, Error> {
+fn own_address(netns: &Path, family: Family) -> Result<IpAddr, Error> {
     let all = addresses::list(netns)?;
-    let own = all.iter().find_map(|(device, ip)| match ip {
-        IpAddr::V4(ip) if !ip.is_loopback() && !device.starts_with(crate::mirror::PREFIX) => Some(*ip),
-        _ => None,
-    });
-    own.ok_or_else(|| Error::Refused { what: "find the pod's own address".to_owned(), source: std::io::Error::from_raw_os_error(99) })
+    let own = all
+        .into_iter()
+        .find(|(device, ip)| ip.is_ipv6() == (family == Family::Ip6) && !ip.is_loopback() && !is_link_local(*ip) && !device.starts_with(crate::mirror::PREFIX));
+    own.map(|(_, ip)| ip).ok_or_else(|| Error::Refused { what: "find the pod's own address".to_owned(), source: std::io::Error::from_raw_os_error(99) })
 }

@@ -11,7 +11,7 @@
 
 mod presence;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use crate::Error;
@@ -88,22 +88,33 @@ pub fn connections(netns: &Path, local: IpAddr) -> Result<u32, Error> {
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-/// Whether there is a UDP socket that takes datagrams to whatever IPv4 address: its answers come from the one that the routing table gives.
+/// UDP sockets that take datagrams to whatever address: their answers come from the one that the routing table gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Takers {
+    /// There is one. Over IPv4, unless it is for IPv6 only, which the kernel's list does not tell.
+    pub any: bool,
+    /// There is one that takes datagrams over IPv6.
+    pub six: bool,
+}
+
+/// Whether there are such sockets.
 ///
 /// # Errors
 /// The namespace cannot be entered or the kernel cannot be asked.
-pub fn any_takes_datagrams(netns: &Path) -> Result<bool, Error> {
+pub fn takes_datagrams(netns: &Path) -> Result<Takers, Error> {
     let socket = Socket::inside(netns, netlink::SOCK_DIAG)?;
-    Ok(list(&socket, UDP, 1 << CLOSE)?.iter().any(|entry| entry.local().is_some_and(|ip| ip.is_unspecified())))
+    let all = list(&socket, UDP, 1 << CLOSE)?;
+    let mut takers = all.iter().filter(|entry| entry.local().is_some_and(|ip| ip.is_unspecified())).peekable();
+    Ok(Takers { any: takers.peek().is_some(), six: takers.any(|entry| entry.family == INET6) })
 }
 
-/// A TCP connection over IPv4 that no program has taken in (accept(2)) yet.
+/// A TCP connection that no program has taken in (accept(2)) yet.
 #[derive(Debug)]
 pub struct Untaken {
     /// This end.
-    pub ours: SocketAddrV4,
+    pub ours: SocketAddr,
     /// The other end.
-    pub peer: SocketAddrV4,
+    pub peer: SocketAddr,
     entry: Entry,
 }
 
@@ -111,10 +122,10 @@ pub struct Untaken {
 ///
 /// # Errors
 /// The namespace cannot be entered or the kernel cannot be asked.
-pub fn untaken(netns: &Path, local: Ipv4Addr) -> Result<Vec<Untaken>, Error> {
+pub fn untaken(netns: &Path, local: IpAddr) -> Result<Vec<Untaken>, Error> {
     let socket = Socket::inside(netns, netlink::SOCK_DIAG)?;
     let established = list(&socket, TCP, (1 << ESTABLISHED) | (1 << CLOSE_WAIT))?;
-    Ok(established.into_iter().filter(|entry| entry.inode == 0).filter_map(Untaken::of).filter(|connection| *connection.ours.ip() == local).collect())
+    Ok(established.into_iter().filter(|entry| entry.inode == 0).filter_map(Untaken::of).filter(|connection| connection.ours.ip() == local).collect())
 }
 
 /// Ends connections that no program has taken in, with a reset to their peers.
@@ -144,13 +155,9 @@ pub fn unsettled(netns: &Path) -> Result<usize, Error> {
 
 impl Untaken {
     fn of(entry: Entry) -> Option<Self> {
-        let end = |offset| match entry.address(offset) {
-            Some(IpAddr::V4(ip)) => Some(ip),
-            _ => None,
-        };
         // `struct inet_diag_sockid` begins with both ports, big-endian.
         let port = |offset| Some(u16::from_be_bytes(entry.id.get(offset..offset + 2)?.try_into().ok()?));
-        Some(Self { ours: SocketAddrV4::new(end(4)?, port(0)?), peer: SocketAddrV4::new(end(20)?, port(2)?), entry })
+        Some(Self { ours: SocketAddr::new(entry.address(4)?, port(0)?), peer: SocketAddr::new(entry.address(20)?, port(2)?), entry })
     }
 }
 

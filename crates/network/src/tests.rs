@@ -236,6 +236,29 @@ fn what_is_missing_of_some_sockets_is_told() {
 }
 
 #[test]
+fn a_gate_that_parts_lets_resets_out_and_nothing_else() {
+    if !root() {
+        return;
+    }
+    with_peer(|pod, peer| {
+        let listener = TcpListener::bind("[::]:7001").unwrap();
+        for (to, ip) in [("10.99.0.2:7001", "10.99.0.2"), ("[fd99::2]:7001", "fd99::2")] {
+            let mut client = connect_within(&peer, to, Duration::from_secs(10)).unwrap();
+            let mut server = listener.accept().unwrap().0;
+            let gate = Gate::new(&pod, "part").unwrap();
+            gate.part().unwrap();
+            server.write_all(b"x").unwrap();
+            client.set_read_timeout(Some(Duration::from_millis(150))).unwrap();
+            assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock, "{to}");
+            sockets::destroy(&pod, ip.parse().unwrap()).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+            assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset, "{to}");
+            gate.open().unwrap();
+        }
+    });
+}
+
+#[test]
 fn destroyed_connections_fail_at_once_and_the_peer_hears_nothing_behind_a_gate() {
     if !root() {
         return;

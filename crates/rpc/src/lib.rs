@@ -9,6 +9,7 @@
 //! - [`credentials`] own certificate, key and the CA, replaced while connections go on.
 //! - [`tls`] channels that know whom they talk to, and a listener that knows who calls.
 //! - [`authority`] the CA: made once, signs for a day.
+//! - [`key`] the key of encrypted checkpoints, which no log shows.
 //! - [`logs`] log lines that say which migration they are about.
 //! - [`certificates`] (feature `kube`) how an agent gets its certificate through `certificates.k8s.io`.
 
@@ -18,11 +19,13 @@ pub mod certificates;
 pub mod credentials;
 pub mod failure;
 pub mod identity;
+pub mod key;
 pub mod logs;
 pub mod tls;
 
 pub use credentials::{Credentials, Material};
 pub use identity::Identity;
+pub use key::Key;
 
 /// Generated from `proto/godwit/agent/v1/agent.proto`, whose comments are the documentation.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

@@ -19,11 +19,11 @@ awk '{print "mount " $5}' /proc/1/mountinfo
 find /sys/fs/cgroup -type d -path '*kubepods/*' ! -name besteffort ! -name burstable -printf 'cgroup %p\n' 2>/dev/null || true
 nft list tables | sed 's/^/nft node /'
 ip -o link show type vxlan | awk '{print "link node " $2}'
-ip rule | grep -v -E 'lookup (local|main|default)' | sed 's/^/rule node /' || true
+{ ip rule; ip -6 rule; } 2>/dev/null | grep -v -E 'lookup (local|main|default)' | sed 's/^/rule node /' || true
 for netns in $(ls /run/netns 2>/dev/null); do
   ip netns exec "$netns" nft list tables 2>/dev/null | sed 's/^/nft pod /' || true
   ip netns exec "$netns" ip -o link show 2>/dev/null | awk '$2 ~ /^(anc|old)[0-9]/ {sub(/@.*|:$/, "", $2); print "link " $2}' || true
-  ip netns exec "$netns" ip rule 2>/dev/null | grep -v -E 'lookup (local|main|default)' | sed 's/^/rule pod /' || true
+  ip netns exec "$netns" sh -c 'ip rule; ip -6 rule' 2>/dev/null | grep -v -E 'lookup (local|main|default)' | sed 's/^/rule pod /' || true
 done
 find /run/godwit /var/lib/godwit -maxdepth 2 -path /var/lib/godwit/faults -prune -o -printf 'file %p\n' 2>/dev/null || true
 cat /proc/[0-9]*/comm 2>/dev/null | grep -E '^(criu|godwit-runtime|keeper|runc|crun|nft|tar|containerd-shim.*|conmon)$' | sed 's/^/process /' || true

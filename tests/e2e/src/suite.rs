@@ -14,12 +14,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use godwit_demo::lab::{Lab, Pair};
 use godwit_demo::notice::{line, step};
+use godwit_demo::shell::wait_until;
 use godwit_demo::{install, pods};
 
-use crate::case::Case;
+use crate::case::{Case, PREFIX};
 use crate::leftovers::{Things, prove_none};
 use crate::machines::{Extent, Joined};
 use crate::pairs::Widened;
+use crate::road::renew;
 use crate::scenario::{OnMachines, Scenario};
 
 /// Runtimes on which everything should run.
@@ -28,6 +30,8 @@ const RUNTIMES: [(&str, &str); 2] = [("containerd", "containerd"), ("crio", "CRI
 /// For how long nothing must have changed on the nodes before the first scenario, and how often that is looked for.
 const CALM: Duration = Duration::from_secs(2);
 const LOOKS: usize = 15;
+/// How long namespaces may take to go at the end.
+const GONE: Duration = Duration::from_secs(120);
 
 /// Runs what the command line asks for.
 #[must_use]
@@ -69,7 +73,7 @@ fn run(scenarios: &[Scenario], whole: bool) -> Result<usize> {
     let extent = Extent::from_env(whole)?;
     let lab = Lab::enter()?;
     line(&format!("on the {} network", lab.network()));
-    if std::env::var_os("GODWIT_E2E_INSTALLED").is_none() {
+    if !is_set("GODWIT_E2E_INSTALLED") {
         step("Godwit installed by its Helm chart", || install::install(&lab, true))?;
     } else if !install::has_faults(&lab)? {
         bail!("Godwit is installed without fault points; unset GODWIT_E2E_INSTALLED");
@@ -102,6 +106,12 @@ fn run(scenarios: &[Scenario], whole: bool) -> Result<usize> {
     let verdict = if failed.is_empty() { "all passed".to_owned() } else { format!("{} failed: {}", failed.len(), titles.join(", ")) };
     line(&format!("e2e: {} scenarios in {} min {} s, {verdict}", scenarios.len(), seconds / 60, seconds % 60));
     Ok(failed.len())
+}
+
+/// Whether a variable of the environment says something.
+#[must_use]
+pub fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
 /// Everything on the pairs that are sets of namespaces. Returns what failed.
@@ -161,7 +171,7 @@ fn on_virtual_machines(lab: &Lab, scenarios: &[Scenario], runtime: &str, nodes: 
         suite.failed()
     });
     // What failed is worth a look, if a look is wanted.
-    if std::env::var_os("GODWIT_E2E_KEEP").is_some() && failed.as_ref().is_ok_and(|failed| !failed.is_empty()) {
+    if is_set("GODWIT_E2E_KEEP") && failed.as_ref().is_ok_and(|failed| !failed.is_empty()) {
         return failed;
     }
     joined.leave().and(failed)
@@ -194,6 +204,10 @@ impl Suite {
     }
 
     fn failed(self) -> Vec<Failure> {
+        if let Err(error) = self.all_gone() {
+            line(&format!("✘ {error:#}"));
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(Failure { title: "the end".to_owned(), why: cause(&error) });
+        }
         self.failed.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -218,8 +232,14 @@ impl Suite {
         };
         let result = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&case))).unwrap_or_else(|_| Err(anyhow!("the scenario panicked")));
         let result = result.map_err(|error| error.context(format!("\n{}", pods::diagnosis(&self.lab, &case.namespace))));
-        if result.is_err() && std::env::var_os("GODWIT_E2E_KEEP").is_some() {
+        if result.is_err() && is_set("GODWIT_E2E_KEEP") {
             return (case.notes(), result);
+        }
+        if result.is_err()
+            && let Err(error) = renew(&case)
+        {
+            // A container that was killed leaves a cgroup as long as its pod is there, and the next scenario would be blamed for it.
+            line(&format!("  agents that {} has killed are not replaced: {error:#}", scenario.name));
         }
         let closed = self.close(&case, scenario);
         (case.notes(), result.and(closed))
@@ -228,16 +248,37 @@ impl Suite {
     fn close(&self, case: &Case, scenario: &Scenario) -> Result<()> {
         // A namespace that still has pods is looked at again only after half of their grace periods: what makes pods and the pods go first.
         let pods = ["delete", "deployments,replicasets,pods", "--all", "--ignore-not-found", "-n", &case.namespace, "--timeout=55s"];
-        let delete = ["delete", "namespace", &case.namespace, "--timeout=55s"];
+        // Side by side nobody waits for the namespace itself: all of them are looked for at the end.
+        let patience = if scenario.alone { "--timeout=55s" } else { "--wait=false" };
+        let delete = ["delete", "namespace", &case.namespace, patience];
         if let Err(error) = self.lab.kubectl(&pods).and_then(|_| self.lab.kubectl(&delete)) {
-            let stuck =
-                self.lab.kubectl(&["get", "pods,podmigrations,handovers,podcheckpoints,podrestores", "-n", &case.namespace, "-o", "wide"]).unwrap_or_default();
-            return Err(error.context(format!("the namespace does not go; a finalizer is stuck:\n{stuck}")));
+            return Err(error.context(self.stuck(&case.namespace)));
         }
         let nodes = self.before.iter().filter(|(name, _)| scenario.alone || **name == case.pair.a || **name == case.pair.b);
-        for (node, before) in nodes {
-            prove_none(&self.lab, node, before).context("nothing may be left when all pods are gone")?;
-        }
-        Ok(())
+        let proofs: Vec<Result<()>> = thread::scope(|scope| {
+            let all: Vec<_> = nodes.map(|(node, before)| scope.spawn(|| prove_none(&self.lab, node, before))).collect();
+            all.into_iter().map(|proof| proof.join().unwrap_or_else(|_| Err(anyhow!("the proof panicked")))).collect()
+        });
+        proofs.into_iter().collect::<Result<()>>().context("nothing may be left when all pods are gone")
+    }
+
+    /// Waits until the namespaces of all scenarios are gone, but those that are kept.
+    fn all_gone(&self) -> Result<()> {
+        let kept = is_set("GODWIT_E2E_KEEP") && !self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let mut left = Vec::new();
+        let gone = wait_until("the scenarios' namespaces gone", GONE, || {
+            let all =
+                self.lab.kubectl(&["get", "namespaces", "-o", "jsonpath={range .items[?(@.status.phase=='Terminating')]}{.metadata.name}{\"\\n\"}{end}"])?;
+            left = all.lines().filter(|name| name.starts_with(PREFIX)).map(str::to_owned).collect();
+            Ok((kept || left.is_empty()).then_some(()))
+        });
+        gone.map_err(|error| left.first().map_or_else(|| error, |first| anyhow!("{} namespaces do not go", left.len()).context(self.stuck(first))))
+    }
+
+    /// What is still in a namespace that should be gone.
+    fn stuck(&self, namespace: &str) -> String {
+        let kinds = "pods,podmigrations,handovers,podcheckpoints,podrestores";
+        let there = self.lab.kubectl(&["get", kinds, "-n", namespace, "-o", "wide"]).unwrap_or_default();
+        format!("the namespace {namespace} does not go; a finalizer is stuck:\n{there}")
     }
 }

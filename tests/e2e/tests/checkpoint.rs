@@ -19,17 +19,13 @@ pub const SCENARIO: Scenario =
     Scenario::new("checkpoint", "A checkpoint of a running pod is kept; pods made of it have its memory and files, on both nodes.", run).each_class();
 
 /// Where the lab's installation keeps checkpoints: lab/godwit/values.yaml.
-const STORE: &str = "/srv/shared/checkpoints";
+pub const STORE: &str = "/srv/shared/checkpoints";
 /// Counts, and says who it is: `good TURN IDENTITY`, as [`Case::good`] reads it.
 const COUNTER: &str = "trap 'exit 0' TERM; id=$(cat /proc/sys/kernel/random/uuid); i=0; while :; do i=$((i+1)); echo good $i $id; sleep 0.1; done";
 const KEYS: u32 = 1000;
 
 fn run(case: &Case) -> Result<()> {
-    for node in [&case.pair.a, &case.pair.b] {
-        case.lab
-            .script_on_node(node, &format!("mountpoint -q /srv/shared && mkdir -p {STORE}"))
-            .context("the lab's nodes have no /srv/shared: godwit-lab up")?;
-    }
+    store(case)?;
     let pod = start(case)?;
     let load = Load::start(server(case, &pod)?, KEYS)?;
     load.wait_for_rounds(100, MINUTE)?;
@@ -48,6 +44,16 @@ fn run(case: &Case) -> Result<()> {
     interrupted(case)?;
     retention(case)?;
     damaged(case, &kept)
+}
+
+/// Makes the store, if it is not there.
+pub fn store(case: &Case) -> Result<()> {
+    for node in [&case.pair.a, &case.pair.b] {
+        case.lab
+            .script_on_node(node, &format!("mountpoint -q /srv/shared && mkdir -p {STORE}"))
+            .context("the lab's nodes have no /srv/shared: godwit-lab up")?;
+    }
+    Ok(())
 }
 
 /// What a checkpoint is compared with.
@@ -97,7 +103,7 @@ fn words(case: &Case, pod: &str) -> Result<Vec<String>> {
     Ok(vec![redis(case, pod, &["get", "word"])?, cat("redis", "/root/word")?, cat("counter", "/root/word")?, cat("redis", "/data/word")?])
 }
 
-fn ok(output: Output) -> Result<String> {
+pub fn ok(output: Output) -> Result<String> {
     ensure!(output.code == 0, "exit code {}:\n{}{}", output.code, output.stdout, output.stderr);
     Ok(output.stdout)
 }
@@ -218,24 +224,28 @@ fn interrupted(case: &Case) -> Result<()> {
     }
     let left = case.lab.script_on_node(&case.pair.a, &format!("find {STORE}/{} -mindepth 1 -maxdepth 1 ! -name 'first-*'", case.namespace))?;
     ensure!(left.trim().is_empty(), "of those that failed there is left:\n{left}");
-    let before = case.good(&pod, "counter", 0)?;
-    let crash = Fault::set(&case.lab, &[&case.pair.a], "agent.checkpoint.frozen", Order::Crash)?;
-    // The agent that comes next lets the pod go on, and makes the checkpoint.
-    ok(case.kubectl_migrate(&["checkpoint", &pod, "--name", "after-a-crash", "--no-wait"])?)?;
-    crash.wait(MINUTE)?;
-    wait_until("the checkpoint is complete", MINUTE * 3, || {
-        let phase = case.lab.kubectl(&["get", "podcheckpoint", "-n", &case.namespace, "after-a-crash", "-o", "jsonpath={.status.phase}"])?;
-        ensure!(phase != "Failed", "it failed");
-        Ok((phase == "Complete").then_some(()))
-    })?;
-    case.goes_on(&pod, "counter", &before)?;
-    let object = case.pod(&pod)?;
-    ensure!(pods::restarts(&object) == 0, "it was restarted");
-    renew(case)?;
+    crashed(case, &pod, &[])?;
     let restore = Fault::set(&case.lab, &[&case.pair.b], "agent.restore.verify", Order::Fail)?;
     expect(&case.kubectl_migrate(&["restore", "after-a-crash", "--name", "never", "--node", &case.pair.b])?, "NodeError")?;
     ensure!(restore.fired()?, "nobody has failed");
     pods::wait_gone(&case.lab, &case.namespace, "never", case.patience())
+}
+
+/// The agent ends while the pod stands still: the next one lets it go on, and makes the checkpoint `after-a-crash`. Its pod has a container `counter`.
+pub fn crashed(case: &Case, pod: &str, options: &[&str]) -> Result<()> {
+    let before = case.good(pod, "counter", 0)?;
+    let crash = Fault::set(&case.lab, &[&case.pair.a], "agent.checkpoint.frozen", Order::Crash)?;
+    let order = [&["checkpoint", pod, "--name", "after-a-crash", "--no-wait"], options].concat();
+    ok(case.kubectl_migrate(&order)?)?;
+    crash.wait(MINUTE)?;
+    wait_until("the checkpoint is complete", MINUTE * 3, || {
+        let status = &case.lab.get(&["podcheckpoint", "-n", &case.namespace, "after-a-crash"])?["status"];
+        ensure!(status["phase"] != "Failed", "{}", status["failure"]);
+        Ok((status["phase"] == "Complete").then_some(()))
+    })?;
+    case.goes_on(pod, "counter", &before)?;
+    ensure!(pods::restarts(&case.pod(pod)?) == 0, "{pod} was restarted");
+    renew(case)
 }
 
 /// Older ones go when a newer one says so; a TTL passes; what is deleted is deleted on disk.

@@ -8,7 +8,7 @@ use godwit_demo::pods;
 use godwit_demo::shell::wait_until;
 use godwit_demo::talker::Asker;
 use godwit_e2e::case::MINUTE;
-use godwit_e2e::contract::{self, Behaviour, Driver, KINDS, MANY, Stage};
+use godwit_e2e::contract::{self, Behaviour, Driver, MANY, Stage};
 use godwit_e2e::faults::{Fault, Order};
 use godwit_e2e::{Case, Scenario};
 
@@ -24,26 +24,27 @@ pub const CLOSED: Scenario =
 const MEANWHILE: Duration = Duration::from_secs(15);
 
 fn all_kinds(case: &Case) -> Result<()> {
-    there_and_back(case, &KINDS, true)
+    there_and_back(case, Driver::Anchor, |stage| stage.kinds(), true)
 }
 
 fn many(case: &Case) -> Result<()> {
-    there_and_back(case, &[MANY], false)
+    there_and_back(case, Driver::Anchor, |_| vec![MANY], false)
 }
 
 /// Also connections to the address that the pod had in between.
-fn there_and_back(case: &Case, behaviours: &[Behaviour], in_between: bool) -> Result<()> {
+pub fn there_and_back(case: &Case, driver: Driver, choose: fn(&Stage<'_>) -> Vec<Behaviour>, in_between: bool) -> Result<()> {
     let mut stage = Stage::set(case)?;
-    let mut open = stage.open(behaviours)?;
+    let behaviours = choose(&stage);
+    let mut open = stage.open(&behaviours)?;
     let _ = open.stalls();
-    stage.move_by(Driver::Anchor)?;
+    stage.move_by(driver)?;
     open.turn(&stage)?;
-    let between = in_between.then(|| stage.open(behaviours)).transpose().context("opened in between")?;
+    let between = in_between.then(|| stage.open(&behaviours)).transpose().context("opened in between")?;
     note_stalls(case, &open.stalls());
-    stage.move_by(Driver::Anchor)?;
+    stage.move_by(driver)?;
     note_stalls(case, &open.stalls());
-    open.kept(Driver::Anchor, &stage)?;
-    between.map_or(Ok(()), |between| between.kept(Driver::Anchor, &stage)).context("opened in between")?;
+    open.kept(driver, &stage)?;
+    between.map_or(Ok(()), |between| between.kept(driver, &stage)).context("opened in between")?;
     stage.all_retired()
 }
 
@@ -94,7 +95,7 @@ fn retired(case: &Case) -> Result<()> {
 
 fn closed(case: &Case) -> Result<()> {
     let mut stage = Stage::set(case)?;
-    let mut open = stage.open(&KINDS)?;
+    let mut open = stage.open(&stage.kinds())?;
     let many = stage.open(&[MANY])?;
     let pod = stage.pod.clone();
     let close = || case.kubectl_migrate(&[&pod, "--to", &case.pair.b, "--network", "close"]);

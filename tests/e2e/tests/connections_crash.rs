@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use godwit_demo::migrate;
 use godwit_demo::pods;
 use godwit_demo::talker::Asker;
-use godwit_e2e::contract::{Stage, address, all_retired};
+use godwit_e2e::contract::{Driver, Stage, address, all_retired};
 use godwit_e2e::faults::{Fault, Order};
 use godwit_e2e::road::{renew, replace};
 use godwit_e2e::{Case, Scenario};
@@ -39,13 +39,18 @@ const OF_CONTROLLER: [(&str, Order); 4] = [
 ];
 
 fn agents(case: &Case) -> Result<()> {
-    let (pod, asker) = cross_all(case, &OF_AGENTS, 2, 3)?;
+    agents_by(case, Driver::Anchor)
+}
+
+/// See [`AGENTS`].
+pub fn agents_by(case: &Case, driver: Driver) -> Result<()> {
+    let (pod, asker) = cross_all(case, driver, &OF_AGENTS, 2, 3)?;
     drop(asker);
     all_retired(case, &pod)
 }
 
 fn controller(case: &Case) -> Result<()> {
-    let (pod, asker) = cross_all(case, &OF_CONTROLLER, 0, 4)?;
+    let (pod, asker) = cross_all(case, Driver::Anchor, &OF_CONTROLLER, 0, 4)?;
     let nodes: Vec<&str> = case.lab.nodes().iter().map(|node| node.name.as_str()).collect();
     let faults = ["controller.anchored.ended", "controller.anchored.gone"].map(|point| Fault::set(&case.lab, &nodes, point, Order::Crash));
     drop(asker);
@@ -57,12 +62,12 @@ fn controller(case: &Case) -> Result<()> {
 }
 
 /// Crosses all points, at least so many times taken back and moved, and then restarts the agents. Returns the pod that runs then, and the connection.
-fn cross_all(case: &Case, faults: &[(&str, Order)], least_back: usize, least_moved: usize) -> Result<(String, Asker)> {
+fn cross_all(case: &Case, driver: Driver, faults: &[(&str, Order)], least_back: usize, least_moved: usize) -> Result<(String, Asker)> {
     let stage = Stage::set(case)?;
     let (mut pod, mut asker) = (stage.pod.clone(), Asker::new(stage.server)?);
     let (mut moved, mut back) = (0, Vec::new());
     for (point, order) in faults {
-        match cross(case, &pod, point, *order, &mut asker).with_context(|| format!("{order:?} at {point}"))? {
+        match cross(case, driver, &pod, point, *order, &mut asker).with_context(|| format!("{order:?} at {point}"))? {
             Crossed::Moved(to) => (pod, moved) = (to, moved + 1),
             Crossed::Back(why) => back.push(format!("{point}: {why}")),
         }
@@ -87,7 +92,7 @@ enum Crossed {
     Back(String),
 }
 
-fn cross(case: &Case, pod: &str, point: &str, order: Order, asker: &mut Asker) -> Result<Crossed> {
+fn cross(case: &Case, driver: Driver, pod: &str, point: &str, order: Order, asker: &mut Asker) -> Result<Crossed> {
     let node = pods::node(&case.pod(pod)?).to_owned();
     let target = case.pair.other(&node).to_owned();
     let nodes: Vec<&str> = match point.split('.').nth(1) {
@@ -98,7 +103,7 @@ fn cross(case: &Case, pod: &str, point: &str, order: Order, asker: &mut Asker) -
     // An anchor is begun only for an address that a connection uses, and the pod has had several by now.
     let here = if point.starts_with("controller.") { Some(Asker::new(address(case, pod)?)?) } else { None };
     let fault = Fault::set(&case.lab, &nodes, point, order)?;
-    let ended = case.migrate(pod, &target)?;
+    let ended = migrate::migrate_with(&case.lab, &case.namespace, &[pod, "--to", &target, "--network", driver.option()])?;
     ensure!(fault.fired()?, "nobody passed {point}; the command said:\n{}", ended.text());
     drop(fault);
     let record = migrate::wait_final(&case.lab, &case.namespace, pods::name(ended.record.as_ref().context("no PodMigration was made")?))?;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 pub const SCENARIO: Scenario = Scenario::new("doctor", "What a node lacks is named with the way to mend it; whether a pod could move, and where to.", run);
 
 /// What must be looked at on every node.
-const LOOKED_AT: [&str; 18] = [
+const LOOKED_AT: [&str; 17] = [
     "Ready",
     "version",
     "checkpoint/restore",
@@ -23,7 +23,6 @@ const LOOKED_AT: [&str; 18] = [
     "crun",
     "nftables",
     "VXLAN",
-    "WireGuard",
     "CNI",
     "/run",
     "runtime handler",

@@ -6,11 +6,13 @@ mod bare_pod;
 mod blockers;
 mod cancel;
 mod checkpoint;
+mod checkpoint_encrypted;
 mod connections;
 mod connections_crash;
 mod controller_crash;
 mod crash_afterwards;
 mod deployment;
+mod dies_afterwards;
 mod docs;
 mod doctor;
 mod explain;
@@ -34,7 +36,9 @@ mod report;
 mod report_manifest;
 mod restore_differs;
 mod rivals;
+mod same_address;
 mod strangers;
+mod survivors;
 mod there_and_back;
 mod timeline;
 mod trace;
@@ -47,7 +51,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 52] = [
+const SCENARIOS: [Scenario; 61] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
@@ -58,6 +62,10 @@ const SCENARIOS: [Scenario; 52] = [
     connections::RETIRED,
     connections::CLOSED,
     tunnel::SCENARIO,
+    same_address::ALL_KINDS,
+    same_address::MANY_OF_THEM,
+    same_address::TAKEN,
+    same_address::AGENTS,
     http_server::SCENARIO,
     menagerie::SCENARIO,
     heap::SCENARIO,
@@ -70,8 +78,12 @@ const SCENARIOS: [Scenario; 52] = [
     deployment::CONNECTED,
     kubectl_afterwards::SCENARIO,
     crash_afterwards::SCENARIO,
+    dies_afterwards::SCENARIO,
+    dies_afterwards::MACHINES,
     there_and_back::SCENARIO,
     checkpoint::SCENARIO,
+    checkpoint_encrypted::SCENARIO,
+    survivors::SCENARIO,
     refusals::SCENARIO,
     restore_differs::SCENARIO,
     strangers::SCENARIO,
@@ -100,6 +112,7 @@ const SCENARIOS: [Scenario; 52] = [
     uninstall::SCENARIO,
     docs::QUICK_START,
     node_dies::SCENARIO,
+    same_address::NODE_DIES,
 ];
 
 fn main() -> ExitCode {

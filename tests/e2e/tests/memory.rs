@@ -17,20 +17,24 @@ const RATE: u32 = 50;
 fn run(case: &Case) -> Result<()> {
     let mut pod = case.start(pages::family("pages", HEAP, RATE))?;
     let mut before = case.good(&pod, "main", 0)?;
-    for way in ["there", "back"] {
+    for (way, compression) in [("there", "never"), ("back", "always")] {
         let node = case.pair.other(pods::node(&case.pod(&pod)?)).to_owned();
-        let moved = migrate::migrate_with(&case.lab, &case.namespace, &[&pod, "--to", &node, "--memory", "pre-copy"])?.moved()?;
+        let moved = migrate::migrate_with(&case.lab, &case.namespace, &[&pod, "--to", &node, "--memory", "pre-copy", "--compression", compression])?.moved()?;
         let name = moved.target_pod()?;
         case.ready(&name)?;
         let plan = moved.status("/plan/memory");
         ensure!(plan == "PreCopy", "the plan says {plan}");
         let rounds = moved.status("/progress/round").as_u64().context("no round in the record")?;
+        // Its pages are made of a few patterns, so they compress well; there are more than those of the heap, because the child has changed its copy.
+        let sent = moved.status("/progress/bytes").as_u64().context("no bytes in the record")?;
+        let compressed = sent < u64::from(HEAP) << 20;
+        ensure!(compressed == (compression == "always"), "with compression {compression}, {sent} bytes were sent");
         // One turn may have been half done before the move; the second is of what arrived only.
         let first = case.goes_on(&name, "main", &before)?;
         before = case.goes_on(&name, "main", &first)?;
         let gap = pages::gap(&case.logs(&name, "main")?).context("the program does not say that it stood still")?;
         let reported = moved.freeze_ms().context("no freeze in the record")?;
-        case.note(format!("{way}: {rounds} rounds, {gap} ms by its own clock, {reported} reported"));
+        case.note(format!("{way}: {rounds} rounds, {gap} ms by its own clock, {reported} reported, {} MB sent", sent / 1_000_000));
         if name != pod {
             pods::wait_gone(&case.lab, &case.namespace, &pod, godwit_e2e::case::MINUTE)?;
         }
@@ -45,7 +49,7 @@ const TRICKLE: &str = "24";
 fn given_up(case: &Case) -> Result<()> {
     let pod = case.start(pages::family("pages", 64, 4 * RATE))?;
     let before = case.good(&pod, "main", 0)?;
-    let words = [&pod, "--to", &case.pair.b, "--memory", "pre-copy", "--bandwidth", TRICKLE, "--if-not-converging", "give-up"];
+    let words = [&pod, "--to", &case.pair.b, "--memory", "pre-copy", "--bandwidth", TRICKLE, "--compression", "never", "--if-not-converging", "give-up"];
     let ended = migrate::migrate_with(&case.lab, &case.namespace, &words)?;
     let ended = ended.taken_back()?;
     ensure!(ended.text().contains("NotConverging"), "the reason is not in:\n{}", ended.text());

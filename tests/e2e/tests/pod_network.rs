@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use godwit_demo::objects::Pod;
 use godwit_demo::shell::wait_until;
 use godwit_e2e::case::MINUTE;
@@ -66,6 +66,27 @@ fn look(case: &Case, pod: &str) -> Result<String> {
 fn bridged(case: &Case, pod: &str, address: IpAddr) -> Result<()> {
     let seen = look(case, pod)?;
     ensure!(seen.contains(&format!("inet {address}/16")) && seen.contains("default via 10.88."), "this is not the bridge network:\n{seen}");
+    bridged_six(case, pod)
+}
+
+/// Beside it an address of IPv6, which is not looked for elsewhere first.
+fn bridged_six(case: &Case, pod: &str) -> Result<()> {
+    if !case.lab.script_on_node(&case.pair.a, "ls /proc/sys/net")?.lines().any(|name| name == "ipv6") {
+        case.note("not tried: IPv6, which this kernel has not");
+        return Ok(());
+    }
+    let all: Vec<IpAddr> = serde_json::from_value(case.pod(pod)?["status"]["podIPs"].as_array().into_iter().flatten().map(|one| one["ip"].clone()).collect())?;
+    let [IpAddr::V4(_), IpAddr::V6(six)] = all[..] else { bail!("the pod's addresses are {all:?}; wanted is one of each family") };
+    let seen = case.exec(pod, "web", &["sh", "-c", "ip -6 -o addr show dev eth0; ip -6 route show"])?;
+    ensure!(
+        seen.contains(&format!("inet6 {six}/64 scope global")) && seen.contains("default via fd88::") && !seen.contains("tentative"),
+        "in the pod:\n{seen}"
+    );
+    let script = format!("ip -6 route get {six}; ip -6 -o addr show dev cni0 scope global");
+    for node in [&case.pair.a, &case.pair.b] {
+        let seen = case.lab.script_on_node(node, &script)?;
+        ensure!(seen.contains("dev cni0") && seen.contains("inet6 fd88::"), "on {node}:\n{seen}");
+    }
     Ok(())
 }
 

@@ -30,7 +30,7 @@ fn run(case: &Case) -> Result<()> {
     std::fs::create_dir_all(&folder)?;
     let outcome = pages(case, &folder, &[(moved.record.context("no record")?, false), (failed.record.context("no record")?, true)]);
     // GODWIT_E2E_KEEP leaves pages and pictures to be looked at.
-    if std::env::var_os("GODWIT_E2E_KEEP").is_none() {
+    if !godwit_e2e::suite::is_set("GODWIT_E2E_KEEP") {
         std::fs::remove_dir_all(&folder)?;
     } else {
         case.note(format!("pages in {}", folder.display()));

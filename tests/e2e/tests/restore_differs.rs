@@ -10,7 +10,7 @@ use crate::refusals::explained;
 
 pub const SCENARIO: Scenario = Scenario::new("restore-differs", "A restored pod that is not what was frozen is taken back, and what differs is named.", run);
 
-/// Here the target expects a thread that never was.
+/// Here the target expects a thread that never was, and other memory.
 const POINT: &str = "agent.target.expected";
 
 fn run(case: &Case) -> Result<()> {
@@ -25,6 +25,7 @@ fn run(case: &Case) -> Result<()> {
         message.contains("process 1 (") && message.contains("its threads were") && message.contains(&i32::MAX.to_string()),
         "it does not say what differs: {message}"
     );
+    ensure!(message.contains("its memory at 0x") && message.contains("bytes differ"), "it does not say that memory differs: {message}");
 
     let moved = case.migrate(&pod, &case.pair.b)?.moved()?;
     let steps = moved.status("/timeline").as_array().cloned().unwrap_or_default();

@@ -2,18 +2,18 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use godwit_network::{Attachment, Gate, Hold, Mirror, addresses, close, echo, links, sockets, sockets::Untaken};
+use godwit_network::{Attachment, Gate, Mirror, addresses, attachment::is_link_local, close, echo, links, sockets, sockets::Untaken};
 use godwit_node::host::Host;
 use godwit_rpc::v1::{AnchorName, Failure, HeldReply};
 use serde::{Deserialize, Serialize};
 
-use super::{Name, refused};
+use super::{Name, refused, segment, segment::Kept};
 use crate::{
     failure::{failure, internal},
     journal::Journal,
@@ -26,8 +26,8 @@ pub const ROLE: &str = "anchor";
 const PATIENCE: Duration = Duration::from_secs(3);
 /// For how long the other end may ask whether frames get through.
 const ECHO: Duration = Duration::from_secs(5);
-/// How long a pod may take to take in connections that have begun.
-const SETTLING: Duration = Duration::from_millis(30);
+/// How long a pod may take to take in connections that have begun, while it still runs. Mostly it needs a millisecond; on a node that is busy, longer.
+const SETTLING: Duration = Duration::from_millis(150);
 /// The reason of [`unknown`].
 pub const UNKNOWN: &str = "AnchorUnknown";
 /// Beginning of the interfaces' names.
@@ -36,8 +36,11 @@ const PREFIX: &str = "anc";
 /// Whom frames go to.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Link {
-    /// This end, in the old pod's namespace.
+    /// This end, in the old pod's namespace; empty where there is none.
     pub device: String,
+    /// The address moves on its segment by itself: no frame passes through here.
+    #[serde(default)]
+    pub segment: bool,
     /// UID of the new pod.
     pub target_pod_uid: String,
     /// Its node.
@@ -55,6 +58,9 @@ pub struct Anchor {
     pub netns: PathBuf,
     /// What lives on.
     pub attachment: Attachment,
+    /// What lived on in the old pod, and on its segment, when it moved.
+    #[serde(default)]
+    pub earlier: Vec<Attachment>,
     /// Ends of tunnels.
     pub links: Vec<Link>,
     /// The new pod to which frames pass.
@@ -77,7 +83,7 @@ impl Anchor {
 struct Entry {
     anchor: Anchor,
     /// By the new pod.
-    holds: HashMap<String, Hold>,
+    holds: HashMap<String, Kept>,
 }
 
 /// See the module.
@@ -173,13 +179,28 @@ impl Holder {
         .map(drop)
     }
 
+    /// Notes a new pod on the old one's network segment: there is nothing to make.
+    ///
+    /// # Errors
+    /// When there is no such anchor, or the kernel refuses to take an earlier link to that pod away.
+    pub fn adjoin(&self, name: &AnchorName, link: Link) -> Result<(), Failure> {
+        let mut all = self.all();
+        let entry = all.get_mut(&name.pod_uid).filter(|entry| entry.anchor.name.knows(&name.ticket)).ok_or_else(unknown)?;
+        if let Some(old) = entry.anchor.link(&link.target_pod_uid).filter(|old| **old != link).cloned() {
+            segment::unlink(&self.host.path(&entry.anchor.netns), &old).map_err(|error| refused(&error))?;
+        }
+        entry.anchor.links.retain(|known| known.target_pod_uid != link.target_pod_uid);
+        entry.anchor.links.push(link);
+        self.write(&entry.anchor)
+    }
+
     fn connect(&self, name: &AnchorName, mut link: Link, make: impl FnOnce(&Path, &str) -> Result<bool, Failure>) -> Result<bool, Failure> {
         let mut all = self.all();
         let entry = all.get_mut(&name.pod_uid).filter(|entry| entry.anchor.name.knows(&name.ticket)).ok_or_else(unknown)?;
         let netns = self.host.path(&entry.anchor.netns);
         if let Some(old) = entry.anchor.link(&link.target_pod_uid).cloned() {
             // Tried before, by an attempt that did not get through.
-            links::remove(&netns, &old.device).map_err(|error| refused(&error))?;
+            segment::unlink(&netns, &old).map_err(|error| refused(&error))?;
             entry.anchor.links.retain(|known| known != &old);
         }
         link.device = links::free_name(&netns, PREFIX).map_err(|error| refused(&error))?;
@@ -209,7 +230,7 @@ impl Holder {
         }
         entry.holds.remove(&name.target_pod_uid);
         if let Some(link) = entry.anchor.link(&name.target_pod_uid).cloned() {
-            links::remove(&self.host.path(&entry.anchor.netns), &link.device).map_err(|error| refused(&error))?;
+            segment::unlink(&self.host.path(&entry.anchor.netns), &link).map_err(|error| refused(&error))?;
             entry.anchor.links.retain(|known| known != &link);
             self.write(&entry.anchor)?;
         }
@@ -223,7 +244,7 @@ impl Holder {
     pub fn hold(&self, pod_uid: &str) -> Result<(), Failure> {
         self.keep(pod_uid, |entry, netns, link| match entry.holds.get(&link.target_pod_uid) {
             Some(hold) => hold.keep_everything().map(|()| None),
-            None => Hold::begin(netns, &entry.anchor.attachment.device, &link.device).map(Some),
+            None => Kept::begin(netns, &entry.anchor.attachment.device, link).map(Some),
         })
     }
 
@@ -234,7 +255,7 @@ impl Holder {
     /// When the kernel refuses; then connections that begin at this very moment are reset.
     pub fn settle(&self, pod_uid: &str) -> Result<(), Failure> {
         let Some(Anchor { netns, attachment, .. }) = self.of(pod_uid) else { return Ok(()) };
-        self.keep(pod_uid, |_, netns, link| Hold::begin_with_beginnings(netns, &attachment.device, &link.device).map(Some))?;
+        self.keep(pod_uid, |_, netns, link| Kept::begin_with_beginnings(netns, &attachment.device, link).map(Some))?;
         let netns = self.host.path(&netns);
         let gate = Gate::new(&netns, pod_uid).map_err(|error| refused(&error))?;
         gate.narrow(&attachment.device).map_err(|error| refused(&error))?;
@@ -249,7 +270,7 @@ impl Holder {
         })
     }
 
-    fn keep(&self, pod_uid: &str, mut make: impl FnMut(&Entry, &Path, &Link) -> Result<Option<Hold>, godwit_network::Error>) -> Result<(), Failure> {
+    fn keep(&self, pod_uid: &str, mut make: impl FnMut(&Entry, &Path, &Link) -> Result<Option<Kept>, godwit_network::Error>) -> Result<(), Failure> {
         let mut all = self.all();
         let Some(entry) = all.get_mut(pod_uid) else { return Ok(()) };
         let netns = self.host.path(&entry.anchor.netns);
@@ -272,7 +293,7 @@ impl Holder {
         let netns = self.host.path(&entry.anchor.netns);
         self.let_pass(&entry.anchor, &link)?;
         if let Some(hold) = entry.holds.remove(&name.target_pod_uid) {
-            match hold.release(&netns, &own_addresses()) {
+            match hold.release(&netns, &entry.anchor, own_addresses()) {
                 Ok(frames) => tracing::debug!(pod = name.pod_uid, frames, "passed on what was kept"),
                 Err(error) => tracing::warn!(pod = name.pod_uid, %error, "what was kept is lost; it will be sent again"),
             }
@@ -283,7 +304,7 @@ impl Holder {
         entry.anchor.links = stays;
         self.write(&entry.anchor)?;
         for other in others {
-            if let Err(error) = links::remove(&netns, &other.device) {
+            if let Err(error) = segment::unlink(&netns, &other) {
                 tracing::warn!(device = other.device, %error, "a link to where the pod was before cannot be taken away");
             }
         }
@@ -295,7 +316,11 @@ impl Holder {
         let gate = Gate::new(&netns, &anchor.name.pod_uid).map_err(|error| refused(&error))?;
         let ips = anchor.attachment.ips.iter();
         let untaken: Vec<Untaken> = ips.filter_map(|ip| sockets::untaken(&netns, *ip).ok()).flatten().collect();
-        gate.last(|gate| gate.connect(&netns, &anchor.attachment.device, &link.device, &own_addresses(), &untaken)).map_err(|error| refused(&error))?;
+        if link.segment {
+            gate.last(|gate| gate.seal(&untaken)).and_then(|()| segment::give_away(&netns, anchor)).map_err(|error| refused(&error))?;
+        } else {
+            gate.last(|gate| gate.connect(&netns, &anchor.attachment.device, &link.device, &own_addresses(), &untaken)).map_err(|error| refused(&error))?;
+        }
         // Nobody knows them at the target: their peers would wait for ever.
         if !untaken.is_empty()
             && let Err(error) = sockets::refuse(&netns, &untaken)
@@ -325,7 +350,7 @@ impl Holder {
         close::elsewhere(std::mem::take(&mut entry.holds));
         let netns = self.host.path(&entry.anchor.netns);
         for link in &entry.anchor.links {
-            links::remove(&netns, &link.device).map_err(|error| refused(&error))?;
+            segment::unlink(&netns, link).map_err(|error| refused(&error))?;
         }
         self.journal.remove(ROLE, pod_uid).map_err(|error| internal("cannot write the journal", error))?;
         all.remove(pod_uid);
@@ -360,7 +385,7 @@ impl Node {
             held: true,
             busy: anchor.links.len() > 1,
             node: link.node.clone(),
-            addresses: anchor.attachment.ips.iter().map(ToString::to_string).collect(),
+            addresses: anchor.attachment.addresses().map(|ip| ip.to_string()).collect(),
             ..Look::default()
         };
         match self.ask_mirror(&anchor, &link, false).await {
@@ -434,11 +459,10 @@ impl Node {
     }
 }
 
-/// What probes and hooks of this node's kubelet come from.
-fn own_addresses() -> Vec<Ipv4Addr> {
+/// What probes and hooks of this node's kubelet come from: no link-local address of IPv6, as the pod's own address is none.
+pub fn own_addresses() -> Vec<IpAddr> {
     let all = addresses::list(Path::new("/proc/thread-self/ns/net")).unwrap_or_default();
-    let four = |ip: IpAddr| if let IpAddr::V4(ip) = ip { Some(ip).filter(|ip| !ip.is_loopback()) } else { None };
-    all.into_iter().filter_map(|(_, ip)| four(ip)).collect()
+    all.into_iter().map(|(_, ip)| ip).filter(|ip| !ip.is_loopback() && !is_link_local(*ip)).collect()
 }
 
 /// There is no such anchor on this node.

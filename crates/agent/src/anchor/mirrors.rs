@@ -49,10 +49,16 @@ pub struct Held {
     /// UID of the new pod.
     pub pod_uid: String,
     /// Its network namespace, as the node names it.
-    netns: PathBuf,
-    mirror: Mirror,
+    pub(super) netns: PathBuf,
+    pub(super) mirror: Mirror,
     /// Frames pass to it.
     current: bool,
+    /// It is on the old pod's network segment.
+    #[serde(default)]
+    pub segment: bool,
+    /// Addresses of the old pod's node: connections that begin there are none of the new pod's business.
+    #[serde(default)]
+    pub strangers: Vec<IpAddr>,
 }
 
 impl Held {
@@ -63,20 +69,35 @@ impl Held {
     /// The old addresses.
     #[must_use]
     pub fn addresses(&self) -> Vec<IpAddr> {
-        self.mirror.old.ips.iter().map(|ip| IpAddr::V4(*ip)).collect()
+        self.mirror.old.addresses().collect()
     }
 
-    /// For the next node, when the pod moves on.
+    /// What it mirrors.
     #[must_use]
-    pub fn anchored(&self) -> Anchored {
+    pub fn attachment(&self) -> &Attachment {
+        &self.mirror.old
+    }
+
+    /// For the next node, when the pod moves on; by a tunnel or, on one segment, without.
+    #[must_use]
+    pub fn anchored(&self, segment: bool) -> Anchored {
         Anchored {
             name: Some(self.name.about("")),
             node: self.node.clone(),
             agent: self.agent.clone(),
             underlay: self.underlay.clone(),
             attachment: serde_json::to_vec(&self.mirror.old).unwrap_or_default(),
+            segment,
+            strangers: self.strangers.iter().map(ToString::to_string).collect(),
         }
     }
+}
+
+/// The addresses that live on in anchors.
+#[must_use]
+pub fn kept(anchors: &[Anchored]) -> Vec<IpAddr> {
+    let known = |anchored: &Anchored| serde_json::from_slice::<Attachment>(&anchored.attachment).ok();
+    anchors.iter().filter_map(known).flat_map(|old| old.addresses().collect::<Vec<_>>()).collect()
 }
 
 fn key(anchor: &str, pod: &str) -> String {
@@ -146,7 +167,11 @@ impl Node {
 
     fn drop_mirror(&self, held: &Held) -> Result<(), Failure> {
         let _changing = self.mirrors.change();
-        held.mirror.lower(&self.host.path(&held.netns)).map_err(|error| refused(&error))?;
+        let netns = self.host.path(&held.netns);
+        held.mirror.lower(&netns).map_err(|error| refused(&error))?;
+        if held.segment {
+            godwit_network::segment::forget(&netns, &held.mirror.device).map_err(|error| refused(&error))?;
+        }
         self.journal.remove(ROLE, &held.key()).map_err(|error| internal("cannot write the journal", error))?;
         self.mirrors.all().remove(&held.key());
         Ok(())
@@ -160,7 +185,7 @@ impl Node {
     pub async fn raise_mirrors(self: &Arc<Self>, pod_uid: &str, netns: &Path, source_uid: &str, anchors: &[Anchored]) -> Result<(), Failure> {
         for anchored in anchors {
             let anchor = anchored.name.as_ref().map(|name| name.pod_uid.as_str()).unwrap_or_default();
-            match self.raise_mirror(pod_uid, netns.to_owned(), anchored).await {
+            match self.raise_mirror(pod_uid, netns.to_owned(), anchored, anchor == source_uid).await {
                 Err(why) if why.reason == UNKNOWN && anchor != source_uid => {
                     tracing::info!(anchor, "an earlier anchor has just been retired");
                     let held = self.mirrors.all().get(&key(anchor, pod_uid)).cloned();
@@ -174,7 +199,8 @@ impl Node {
         Ok(())
     }
 
-    async fn raise_mirror(self: &Arc<Self>, pod_uid: &str, netns: PathBuf, anchored: &Anchored) -> Result<(), Failure> {
+    /// `own`: of the pod that moves now.
+    async fn raise_mirror(self: &Arc<Self>, pod_uid: &str, netns: PathBuf, anchored: &Anchored, own: bool) -> Result<(), Failure> {
         let name = anchored.name.clone().ok_or_else(|| internal("the anchor", "it has no name"))?;
         let old: Attachment = serde_json::from_slice(&anchored.attachment).map_err(|error| internal("the description of the old address is damaged", error))?;
         let inside = self.host.path(&netns);
@@ -191,8 +217,13 @@ impl Node {
             netns,
             mirror,
             current: false,
+            segment: anchored.segment,
+            strangers: anchored.strangers.iter().filter_map(|ip| ip.parse().ok()).collect(),
         };
         self.keep(&held)?;
+        if held.segment {
+            return self.raise_on_segment(&held, own).await;
+        }
         let mtu = if anchored.node == self.name { self.patch(&held).await? } else { self.tunnel(&held).await? };
         let mirror = held.mirror.clone();
         let reached = blocking(move || {
@@ -223,8 +254,8 @@ impl Node {
         .await
     }
 
-    fn as_link(&self, pod_uid: &str) -> Link {
-        Link { device: String::new(), target_pod_uid: pod_uid.to_owned(), node: self.name.clone(), agent: self.address.clone() }
+    pub(super) fn as_link(&self, pod_uid: &str) -> Link {
+        Link { device: String::new(), segment: false, target_pod_uid: pod_uid.to_owned(), node: self.name.clone(), agent: self.address.clone() }
     }
 
     /// Both ends of a tunnel, with a VNI that neither node uses.
@@ -255,6 +286,7 @@ impl Node {
                 agent: self.address.clone(),
                 underlay: self.ip.to_string(),
                 vni,
+                segment: false,
             };
             let reply = client.link(request).await.map_err(|status| unreachable(&held.node, &status))?.into_inner();
             match reply {
@@ -282,11 +314,17 @@ impl Node {
         for held in self.mirrors.all_of_pod(pod_uid).into_iter().filter(|held| !held.current) {
             let node = self.clone();
             crate::task::spawn(async move {
+                if held.segment {
+                    node.open_on_segment(&held).await;
+                }
                 while let Err(why) = node.pass(&held).await {
                     tracing::warn!(anchor = held.name.pod_uid, reason = why.reason, message = why.message, "connections wait for their anchor");
                     if why.reason == UNKNOWN {
                         node.end(&held).await;
                         return;
+                    }
+                    if !node.mirrors.all().contains_key(&held.key()) {
+                        return; // it has gone meanwhile
                     }
                     tokio::time::sleep(RETRY).await;
                 }
@@ -375,7 +413,7 @@ impl Node {
     }
 
     /// Whether the holder has the anchor. No answer is no answer.
-    async fn is_known(&self, held: &Held) -> bool {
+    pub(super) async fn is_known(&self, held: &Held) -> bool {
         self.ask_holder(held).await.is_none_or(|reply| reply.known)
     }
 
@@ -389,7 +427,7 @@ impl Node {
     }
 }
 
-fn unreachable(node: &str, status: &tonic::Status) -> Failure {
+pub(super) fn unreachable(node: &str, status: &tonic::Status) -> Failure {
     failure(
         "AnchorUnreachable",
         format!("the agent of node {node}, which holds the old address, did not answer: {}", status.message()),

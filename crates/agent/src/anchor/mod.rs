@@ -14,11 +14,15 @@
 //! rollback the gate is opened at the source as if there had been no tunnel. A pod that moves on takes its mirrors along: the new node links to the *first*
 //! holder, and `Pass` there points the anchor to the new pod; nothing is chained.
 //!
+//! Where both pods are on one network segment ([`segment`]) the address moves by itself: the same, without a tunnel; what passes is decided at the new pod, right after something of
+//! it has run, and the old pod, sealed, reserves the address.
+//!
 //! Both sides are journaled before anything is made, in roles of their own (`anchor`, `mirror`), so that what a crash leaves is found and taken away.
 
 pub mod holder;
 pub mod mirrors;
 pub mod probe;
+pub mod segment;
 
 use godwit_rpc::v1::{AnchorName, Failure};
 use serde::{Deserialize, Serialize};

@@ -7,7 +7,7 @@
 //!                 question ──────────────────────────────────────▶ answer
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -33,14 +33,14 @@ const ANSWERING: Duration = Duration::from_secs(3);
 const DEVICE: &str = "anc0";
 
 /// An empty network namespace, as long as it is held.
-struct Empty {
-    netns: PathBuf,
+pub(super) struct Empty {
+    pub netns: PathBuf,
     // The thread in it ends when this goes.
     _end: mpsc::Sender<()>,
 }
 
 impl Empty {
-    fn make() -> Result<Self, String> {
+    pub fn make() -> Result<Self, String> {
         let (made, here) = mpsc::channel();
         let (end, ended) = mpsc::channel::<()>();
         std::thread::spawn(move || {
@@ -70,7 +70,7 @@ pub fn why_not() -> String {
         links::make_tunnel(netns, DEVICE, links::Tunnel { vni: VNI, local: here, remote: here }, None)?;
         links::make_patch(netns, "old0", [2, 0, 0, 0, 0, 1], netns, "anc1")?;
         links::up_as_pipe(netns, DEVICE, 1500)?;
-        Gate::new(netns, "probe")?.connect(netns, "old0", DEVICE, &[Ipv4Addr::LOCALHOST], &[])
+        Gate::new(netns, "probe")?.connect(netns, "old0", DEVICE, &[here, Ipv6Addr::LOCALHOST.into()], &[])
     };
     match Empty::make() {
         Ok(empty) => all(&empty.netns).map_or_else(|error| refused(&error).message, |()| String::new()),

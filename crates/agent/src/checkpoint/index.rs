@@ -8,9 +8,10 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use blake3::Hasher;
 use godwit_node::volumes::Removal;
 use serde::{Deserialize, Serialize};
+
+use super::passage::{Passage, Passed};
 
 /// Name of the file.
 pub const FILE: &str = "index.json";
@@ -129,26 +130,25 @@ pub fn below(directory: &Path, path: &str) -> io::Result<PathBuf> {
 /// Copies a file to a new one that nobody else can read, and takes its length and digest on the way. It is on disk when this returns.
 ///
 /// # Errors
-/// When one cannot be read or written, or the new one is there already.
-pub fn copy(source: &Path, target: &Path) -> io::Result<Stored> {
+/// When one cannot be read or written, the new one is there already, or it is not what it was.
+pub fn copy(source: &Path, target: &Path, mut passage: Passage) -> io::Result<Passed> {
     if let Some(directory) = target.parent() {
         fs::create_dir_all(directory)?;
     }
     let mut source = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(source)?;
     let mut target = private(target)?;
-    let (mut hash, mut length) = (Hasher::new(), 0u64);
-    let mut buffer = vec![0u8; PIECE];
+    let (mut buffer, mut out) = (vec![0u8; PIECE], Vec::new());
     loop {
         let read = source.read(&mut buffer)?;
         if read == 0 {
             break;
         }
-        hash.update(&buffer[..read]);
-        target.write_all(&buffer[..read])?;
-        length += read as u64;
+        target.write_all(passage.take(&buffer[..read], &mut out)?)?;
     }
+    let passed = passage.end(&mut out)?;
+    target.write_all(&out)?;
     target.sync_all()?;
-    Ok(Stored { length, digest: hash.finalize().to_hex().to_string() })
+    Ok(passed)
 }
 
 /// A new file that only root can read.
@@ -165,19 +165,40 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::checkpoint::cipher::Vault;
+
+    fn plain() -> Passage {
+        Passage::out_of_store(None, "")
+    }
 
     #[test]
     fn copies_are_private_fresh_and_measured() {
         let folder = tempfile::tempdir().unwrap();
         let (source, target) = (folder.path().join("a"), folder.path().join("x/b"));
         fs::write(&source, b"memory").unwrap();
-        let stored = copy(&source, &target).unwrap();
+        let stored = copy(&source, &target, plain()).unwrap().came;
         assert_eq!((stored.length, stored.digest.as_str()), (6, blake3::hash(b"memory").to_hex().as_str()));
         assert_eq!(fs::read(&target).unwrap(), b"memory");
         assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(copy(&source, &target).is_err(), "never over a file that is there");
+        assert!(copy(&source, &target, plain()).is_err(), "never over a file that is there");
         std::os::unix::fs::symlink(&source, folder.path().join("link")).unwrap();
-        assert!(copy(&folder.path().join("link"), &folder.path().join("c")).is_err(), "never through a link");
+        assert!(copy(&folder.path().join("link"), &folder.path().join("c"), plain()).is_err(), "never through a link");
+    }
+
+    #[test]
+    fn what_is_encrypted_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, stored, back) = (folder.path().join("a"), folder.path().join("b"), folder.path().join("c"));
+        let memory = b"memory of a process ".repeat(200_000);
+        fs::write(&source, &memory).unwrap();
+        let vault = Vault::new(godwit_rpc::Key::parse(&[3; 32]).unwrap(), "u");
+        let went = copy(&source, &stored, Passage::into_store(Some(&vault), "files/0.tar").unwrap()).unwrap();
+        assert_eq!(went.came, Stored { length: memory.len() as u64, digest: blake3::hash(&memory).to_hex().to_string() });
+        assert_eq!(went.went.length, fs::metadata(&stored).unwrap().len());
+        let came = copy(&stored, &back, Passage::out_of_store(Some(&vault), "files/0.tar")).unwrap();
+        assert!((came.came, came.went) == (went.went, went.came) && fs::read(&back).unwrap() == memory);
+        let error = copy(&stored, &folder.path().join("d"), Passage::out_of_store(Some(&vault), "files/1.tar")).unwrap_err();
+        assert!(error.to_string().contains("belongs elsewhere"), "{error}");
     }
 
     #[test]

@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use blake3::Hasher;
 use godwit_criu::{images, privileges};
 use godwit_network::gate::Gate;
 use godwit_node::{
@@ -31,8 +30,10 @@ use tokio::{
 };
 
 use super::{
+    cipher::Vault,
     index::{self, Index, Stored},
     job::{Job, State},
+    passage::Passage,
     store::{Store, damaged},
 };
 use crate::{
@@ -93,12 +94,14 @@ pub struct Restoration {
     given_up: watch::Sender<bool>,
     /// From here on no new container is taken.
     closed: Mutex<bool>,
+    /// What an encrypted checkpoint is decrypted with, until that has begun.
+    vault: Mutex<Option<Vault>>,
 }
 
 impl Restoration {
     /// Begins it, unless the pod has been restored already.
     #[must_use]
-    pub fn begin(node: Arc<Node>, desk: Arc<Desk>, order: Order) -> Arc<Self> {
+    pub fn begin(node: Arc<Node>, desk: Arc<Desk>, order: Order, vault: Option<Vault>) -> Arc<Self> {
         let ran = already_ran(&node, &order.pod_uid);
         let restoration = Arc::new(Self {
             node,
@@ -110,6 +113,7 @@ impl Restoration {
             released: watch::Sender::default(),
             given_up: watch::Sender::default(),
             closed: Mutex::new(ran),
+            vault: Mutex::new(vault.filter(|_| !ran)),
         });
         if ran {
             restoration.job.end(Ok(Restored::default()));
@@ -142,7 +146,7 @@ impl Restoration {
             self.desk.clear(&old);
         }
         keepers.push((name.to_owned(), id.to_owned()));
-        tokio::spawn(self.clone().attend(id.to_owned()));
+        tokio::spawn(self.clone().attend(name.to_owned(), id.to_owned()));
         Reply::Keep
     }
 
@@ -157,7 +161,7 @@ impl Restoration {
     }
 
     /// Notes what is seen of a container, and answers what asks for nothing but that.
-    async fn attend(self: Arc<Self>, id: String) {
+    async fn attend(self: Arc<Self>, name: String, id: String) {
         let seat = self.desk.seat(&id);
         let mut seen = seat.watch();
         while self.knows(&id) {
@@ -168,6 +172,9 @@ impl Restoration {
                     waiting.push(id.clone());
                 }
             });
+            if let Some(pid) = now.gate {
+                self.node.deaths.first(&self.order.pod_uid, &name, pid);
+            }
             if now.resumed.is_some() {
                 // Before anybody is told: from here on `create` starts it afresh.
                 while let Err(error) = consumed::mark(&self.node.host, &self.order.pod_uid) {
@@ -205,10 +212,12 @@ impl Restoration {
         match outcome {
             Ok(restored) => {
                 tracing::info!(restore = self.order.uid, pod = self.order.pod_uid, "a pod was restored from a checkpoint");
+                self.node.deaths.runs(&self.order.pod_uid);
                 self.job.end(Ok(restored));
             }
             Err(why) => {
                 tracing::warn!(restore = self.order.uid, reason = why.reason, message = why.message, "a pod was not restored");
+                self.node.deaths.forget(&self.order.pod_uid);
                 self.dismiss(&why.message).await;
                 self.job.end(Err(why));
             }
@@ -237,25 +246,30 @@ impl Restoration {
         let (node, order) = (&self.node, &self.order);
         // Before any container is waited for: what is plain is said at once.
         let place = Store::open(&node.host, node.checkpoints.as_deref())?;
-        let index = place.proven(&order.checkpoint, &order.digest)?;
+        let vault = self.vault.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let index = place.proven(&order.checkpoint, &order.digest, vault.as_ref())?;
         same_containers(&index, &order.containers)?;
         let place = place.place(&order.checkpoint);
         self.all_there().await?;
         *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.step("images").await?;
         let here = node.host.path(pod::images_of(&order.uid));
-        let (from, to, whole, checkpoint) = (place.clone(), here.clone(), index.clone(), order.checkpoint.clone());
-        tokio::task::spawn_blocking(move || bring_images(&checkpoint, &whole, &from, &to)).await.map_err(|error| internal("the images", error))??;
+        let (from, to, whole, checkpoint, key) = (place.clone(), here.clone(), index.clone(), order.checkpoint.clone(), vault.clone());
+        tokio::task::spawn_blocking(move || bring_images(&checkpoint, &whole, key.as_ref(), &from, &to))
+            .await
+            .map_err(|error| internal("the images", error))??;
         let ips = index.ips.iter().filter_map(|ip| ip.parse().ok()).collect();
         let target = TargetPod::find(&node.host, &node.cri, &self.desk, &order.uid, &order.pod_uid, &self.seats(), ips).await?;
         self.step("files").await?;
         for (number, described) in index.directories.iter().enumerate() {
             let directory = counterpart(&target.directories, described)?;
-            self.bring_files(&place, &index, number, directory).await?;
+            self.bring_files(&place, &index, vault.as_ref(), number, directory).await?;
         }
+        drop(vault);
         self.step("rights").await?;
         self.compare_rights(&target, &index, &here)?;
         self.step("restore").await?;
+        node.deaths.watch(&node.host, &order.pod_uid, &order.uid);
         let gate = self.cut_off(&target)?;
         let pages = Arc::new(Pages::below(here.clone()));
         target.open(&request(&index), &pages).await?;
@@ -333,7 +347,7 @@ impl Restoration {
         Ok(())
     }
 
-    async fn bring_files(&self, place: &Path, index: &Index, number: usize, directory: &Directory) -> Result<(), Failure> {
+    async fn bring_files(&self, place: &Path, index: &Index, vault: Option<&Vault>, number: usize, directory: &Directory) -> Result<(), Failure> {
         let described = &index.directories[number];
         for (removed, name) in [(&described.removed, index::archive(number)), (&described.removed_later, index::changes(number))] {
             let (removing, removed) = (directory.clone(), removed.clone());
@@ -342,7 +356,7 @@ impl Restoration {
                 .map_err(|error| internal("cannot remove files", error))?
                 .map_err(|error| convert::finding(error.finding()))?;
             if let Some(stored) = index.files.get(&name) {
-                unpack(&self.order.checkpoint, directory, &place.join(&name), &name, stored).await?;
+                unpack(&self.order.checkpoint, directory, &place.join(&name), (&name, stored), vault).await?;
             }
         }
         Ok(())
@@ -350,28 +364,30 @@ impl Restoration {
 }
 
 /// Unpacks an archive into a directory and compares what was read with its digest. Nothing has run when it was another one.
-async fn unpack(checkpoint: &Checkpoint, directory: &Directory, path: &Path, name: &str, stored: &Stored) -> Result<(), Failure> {
+async fn unpack(checkpoint: &Checkpoint, directory: &Directory, path: &Path, (name, stored): (&str, &Stored), vault: Option<&Vault>) -> Result<(), Failure> {
     let unreadable = |error: std::io::Error| damaged(checkpoint, format!("{name} cannot be read: {error}"));
     let mut file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     let mut tar = volumes::unpack(directory).map_err(|error| internal("cannot start tar", error))?;
     let mut stdin = tar.stdin.take().ok_or_else(|| internal("tar", "no input"))?;
-    let (mut hash, mut length) = (Hasher::new(), 0u64);
-    let mut buffer = vec![0u8; PIECE];
+    let mut passage = Passage::out_of_store(vault, name);
+    let (mut buffer, mut out) = (vec![0u8; PIECE], Vec::new());
     let mut takes = true;
     loop {
         let read = file.read(&mut buffer).await.map_err(unreadable)?;
         if read == 0 {
             break;
         }
-        hash.update(&buffer[..read]);
-        length += read as u64;
-        if takes && let Err(error) = stdin.write_all(&buffer[..read]).await {
+        let piece = passage.take(&buffer[..read], &mut out).map_err(unreadable)?;
+        if takes && let Err(error) = stdin.write_all(piece).await {
             tracing::debug!(%error, "tar takes no more");
             takes = false;
         }
     }
+    let found = passage.end(&mut out).map_err(unreadable)?.came;
+    if takes && let Err(error) = stdin.write_all(&out).await {
+        tracing::debug!(%error, "tar takes no more");
+    }
     drop(stdin);
-    let found = Stored { length, digest: hash.finalize().to_hex().to_string() };
     if found != *stored {
         return Err(damaged(checkpoint, format!("{name} was changed after it was made")));
     }
@@ -379,7 +395,7 @@ async fn unpack(checkpoint: &Checkpoint, directory: &Directory, path: &Path, nam
 }
 
 /// Copies the images to where CRIU reads them, each against its digest. What the index does not name is left.
-fn bring_images(checkpoint: &Checkpoint, index: &Index, from: &Path, to: &Path) -> Result<(), Failure> {
+fn bring_images(checkpoint: &Checkpoint, index: &Index, vault: Option<&Vault>, from: &Path, to: &Path) -> Result<(), Failure> {
     match std::fs::remove_dir_all(to) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(internal("old images cannot be removed", error)),
         _ => {}
@@ -400,8 +416,9 @@ fn bring_images(checkpoint: &Checkpoint, index: &Index, from: &Path, to: &Path) 
         for (path, stored) in index.files.iter().filter(|(path, _)| path.starts_with(&folder)) {
             let source = index::below(from, path).map_err(|error| damaged(checkpoint, error))?;
             let target = index::below(&to.join(&container.name), &path[folder.len()..]).map_err(|error| damaged(checkpoint, error))?;
-            let found = index::copy(&source, &target).map_err(|error| damaged(checkpoint, format!("{path} cannot be read: {error}")))?;
-            if found != *stored {
+            let passage = Passage::out_of_store(vault, path);
+            let found = index::copy(&source, &target, passage).map_err(|error| damaged(checkpoint, format!("{path} cannot be read: {error}")))?;
+            if found.came != *stored {
                 return Err(damaged(checkpoint, format!("{path} was changed after it was made")));
             }
         }
@@ -487,13 +504,39 @@ mod tests {
         std::fs::write(from.join("web/images/core-1.img"), b"core").unwrap();
         std::fs::write(from.join("web/images/stranger.img"), b"x").unwrap();
         let index = index(&[("web/images/core-1.img", b"core"), ("files/0.tar", b"tar")]);
-        bring_images(&checkpoint(), &index, &from, &to).unwrap();
+        bring_images(&checkpoint(), &index, None, &from, &to).unwrap();
         assert_eq!(std::fs::read(to.join("web/core-1.img")).unwrap(), b"core");
         assert!(!to.join("web/stranger.img").exists());
         std::fs::write(from.join("web/images/core-1.img"), b"cord").unwrap();
-        assert_eq!(bring_images(&checkpoint(), &index, &from, &to).unwrap_err().reason, "CheckpointDamaged");
+        assert_eq!(bring_images(&checkpoint(), &index, None, &from, &to).unwrap_err().reason, "CheckpointDamaged");
         std::fs::remove_file(from.join("web/images/core-1.img")).unwrap();
-        assert_eq!(bring_images(&checkpoint(), &index, &from, &to).unwrap_err().reason, "CheckpointDamaged");
+        assert_eq!(bring_images(&checkpoint(), &index, None, &from, &to).unwrap_err().reason, "CheckpointDamaged");
+    }
+
+    #[test]
+    fn encrypted_images_come_only_with_their_key_and_to_their_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("store"), folder.path().join("run/u"));
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        let vault = |key: u8| Vault::new(godwit_rpc::Key::parse(&[key; 32]).unwrap(), "u");
+        let (own, plain) = (vault(1), folder.path().join("plain"));
+        std::fs::write(&plain, b"core").unwrap();
+        let put = |path: &str| index::copy(&plain, &from.join(path), Passage::into_store(Some(&own), path).unwrap()).unwrap().went;
+        let mut index = index(&[]);
+        for path in ["web/images/core-1.img", "web/images/core-2.img"] {
+            index.files.insert(path.into(), put(path));
+        }
+        bring_images(&checkpoint(), &index, Some(&own), &from, &to).unwrap();
+        assert_eq!(std::fs::read(to.join("web/core-1.img")).unwrap(), b"core");
+        assert_eq!(bring_images(&checkpoint(), &index, Some(&vault(2)), &from, &to).unwrap_err().reason, "CheckpointDamaged");
+        // Two files change places, and somebody who can make digests has the index say so.
+        let (one, two) = (from.join("web/images/core-1.img"), from.join("web/images/core-2.img"));
+        let (first, second) = (std::fs::read(&one).unwrap(), std::fs::read(&two).unwrap());
+        std::fs::write(&one, second).unwrap();
+        std::fs::write(&two, first).unwrap();
+        let swapped = [&index.files["web/images/core-2.img"], &index.files["web/images/core-1.img"]].map(Clone::clone);
+        index.files = ["web/images/core-1.img", "web/images/core-2.img"].map(String::from).into_iter().zip(swapped).collect();
+        assert_eq!(bring_images(&checkpoint(), &index, Some(&own), &from, &to).unwrap_err().reason, "CheckpointDamaged");
     }
 
     #[test]

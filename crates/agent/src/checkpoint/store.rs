@@ -14,7 +14,12 @@ use std::{
 use godwit_node::host::Host;
 use godwit_rpc::v1::{Checkpoint, Failure};
 
-use super::index::{self, FORMAT, Index};
+use super::{
+    cipher::{self, Vault},
+    index::{self, FORMAT, Index},
+    key_missing, key_wrong,
+    passage::Passage,
+};
 use crate::failure::{failure, internal};
 
 /// What must stay free beside a checkpoint, in bytes.
@@ -114,35 +119,35 @@ impl Store {
     /// The index of a checkpoint, if it is there, with its digest.
     ///
     /// # Errors
-    /// `CheckpointDamaged` when it cannot be read or understood.
-    pub fn index(&self, checkpoint: &Checkpoint) -> Result<Option<(Index, String)>, Failure> {
+    /// `CheckpointDamaged` when it cannot be read or understood, `CheckpointKeyMissing` or `CheckpointKeyWrong` when it is encrypted.
+    pub fn index(&self, checkpoint: &Checkpoint, vault: Option<&Vault>) -> Result<Option<(Index, String)>, Failure> {
+        let Some(stored) = self.read(checkpoint)? else { return Ok(None) };
+        Ok(Some((understand(checkpoint, &stored, vault)?, digest(&stored))))
+    }
+
+    fn read(&self, checkpoint: &Checkpoint) -> Result<Option<Vec<u8>>, Failure> {
         let path = self.place(checkpoint).join(index::FILE);
-        let text = match fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(damaged(checkpoint, format!("its index cannot be read: {error}"))),
-            Ok(meta) if meta.len() > LONGEST => return Err(damaged(checkpoint, "its index is too long")),
-            Ok(_) => fs::read(&path).map_err(|error| damaged(checkpoint, format!("its index cannot be read: {error}")))?,
-        };
-        let index: Index = serde_json::from_slice(&text).map_err(|error| damaged(checkpoint, format!("its index cannot be understood: {error}")))?;
-        if index.format != FORMAT || index.uid != checkpoint.uid {
-            return Err(damaged(checkpoint, "its index is of another checkpoint or format"));
+        match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(damaged(checkpoint, format!("its index cannot be read: {error}"))),
+            Ok(meta) if meta.len() > LONGEST => Err(damaged(checkpoint, "its index is too long")),
+            Ok(_) => fs::read(&path).map(Some).map_err(|error| damaged(checkpoint, format!("its index cannot be read: {error}"))),
         }
-        Ok(Some((index, blake3::hash(&text).to_hex().to_string())))
     }
 
     /// The index of a checkpoint whose digest is known.
     ///
     /// # Errors
-    /// `CheckpointMissing` when it is not there, `CheckpointDamaged` when it is another one.
-    pub fn proven(&self, checkpoint: &Checkpoint, digest: &str) -> Result<Index, Failure> {
-        match self.index(checkpoint)? {
+    /// `CheckpointMissing` when it is not there, `CheckpointDamaged` when it is another one, `CheckpointKeyMissing` or `CheckpointKeyWrong` when it is encrypted.
+    pub fn proven(&self, checkpoint: &Checkpoint, proof: &str, vault: Option<&Vault>) -> Result<Index, Failure> {
+        match self.read(checkpoint)? {
             None => Err(failure(
                 "CheckpointMissing",
                 format!("checkpoint {} is not in {} on this node", checkpoint.name, self.name.display()),
                 "see that the same file system is mounted there on every node; if it was deleted by hand, delete the PodCheckpoint too",
             )),
-            Some((_, found)) if found != digest => Err(damaged(checkpoint, "its index was changed after it was made")),
-            Some((index, _)) => Ok(index),
+            Some(stored) if digest(&stored) != proof => Err(damaged(checkpoint, "its index was changed after it was made")),
+            Some(stored) => understand(checkpoint, &stored, vault),
         }
     }
 
@@ -184,8 +189,14 @@ impl Part {
     ///
     /// # Errors
     /// When something cannot be written; nothing is left then.
-    pub fn finish(mut self, index: &Index) -> io::Result<String> {
-        let text = serde_json::to_vec_pretty(index)?;
+    pub fn finish(mut self, index: &Index, vault: Option<&Vault>) -> io::Result<String> {
+        let (mut text, mut end) = (Vec::new(), Vec::new());
+        let mut passage = Passage::into_store(vault, index::FILE)?;
+        let text = [passage.take(&serde_json::to_vec_pretty(index)?, &mut text)?.to_vec(), {
+            passage.end(&mut end)?;
+            end
+        }]
+        .concat();
         let mut file = index::private(&self.path.join(index::FILE))?;
         file.write_all(&text)?;
         file.sync_all()?;
@@ -195,7 +206,7 @@ impl Part {
         if let Some(parent) = self.whole.parent() {
             fs::File::open(parent)?.sync_all()?;
         }
-        Ok(blake3::hash(&text).to_hex().to_string())
+        Ok(digest(&text))
     }
 }
 
@@ -209,6 +220,31 @@ impl Drop for Part {
         }
         let _ = self.path.parent().map(fs::remove_dir);
     }
+}
+
+fn digest(stored: &[u8]) -> String {
+    blake3::hash(stored).to_hex().to_string()
+}
+
+/// The index in what is stored of it.
+fn understand(checkpoint: &Checkpoint, stored: &[u8], vault: Option<&Vault>) -> Result<Index, Failure> {
+    let mut text = Vec::new();
+    if let Some(vault) = vault {
+        let mut opener = vault.open(index::FILE);
+        let opened = opener.push(stored, &mut text).and_then(|()| opener.finish(&mut text));
+        opened.map_err(|error| match error {
+            cipher::Error::OtherKey(id) => key_wrong(checkpoint, &id),
+            error => damaged(checkpoint, format!("its index: {error}")),
+        })?;
+    } else if cipher::is_sealed(stored) {
+        return Err(key_missing(checkpoint));
+    }
+    let text = if vault.is_some() { text.as_slice() } else { stored };
+    let index: Index = serde_json::from_slice(text).map_err(|error| damaged(checkpoint, format!("its index cannot be understood: {error}")))?;
+    if index.format != FORMAT || index.uid != checkpoint.uid {
+        return Err(damaged(checkpoint, "its index is of another checkpoint or format"));
+    }
+    Ok(index)
 }
 
 /// A checkpoint is not what it was.
@@ -265,30 +301,50 @@ mod tests {
         let (folder, store, checkpoint) = store();
         let part = store.begin(&checkpoint).unwrap();
         fs::write(part.path().join("half"), "x").unwrap();
-        assert_eq!(store.index(&checkpoint).unwrap(), None);
+        assert_eq!(store.index(&checkpoint, None).unwrap(), None);
         drop(part);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left of one that was given up");
-        let digest = store.begin(&checkpoint).unwrap().finish(&index()).unwrap();
-        assert_eq!(store.proven(&checkpoint, &digest).unwrap(), index());
+        let digest = store.begin(&checkpoint).unwrap().finish(&index(), None).unwrap();
+        assert_eq!(store.proven(&checkpoint, &digest, None).unwrap(), index());
         assert_eq!(fs::metadata(store.place(&checkpoint)).unwrap().permissions().mode() & 0o777, 0o700);
         store.remove(&checkpoint).unwrap();
         store.remove(&checkpoint).unwrap();
-        assert_eq!(store.proven(&checkpoint, &digest).unwrap_err().reason, "CheckpointMissing");
+        assert_eq!(store.proven(&checkpoint, &digest, None).unwrap_err().reason, "CheckpointMissing");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn a_changed_index_is_refused() {
         let (_folder, store, checkpoint) = store();
-        let digest = store.begin(&checkpoint).unwrap().finish(&index()).unwrap();
+        let digest = store.begin(&checkpoint).unwrap().finish(&index(), None).unwrap();
         let file = store.place(&checkpoint).join(index::FILE);
         let text = fs::read_to_string(&file).unwrap();
         fs::write(&file, format!("{text} ")).unwrap();
-        assert_eq!(store.proven(&checkpoint, &digest).unwrap_err().reason, "CheckpointDamaged");
+        assert_eq!(store.proven(&checkpoint, &digest, None).unwrap_err().reason, "CheckpointDamaged");
         let other = Checkpoint { uid: "u2".into(), ..checkpoint };
         fs::create_dir_all(store.place(&other)).unwrap();
         fs::write(store.place(&other).join(index::FILE), text).unwrap();
-        assert_eq!(store.proven(&other, &digest).unwrap_err().reason, "CheckpointDamaged", "another one's index, whole as it is");
+        assert_eq!(store.proven(&other, &digest, None).unwrap_err().reason, "CheckpointDamaged", "another one's index, whole as it is");
+    }
+
+    #[test]
+    fn an_encrypted_one_wants_its_key() {
+        let (_folder, store, checkpoint) = store();
+        let vault = |key: u8, uid: &str| Vault::new(godwit_rpc::Key::parse(&[key; 32]).unwrap(), uid);
+        let own = vault(1, "u1");
+        let digest = store.begin(&checkpoint).unwrap().finish(&Index { hostname: "secretive".into(), ..index() }, Some(&own)).unwrap();
+        assert_eq!(store.proven(&checkpoint, &digest, Some(&own)).unwrap().hostname, "secretive");
+        assert_eq!(store.index(&checkpoint, Some(&own)).unwrap().unwrap().1, digest);
+        let reason = |vault: Option<&Vault>| store.proven(&checkpoint, &digest, vault).unwrap_err().reason;
+        assert_eq!(reason(None), "CheckpointKeyMissing");
+        assert_eq!(reason(Some(&vault(2, "u1"))), "CheckpointKeyWrong");
+        assert_eq!(reason(Some(&vault(1, "u2"))), "CheckpointDamaged");
+        let file = store.place(&checkpoint).join(index::FILE);
+        let text = fs::read(&file).unwrap();
+        assert!(!text.windows(9).any(|window| window == b"secretive"));
+        // Somebody puts a plain one in its place.
+        fs::write(&file, serde_json::to_vec(&index()).unwrap()).unwrap();
+        assert_eq!(store.index(&checkpoint, Some(&own)).unwrap_err().reason, "CheckpointDamaged");
     }
 
     #[test]

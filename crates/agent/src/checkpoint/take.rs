@@ -24,9 +24,11 @@ use godwit_rpc::v1::{Checkpoint, CheckpointMade, Failure, StoredContainer};
 use tokio::io::AsyncWriteExt;
 
 use super::{
+    cipher::Vault,
     grip::{self, Entry},
     index::{self, Index, Stored},
     job::Job,
+    passage::Passage,
     store::{self, Part, Store},
 };
 use crate::{
@@ -42,15 +44,21 @@ use crate::{
 /// What must stay free on /run beside the images, in bytes.
 const SPARE: u64 = 64 << 20;
 
-/// Makes it, unless it is there already.
+/// Makes it, encrypted if there is a vault, unless it is there already.
 ///
 /// # Errors
 /// Why not.
-pub async fn take(node: &Arc<Node>, checkpoint: &Checkpoint, pod_uid: &str, job: &Job<CheckpointMade>) -> Result<CheckpointMade, Failure> {
+pub async fn take(
+    node: &Arc<Node>,
+    checkpoint: &Checkpoint,
+    pod_uid: &str,
+    vault: Option<Vault>,
+    job: &Job<CheckpointMade>,
+) -> Result<CheckpointMade, Failure> {
     let store = Store::open(&node.host, node.checkpoints.as_deref())?;
     let inspected = inspect::inspect(&node.host, &node.cri, pod_uid).await?;
     // A previous call may have made it without anybody hearing so.
-    if let Some((index, digest)) = store.index(checkpoint)? {
+    if let Some((index, digest)) = store.index(checkpoint, vault.as_ref())? {
         return Ok(made(checkpoint, &index, digest, inspected.node, inspected.warnings));
     }
     if let Some(blocker) = inspected.blockers.into_iter().next() {
@@ -62,7 +70,7 @@ pub async fn take(node: &Arc<Node>, checkpoint: &Checkpoint, pod_uid: &str, job:
     godwit_fault::point("agent.checkpoint.begin").await.map_err(|error| internal("stopped", error))?;
     let part = store.begin(checkpoint)?;
     job.step("files");
-    let mut pod = Subject::prepare(node, checkpoint, pod_uid).await?;
+    let mut pod = Subject::prepare(node, checkpoint, pod_uid, vault).await?;
     pod.pack_running(part.path()).await?;
     job.step("freeze");
     pod.freeze_and_dump(node, checkpoint).await?;
@@ -128,11 +136,13 @@ struct Subject {
     base: PathBuf,
     containers: Vec<index::Container>,
     freeze_ms: u32,
+    /// What everything is encrypted with on its way into the store.
+    vault: Option<Vault>,
 }
 
 impl Subject {
     /// Everything that can be known while it runs. Touches nothing of it.
-    async fn prepare(node: &Arc<Node>, checkpoint: &Checkpoint, pod_uid: &str) -> Result<Self, Failure> {
+    async fn prepare(node: &Arc<Node>, checkpoint: &Checkpoint, pod_uid: &str, vault: Option<Vault>) -> Result<Self, Failure> {
         let pod = Pod::find(&node.cri, pod_uid).await?;
         let (node, base) = (node.clone(), grip::images_of(&checkpoint.uid));
         tokio::task::spawn_blocking(move || {
@@ -155,7 +165,7 @@ impl Subject {
                     Packed { mapped: volumes::mapped(&directory, &pids), index: volumes::Index::empty(), directory, described }
                 })
                 .collect();
-            Ok(Self { pod, cgroups, grip, dumps, packed, files: BTreeMap::new(), base, containers: Vec::new(), freeze_ms: 0 })
+            Ok(Self { pod, cgroups, grip, dumps, packed, files: BTreeMap::new(), base, containers: Vec::new(), freeze_ms: 0, vault })
         })
         .await
         .map_err(|error| internal("preparing ended early", error))?
@@ -169,7 +179,8 @@ impl Subject {
             packed.described.removed.clone_from(&changes.removed);
             if !changes.changed.is_empty() {
                 let name = index::archive(number);
-                let stored = pack(&packed.directory, &changes, &part.join(&name)).await?;
+                let passage = Passage::into_store(self.vault.as_ref(), &name).map_err(|error| store::unwritten(&error))?;
+                let stored = pack(&packed.directory, &changes, &part.join(&name), passage).await?;
                 self.files.insert(name, stored);
             }
         }
@@ -218,8 +229,10 @@ impl Subject {
                 let changes = packed.look().await?;
                 packed.described.removed_later.clone_from(&changes.removed);
                 if !changes.changed.is_empty() {
-                    let stored = pack(&packed.directory, &changes, &later.join(number.to_string())).await?;
-                    files.insert(index::changes(number), stored);
+                    // To tmpfs, as memory: it is encrypted when it goes into the store.
+                    let name = index::changes(number);
+                    let stored = pack(&packed.directory, &changes, &later.join(number.to_string()), Passage::out_of_store(None, &name)).await?;
+                    files.insert(name, stored);
                 }
             }
             Ok::<(), Failure>(())
@@ -247,6 +260,10 @@ impl Subject {
         let (node, uid) = (node.clone(), checkpoint.uid.clone());
         tokio::task::spawn_blocking(move || {
             let notes = Notes::default();
+            let into_store = |source: &Path, name: &str| {
+                let passage = Passage::into_store(self.vault.as_ref(), name);
+                passage.and_then(|passage| index::copy(source, &part.path().join(name), passage)).map_err(|error| store::unwritten(&error))
+            };
             for dump in &self.dumps {
                 dump.seal(&node.host, &notes)?;
                 let images = node.host.path(&dump.images);
@@ -255,18 +272,19 @@ impl Subject {
                 for entry in std::fs::read_dir(&images).map_err(|error| store::unwritten(&error))? {
                     let entry = entry.map_err(|error| store::unwritten(&error))?;
                     let name = format!("{}{}", index::images_of(&dump.name), entry.file_name().to_string_lossy());
-                    let stored = index::copy(&entry.path(), &part.path().join(&name)).map_err(|error| store::unwritten(&error))?;
-                    self.files.insert(name, stored);
+                    let passed = into_store(&entry.path(), &name)?;
+                    self.files.insert(name, passed.went);
                 }
             }
             let later = node.host.path(self.base.join(LATER));
             for number in 0..self.packed.len() {
                 let name = index::changes(number);
-                if let Some(known) = self.files.get(&name) {
-                    let stored = index::copy(&later.join(number.to_string()), &part.path().join(&name)).map_err(|error| store::unwritten(&error))?;
-                    if stored != *known {
+                if let Some(known) = self.files.get_mut(&name) {
+                    let passed = into_store(&later.join(number.to_string()), &name)?;
+                    if passed.came != *known {
                         return Err(internal("the checkpoint cannot be written", "an archive changed on its way"));
                     }
+                    *known = passed.went;
                 }
             }
             let index = Index {
@@ -279,7 +297,7 @@ impl Subject {
                 freeze_ms: self.freeze_ms,
                 files: self.files,
             };
-            let digest = part.finish(&index).map_err(|error| store::unwritten(&error))?;
+            let digest = part.finish(&index, self.vault.as_ref()).map_err(|error| store::unwritten(&error))?;
             Ok((index, digest))
         })
         .await
@@ -305,17 +323,21 @@ impl Packed {
 }
 
 /// Packs into a new file that nobody else can read; it is on disk when this returns.
-async fn pack(directory: &volumes::Directory, changes: &Changes, path: &Path) -> Result<Stored, Failure> {
+async fn pack(directory: &volumes::Directory, changes: &Changes, path: &Path, mut passage: Passage) -> Result<Stored, Failure> {
     let file = index::private(path).map_err(|error| store::unwritten(&error))?;
     let mut file = tokio::fs::File::from_std(file);
     let mut packing = Packing::of(directory, changes)?;
+    let mut out = Vec::new();
     while let Some(piece) = packing.next().await? {
+        let piece = passage.take(piece, &mut out).map_err(|error| store::unwritten(&error))?;
         file.write_all(piece).await.map_err(|error| store::unwritten(&error))?;
     }
-    let (length, digest) = packing.end().await?;
+    packing.end().await?;
+    let passed = passage.end(&mut out).map_err(|error| store::unwritten(&error))?;
+    file.write_all(&out).await.map_err(|error| store::unwritten(&error))?;
     file.flush().await.map_err(|error| store::unwritten(&error))?;
     file.sync_all().await.map_err(|error| store::unwritten(&error))?;
-    Ok(Stored { length, digest: digest.to_hex().to_string() })
+    Ok(passed.went)
 }
 
 fn make_private(directory: &Path) -> Result<(), Failure> {

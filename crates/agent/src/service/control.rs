@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::StreamExt;
 use godwit_migration::handover::source::State;
 use godwit_rpc::{
-    Identity, tls,
+    Identity, Key, tls,
     v1::{self, agent_server::Agent, anchor_request::Action, checkpoint_reply, restore_pod_reply, switch_event},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::{Replies, is_uid, named};
 use crate::{
     arbiter::Arbiter,
-    checkpoint::{self, job},
+    checkpoint::{self, cipher::Vault, job},
     inspect,
     registry::Registry,
     source, target,
@@ -62,7 +62,11 @@ impl Agent for Control {
             Some(migration) if request.reach && node.no_anchor.is_empty() => node.no_way_from(&migration.source_node, &migration.source_address).await,
             _ => node.no_anchor.clone(),
         };
-        Ok(Response::new(v1::AssessReply { no_anchor, ..reply }))
+        let no_same_address = match &request.migration {
+            Some(migration) if request.same_address => node.no_same_address(migration, request.reach).await,
+            _ => String::new(),
+        };
+        Ok(Response::new(v1::AssessReply { no_anchor, no_same_address, ..reply }))
     }
 
     async fn prepare_target(&self, request: Request<v1::PrepareTargetRequest>) -> Result<Response<v1::PrepareTargetReply>, Status> {
@@ -157,7 +161,7 @@ impl Agent for Control {
         admit(&request)?;
         let request = request.into_inner();
         let checkpoint = checkpoint::named(request.checkpoint)?;
-        let state = match self.registry.checkpoint(&checkpoint, &request.pod_uid) {
+        let state = match self.registry.checkpoint(&checkpoint, &request.pod_uid, checkpoint::vault(&checkpoint, &request.key_id, request.key)) {
             Ok(job) => job.wait(Duration::from_millis(request.wait_ms.into())).await,
             Err(why) => job::State::Failed(why),
         };
@@ -193,7 +197,8 @@ impl Agent for Control {
         }
         let order =
             checkpoint::restore::Order { uid: request.uid, pod_uid: request.pod_uid, containers: request.containers, checkpoint, digest: request.digest };
-        let restoration = self.registry.restore(order);
+        let vault = request.key.and_then(Key::received).map(|key| Vault::new(key, &order.checkpoint.uid));
+        let restoration = self.registry.restore(order, vault);
         if request.abandon {
             restoration.abandon();
         } else if !request.hold {
@@ -207,6 +212,11 @@ impl Agent for Control {
         Ok(Response::new(v1::RestorePodReply { state: Some(state) }))
     }
 
+    async fn deaths(&self, request: Request<v1::DeathsRequest>) -> Result<Response<v1::DeathsReply>, Status> {
+        admit(&request)?;
+        Ok(Response::new(self.registry.node.deaths.of(&request.into_inner().pod_uid)))
+    }
+
     async fn clock(&self, request: Request<v1::ClockRequest>) -> Result<Response<v1::ClockReply>, Status> {
         admit(&request)?;
         Ok(Response::new(v1::ClockReply { now_us: crate::clock::now_us() }))
@@ -217,8 +227,12 @@ impl Agent for Control {
         let request = request.into_inner();
         let action = request.action();
         let migration = named(request.migration)?;
-        let Some(session) = self.registry.source(&migration) else { return Ok(Response::new(v1::AnchorReply::default())) };
         let node = &self.registry.node;
+        let Some(session) = self.registry.source(&migration) else {
+            let end = action == Action::End;
+            let reply = if node.name == migration.target_node { node.look_at_mirror(&migration, end).await } else { Ok(v1::AnchorReply::default()) };
+            return reply.map(Response::new).map_err(|why| Status::internal(why.message));
+        };
         match action {
             Action::Look => {}
             Action::Keep => session.empty().await.map_err(|why| Status::failed_precondition(why.message))?,

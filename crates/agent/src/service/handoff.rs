@@ -146,6 +146,14 @@ impl Handoff for Peer {
         Ok(Response::new(v1::ProbeReply { underlay: underlay.to_string(), taken, failure }))
     }
 
+    async fn shout(&self, request: Request<v1::ShoutRequest>) -> Result<Response<v1::ShoutReply>, Status> {
+        tls::require_agent(&request)?;
+        let request = request.into_inner();
+        let mac = request.mac.try_into().map_err(|_| Status::invalid_argument("a hardware address has six bytes"))?;
+        let shouted = self.registry.node.shout(&request.pod_uid, mac).await;
+        Ok(Response::new(shouted.unwrap_or_else(|why| v1::ShoutReply { failure: Some(why), ..v1::ShoutReply::default() })))
+    }
+
     async fn link(&self, request: Request<v1::LinkRequest>) -> Result<Response<v1::LinkReply>, Status> {
         let caller = tls::require_agent(&request)?;
         let request = request.into_inner();
@@ -153,9 +161,14 @@ impl Handoff for Peer {
         if caller != request.node {
             return Err(Status::permission_denied("a node asks for its own pods only"));
         }
-        let remote = request.underlay.parse().map_err(|_| Status::invalid_argument("the request names no address"))?;
-        let link = Link { device: String::new(), target_pod_uid: name.target_pod_uid.clone(), node: request.node, agent: request.agent };
+        let link =
+            Link { device: String::new(), segment: request.segment, target_pod_uid: name.target_pod_uid.clone(), node: request.node, agent: request.agent };
         let node = self.registry.node.clone();
+        if link.segment {
+            let failure = anchor::blocking(move || node.anchors.adjoin(&name, link)).await.err();
+            return Ok(Response::new(v1::LinkReply { taken: false, failure }));
+        }
+        let remote = request.underlay.parse().map_err(|_| Status::invalid_argument("the request names no address"))?;
         let made = anchor::blocking(move || node.anchors.tunnel(&name, link, remote, request.vni)).await;
         Ok(Response::new(match made {
             Ok(made) => v1::LinkReply { taken: !made, failure: None },

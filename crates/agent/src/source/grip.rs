@@ -6,7 +6,7 @@ use std::{
 };
 
 use godwit_migration::handover::SealFacts;
-use godwit_network::gate::Gate;
+use godwit_network::{addresses, gate::Gate, sockets};
 use godwit_node::{
     cgroup::{self, Cgroup},
     facts,
@@ -93,6 +93,22 @@ impl Grip {
     /// When the network namespace is gone.
     pub fn gate(&self, host: &Host) -> Result<Gate, Failure> {
         Gate::new(&host.path(&self.netns), &self.uid).map_err(|error| internal("cannot reach the pod's network", error))
+    }
+
+    /// Ends all connections of a pod that has moved away without them. Their peers hear it from where they look for the pod: the network may not let the target speak for an
+    /// address of this node.
+    ///
+    /// # Errors
+    /// When the network namespace is gone, or the kernel cannot end sockets.
+    pub fn end_connections(&self, host: &Host) -> Result<(), Failure> {
+        let netns = host.path(&self.netns);
+        let cannot = |error| internal("cannot end the connections of the old pod", error);
+        self.gate(host)?.last(Gate::part).map_err(cannot)?;
+        for (_, ip) in addresses::list(&netns).map_err(cannot)?.into_iter().filter(|(_, ip)| !ip.is_loopback()) {
+            let ended = sockets::destroy(&netns, ip).map_err(cannot)?;
+            tracing::debug!(pod = self.uid, %ip, connections = ended.established, "connections of the old pod are ended");
+        }
+        Ok(())
     }
 
     /// The pod's network namespace, as the node names it.

@@ -7,6 +7,7 @@ pub mod grip;
 pub mod init;
 pub mod memory;
 pub mod orphans;
+pub mod packer;
 pub mod pod;
 pub mod session;
 pub mod stream;

@@ -5,7 +5,7 @@
 //! ```
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -123,10 +123,11 @@ impl SourcePod {
         reply.failure.map_or(Ok(()), Err)
     }
 
-    /// The address that an anchor keeps.
+    /// An address of the interface whose addresses an anchor keeps.
     #[must_use]
-    pub fn address(&self) -> Option<Ipv4Addr> {
-        self.pod.sandbox.ips.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None })
+    pub fn address(&self) -> Option<IpAddr> {
+        let ips = &self.pod.sandbox.ips;
+        ips.iter().find(|ip| ip.is_ipv4()).or(ips.first()).copied()
     }
 
     /// Sends the pod's files, or what changed of them since the last call.

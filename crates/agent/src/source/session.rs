@@ -475,6 +475,11 @@ impl Worker {
     /// What the old sandbox keeps alive ends, with a reset to the peers; what lived on in this pod has left with it.
     async fn end_network(&mut self) {
         let uid = self.migration.source_pod_uid.clone();
+        if self.migration.network == "Close"
+            && let Some(Err(why)) = self.with_grip(|grip, node| grip.end_connections(&node.host)).await
+        {
+            tracing::warn!(pod = uid, reason = why.reason, message = why.message, "some peers will hear late that their connections have ended");
+        }
         self.node.end_anchor(&uid).await;
         self.node.leave_mirrors(&uid).await;
     }
@@ -699,17 +704,26 @@ async fn prepare(node: &Arc<Node>, migration: &Migration, session: &Session, wis
 async fn anchors(node: &Arc<Node>, migration: &Migration, pod: &SourcePod) -> Result<(Vec<Anchored>, Vec<IpAddr>), Failure> {
     let earlier = node.mirrors.of_pod(&migration.source_pod_uid);
     let kept = earlier.iter().flat_map(|held| held.addresses()).collect();
-    if migration.network != "Anchor" {
+    let segment = migration.network == "KeepAddress";
+    if !segment && migration.network != "Anchor" {
         return Ok((Vec::new(), kept));
     }
     let address = pod.address().ok_or_else(|| {
-        failure("NoIpv4Address", "the pod has no IPv4 address, and only those can be kept by an anchor", "move it with its connections closed: --network close")
+        failure("NoAddress", "the runtime names no address of the pod that an anchor could keep", "move it with its connections closed: --network close")
     })?;
     let (name, netns) = (anchor::Name { pod_uid: migration.source_pod_uid.clone(), ticket: migration.ticket.clone() }, pod.grip.netns().to_owned());
     let (holder, here) = (node.clone(), name.clone());
+    let before = earlier.iter().filter(|held| held.segment).map(|held| held.attachment().clone()).collect();
     let attachment = anchor::blocking(move || {
         let attachment = Attachment::of(&holder.host.path(&netns), address).map_err(|error| anchor::refused(&error))?;
-        holder.anchors.announce(anchor::holder::Anchor { name: here, netns, attachment: attachment.clone(), links: Vec::new(), current: None })?;
+        holder.anchors.announce(anchor::holder::Anchor {
+            name: here,
+            netns,
+            attachment: attachment.clone(),
+            earlier: before,
+            links: Vec::new(),
+            current: None,
+        })?;
         Ok(attachment)
     })
     .await?;
@@ -719,8 +733,10 @@ async fn anchors(node: &Arc<Node>, migration: &Migration, pod: &SourcePod) -> Re
         agent: migration.source_address.clone(),
         underlay: node.ip.to_string(),
         attachment: serde_json::to_vec(&attachment).map_err(|error| internal("the old address", error))?,
+        segment,
+        strangers: anchor::holder::own_addresses().iter().map(ToString::to_string).collect(),
     };
-    Ok((std::iter::once(own).chain(earlier.iter().map(anchor::mirrors::Held::anchored)).collect(), kept))
+    Ok((std::iter::once(own).chain(earlier.iter().map(|held| held.anchored(segment))).collect(), kept))
 }
 
 /// Shuts the gate, and keeps what arrives for a new pod.

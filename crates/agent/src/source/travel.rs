@@ -21,12 +21,13 @@ use godwit_memory::{
 };
 use godwit_migration::timeline::steps;
 use godwit_node::cgroup::Cgroup;
-use godwit_rpc::v1::{Copied, Failure, Migration, PageChunk, Receipt, handoff_client::HandoffClient};
+use godwit_rpc::v1::{Compression, Copied, Failure, Migration, PageChunk, Receipt, handoff_client::HandoffClient};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::memory::{Memory, veil_of};
+use super::packer::Packer;
 use crate::clock::Timer;
 use crate::failure::{failure, internal};
 
@@ -48,6 +49,8 @@ pub struct Wishes {
     pub bandwidth: u64,
     /// Memory that does not get less ends the switch.
     pub give_up: bool,
+    /// Whether pieces are compressed.
+    pub compression: Compression,
 }
 
 impl Wishes {
@@ -55,7 +58,7 @@ impl Wishes {
     #[must_use]
     pub fn of(request: &godwit_rpc::v1::SwitchRequest) -> Self {
         let budget = Duration::from_millis(request.freeze_budget_ms.into());
-        Self { pre_copy: request.pre_copy, budget, bandwidth: request.bandwidth, give_up: request.give_up }
+        Self { pre_copy: request.pre_copy, budget, bandwidth: request.bandwidth, give_up: request.give_up, compression: request.compression() }
     }
 
     fn share(&self) -> Duration {
@@ -73,13 +76,17 @@ pub struct Travel {
     memory: Arc<Mutex<Option<Memory>>>,
     rounds: Mutex<Vec<Round>>,
     sent: Arc<AtomicU64>,
+    packer: Arc<Mutex<Packer>>,
 }
 
 /// What one call sent.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sent {
     changed: u64,
+    /// Of memory.
     bytes: u64,
+    /// Of the network.
+    wire: u64,
 }
 
 enum What {
@@ -91,7 +98,7 @@ impl Travel {
     /// The containers by name and cgroup; what is sent is counted into `sent`.
     #[must_use]
     pub fn new(containers: Vec<(String, Cgroup)>, sent: Arc<AtomicU64>) -> Self {
-        Self { containers, memory: Arc::default(), rounds: Mutex::default(), sent }
+        Self { containers, memory: Arc::default(), rounds: Mutex::default(), sent, packer: Arc::new(Mutex::new(Packer::new(Compression::Auto))) }
     }
 
     /// Sends memory round by round until what is left fits, or does not get less. A pod that cannot be tracked is left to CRIU: that is no failure.
@@ -110,6 +117,7 @@ impl Travel {
         if !wishes.pre_copy {
             return Ok(());
         }
+        *self.packer.lock().unwrap_or_else(PoisonError::into_inner) = Packer::new(wishes.compression);
         let containers = self.containers.clone();
         let attached = crate::task::spawn_blocking(move || Memory::attach(containers)).await.map_err(|error| internal("tracking ended early", error))?;
         match attached {
@@ -165,8 +173,8 @@ impl Travel {
         let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
         rounds.push(Round { changed: sent.changed, sent: sent.bytes, took: start.elapsed() });
         let decided = rounds::next(&rounds, wishes.share());
-        step(timer.about(&steps::Round { number: rounds.len() as u64, changed: sent.changed, sent: sent.bytes }.to_string()));
-        tracing::info!(round = rounds.len(), changed = sent.changed, sent = sent.bytes, took = ?start.elapsed(), forecast = ?decided.1, "memory");
+        step(timer.about(&steps::Round { number: rounds.len() as u64, changed: sent.changed, sent: sent.wire }.to_string()));
+        tracing::info!(round = rounds.len(), changed = sent.changed, sent = sent.bytes, wire = sent.wire, took = ?start.elapsed(), forecast = ?decided.1, "memory");
         Ok(decided)
     }
 
@@ -220,7 +228,7 @@ impl Travel {
         let sent = self.send(client, migration, What::Late, 0).await;
         let outcome = match sent {
             Ok(Some(sent)) => {
-                tracing::info!(sent = sent.bytes, "late pages");
+                tracing::info!(sent = sent.bytes, wire = sent.wire, "late pages");
                 Ok(())
             }
             Ok(None) => Err(internal("late pages", "the memory is not tracked any more")),
@@ -264,7 +272,7 @@ impl Travel {
     /// One stream of pages. `None`: the pod cannot be tracked any longer, and is not.
     async fn send(&self, client: &HandoffClient<Channel>, migration: &Migration, what: What, bandwidth: u64) -> Result<Option<Sent>, Failure> {
         let (queue, chunks) = mpsc::channel::<PageChunk>(QUEUE);
-        let (held, count, migration) = (self.memory.clone(), self.sent.clone(), migration.clone());
+        let (held, count, packer, migration) = (self.memory.clone(), self.sent.clone(), self.packer.clone(), migration.clone());
         let fresh = self.rounds.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
         let reading = crate::task::spawn_blocking(move || {
             let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -273,14 +281,20 @@ impl Travel {
             // The first message names the migration and carries nothing.
             let give = |chunk: PageChunk| queue.blocking_send(chunk).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe));
             let begun = give(PageChunk { migration: Some(migration), fresh, ..PageChunk::default() });
+            let mut packer = packer.lock().unwrap_or_else(PoisonError::into_inner);
+            packer.begin();
             let mut out = |chunk: PageChunk| {
-                let length = chunk.data.len() as u64;
                 hash.update(&chunk.data);
                 pieces += 1;
-                sent.bytes += length;
-                count.fetch_add(length, Ordering::Relaxed);
+                sent.bytes += chunk.data.len() as u64;
+                let chunk = packer.pack(chunk)?;
+                let wire = chunk.data.len() as u64;
+                sent.wire += wire;
+                count.fetch_add(wire, Ordering::Relaxed);
+                let ready = Instant::now();
                 give(chunk)?;
-                std::thread::sleep(rounds::pause(sent.bytes, start.elapsed(), bandwidth));
+                std::thread::sleep(rounds::pause(sent.wire, start.elapsed(), bandwidth));
+                packer.waited(ready.elapsed());
                 Ok(())
             };
             let outcome = begun.map_err(|source| Error::Call { what: "cannot send pages".into(), source }).and_then(|()| match what {

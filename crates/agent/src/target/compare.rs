@@ -1,23 +1,31 @@
-//! What was restored against what the images say: who is whose child, in which group and session, with which threads; where everybody is charged; and the sockets.
+//! What was restored against what the images say: who is whose child, in which group and session, with which threads; where everybody is charged; the sockets; and some of
+//! the memory.
 //!
 //! ```text
 //!   images::verify ─▶ Expected ─┐
 //!   /proc of the restored ──────┼─▶ differences in words; none: the pod may be committed
-//!   sock_diag of its network ───┘
+//!   sock_diag of its network ───┤
+//!   /proc/PID/mem, some pages ──┘
 //! ```
-//! Read while the pod stands still, so only what is cheap: a file or two for each process, one for each thread of those that have few, two lists and a question for each connection.
+//! Read while the pod stands still, so only what is cheap: a file or two for each process, one for each thread of those that have few, two lists and a question for each connection, some dozens of pages.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use godwit_criu::images::{self, Summary};
+use godwit_criu::images::{self, Sample, Summary};
 use godwit_network::sockets::{self, Endpoint, Protocol};
 use godwit_node::process::{Process, Relative, family};
+
+/// Bytes of a page that may differ: the kernel writes into some itself, above all a thread's area for restartable sequences (32 bytes, rseq(2)).
+const KERNELS_OWN: usize = 64;
 
 /// What the images of a container say.
 #[derive(Clone, Debug, Default)]
 pub struct Expected {
     processes: Vec<images::Process>,
     sockets: Vec<Endpoint>,
+    samples: Vec<Sample>,
 }
 
 impl Expected {
@@ -29,11 +37,14 @@ impl Expected {
             local: socket.local,
             remote: socket.remote,
         };
-        Self { processes: summary.processes, sockets: summary.sockets.into_iter().map(endpoint).collect() }
+        Self { processes: summary.processes, sockets: summary.sockets.into_iter().map(endpoint).collect(), samples: summary.samples }
     }
 
-    /// One thread more than there is: for a test that shows a restore being refused.
+    /// One thread more than there is, and a page that is not so: for a test that shows a restore being refused.
     pub fn expect_too_much(&mut self) {
+        if let Some(sample) = self.samples.first_mut() {
+            sample.content.iter_mut().for_each(|byte| *byte = !*byte);
+        }
         if let Some(process) = self.processes.first_mut() {
             process.threads.push(i32::MAX);
         }
@@ -47,8 +58,31 @@ impl Expected {
             // Not to be able to look is no difference: CRIU has reported success.
             Err(error) => tracing::warn!(%error, "the restored sockets cannot be looked at"),
         }
+        for process in restored {
+            let own: Vec<&Sample> = self.samples.iter().filter(|sample| sample.pid == process.nspid).collect();
+            if own.is_empty() {
+                continue;
+            }
+            match File::open(format!("/proc/{}/mem", process.pid)) {
+                Ok(memory) => found.extend(
+                    own.into_iter().filter_map(|sample| differs(sample, &memory)).map(|what| format!("process {} ({}): {what}", process.nspid, process.comm)),
+                ),
+                Err(error) => tracing::warn!(%error, pid = process.pid, "the restored memory cannot be looked at"),
+            }
+        }
         found
     }
+}
+
+/// How a page of the restored memory differs from that in the images. One that cannot be read (newer kernels may refuse pages without the right to read) is no difference.
+fn differs(sample: &Sample, memory: &File) -> Option<String> {
+    let mut now = vec![0; sample.content.len()];
+    if let Err(error) = memory.read_exact_at(&mut now, sample.address) {
+        tracing::warn!(%error, address = sample.address, "a page of the restored memory cannot be looked at");
+        return None;
+    }
+    let other = now.iter().zip(&sample.content).filter(|(now, then)| now != then).count();
+    (other > KERNELS_OWN).then(|| format!("its memory at {:#x} is not what was dumped: {other} bytes differ", sample.address))
 }
 
 /// Differences between the tree in the images and the restored one. Who is missing or too many is told by the source's own list of processes.
@@ -82,6 +116,21 @@ mod tests {
 
     fn now(process: &images::Process) -> Relative {
         Relative { pid: process.pid, comm: process.comm.clone(), ppid: process.ppid, pgid: process.pgid, sid: process.sid, threads: process.threads.clone() }
+    }
+
+    #[test]
+    fn memory_is_compared_but_for_what_the_kernel_writes() {
+        let page: Box<[u8]> = (0..4096_u32).map(|number| u8::try_from(number % 251).unwrap_or_default()).collect();
+        let sample = |content: &[u8]| Sample { pid: 1, address: page.as_ptr() as u64, content: content.into() };
+        let Ok(memory) = File::open("/proc/self/mem") else { return };
+        assert_eq!(differs(&sample(&page), &memory), None);
+        let mut other = page.clone();
+        other[..32].fill(255);
+        assert_eq!(differs(&sample(&other), &memory), None);
+        other.fill(255);
+        assert!(differs(&sample(&other), &memory).is_some_and(|what| what.contains("4096 bytes differ")));
+        let nowhere = Sample { pid: 1, address: 0, content: page.clone() };
+        assert_eq!(differs(&nowhere, &memory), None);
     }
 
     #[test]

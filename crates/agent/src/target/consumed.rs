@@ -1,14 +1,12 @@
 //! The consumed markers: target pods whose migration has run, so that their containers start afresh from now on. They survive reboots and go with their pod.
 
-use std::{fs, io, path::PathBuf, time::Duration};
+use std::{fs, io, path::PathBuf};
 
 use godwit_node::host::Host;
 use godwit_runtime::protocol::CONSUMED;
 
 use crate::durable;
 
-/// Between two looks for markers whose pod is gone.
-const SWEEP: Duration = Duration::from_secs(3);
 /// Where the kubelet keeps one directory for each pod of the node, for as long as the pod is there.
 const PODS: &str = "/var/lib/kubelet/pods";
 
@@ -54,16 +52,6 @@ pub fn pods(host: &Host) -> io::Result<Vec<String>> {
     match fs::read_dir(host.path(CONSUMED)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         markers => markers?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
-    }
-}
-
-/// Sweeps for ever.
-pub async fn keep_swept(host: Host) {
-    loop {
-        tokio::time::sleep(SWEEP).await;
-        if let Err(error) = sweep(&host) {
-            tracing::warn!(%error, "cannot sweep the consumed markers");
-        }
     }
 }
 

@@ -9,6 +9,7 @@
 //! What the store holds is known to this process only. After a restart of the agent it knows of no page, and images that need one are refused.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -26,6 +27,9 @@ use crate::{
     convert,
     failure::{failure, internal},
 };
+
+/// Largest piece of memory, in bytes, that is unpacked; a message of the contract is no longer.
+const LARGEST: usize = 8 << 20;
 
 /// See the module.
 pub struct Pages {
@@ -117,6 +121,16 @@ impl Pages {
     }
 }
 
+/// The pages of a piece, unpacked. No more than the ranges can hold is ever made of it, whatever it says.
+fn contents<'a>(chunk: &'a PageChunk, ranges: &[Range]) -> std::io::Result<Cow<'a, [u8]>> {
+    if !chunk.packed {
+        return Ok(Cow::Borrowed(&chunk.data));
+    }
+    let length: u64 = ranges.iter().map(|range| range.end.saturating_sub(range.start)).fold(0, u64::saturating_add);
+    let length = usize::try_from(length).ok().filter(|length| *length <= LARGEST).ok_or_else(|| std::io::Error::other("a piece is too large"))?;
+    Ok(Cow::Owned(zstd::bulk::decompress(&chunk.data, length)?))
+}
+
 fn ranges(list: &ByProcess) -> BTreeMap<i32, Vec<Range>> {
     list.iter().map(|(process, pages)| (*process, pages.iter().map(|(start, end)| Range { start: *start, end: *end }).collect())).collect()
 }
@@ -139,9 +153,10 @@ impl Arriving<'_> {
             return Err(broken("an address is missing"));
         }
         let ranges: Vec<Range> = pairs.map(|pair| Range { start: pair[0], end: pair[1] }).collect();
+        let data = contents(chunk, &ranges).map_err(|error| broken(&error.to_string()))?;
         let mut stores = self.pages.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let held = stores.get_mut(&chunk.container).ok_or_else(|| broken("the target pod has no such container"))?;
-        held.store.put(chunk.process, &ranges, &chunk.data).map_err(|error| {
+        held.store.put(chunk.process, &ranges, &data).map_err(|error| {
             if error.raw_os_error() == Some(nix::libc::ENOSPC) {
                 failure(
                     "NoRoomForImages",
@@ -152,9 +167,9 @@ impl Arriving<'_> {
                 broken(&error.to_string())
             }
         })?;
-        self.hash.update(&chunk.data);
+        self.hash.update(&data);
         self.receipt.files += 1;
-        self.receipt.bytes += chunk.data.len() as u64;
+        self.receipt.bytes += data.len() as u64;
         Ok(())
     }
 
@@ -163,5 +178,24 @@ impl Arriving<'_> {
     pub fn finish(mut self) -> Receipt {
         self.receipt.digest = self.hash.finalize().as_bytes().to_vec();
         self.receipt
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn a_packed_piece_holds_what_its_ranges_say_and_no_more() {
+        let piece = |data: Vec<u8>, packed| PageChunk { data, packed, ..PageChunk::default() };
+        let (ranges, pages) = ([Range { start: 4096, end: 3 * 4096 }], vec![7; 2 * 4096]);
+        let packed = zstd::bulk::compress(&pages, 1).unwrap();
+        assert_eq!(contents(&piece(packed.clone(), true), &ranges).unwrap(), pages);
+        assert_eq!(contents(&piece(pages.clone(), false), &ranges).unwrap(), pages);
+        assert!(contents(&piece(packed, true), &ranges[..0]).is_err(), "more than its ranges hold");
+        assert!(contents(&piece(vec![1, 2, 3], true), &ranges).is_err(), "not zstd");
+        let endless = [Range { start: 0, end: u64::MAX }];
+        assert!(contents(&piece(pages, true), &endless).is_err());
     }
 }

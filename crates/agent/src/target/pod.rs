@@ -39,7 +39,7 @@ use crate::{
 /// Where images live on the node: tmpfs, never a disk.
 pub const IMAGES: &str = "/run/godwit/images";
 /// How long keepers may take to start their restores and arrive at the stand-in.
-const STARTING: Duration = Duration::from_secs(20);
+const STARTING: Duration = Duration::from_secs(60);
 /// Differences that are told; of many the first say enough.
 const TOLD: usize = 10;
 

@@ -31,6 +31,7 @@ use super::{
     pod::{TargetPod, restore_failure},
 };
 use crate::{
+    anchor::mirrors::kept,
     arbiter::Arbiter,
     clock::Relay,
     convert,
@@ -417,7 +418,10 @@ impl Worker {
         });
         let mut noted = Seen::default();
         seat.order(|orders| noted = orders.noted.clone());
-        if seen.gate.is_some() && noted.gate != seen.gate {
+        if let Some(pid) = seen.gate
+            && noted.gate != seen.gate
+        {
+            self.node.deaths.first(&self.session.migration.target_pod_uid, &name, pid);
             self.feed(Event::AtGate { container: name.clone() }).await;
         }
         if seen.resumed.is_some() && noted.resumed != seen.resumed {
@@ -461,13 +465,15 @@ impl Worker {
             return Err(failure("TargetNotReady", "the target is not waiting for this migration any more", "try again"));
         }
         self.point("open").await?;
-        // What an anchor keeps does not end. With an anchor every address is kept, but for IPv6.
+        // What an anchor keeps does not end.
+        let kept = kept(&request.anchors);
         let parsed = request.source_ips.iter().filter_map(|ip| ip.parse::<std::net::IpAddr>().ok());
-        self.entry.ending = parsed.filter(|ip| request.anchors.is_empty() || ip.is_ipv6()).collect();
+        self.entry.ending = parsed.filter(|ip| !kept.contains(ip)).collect();
         self.pod = None;
         self.journal().await;
         let pod = self.pod().await?;
         let uid = self.session.migration.target_pod_uid.clone();
+        self.node.deaths.watch(&self.node.host, &uid, &self.session.migration.uid);
         self.node.drop_mirrors(&uid).await;
         self.node.raise_mirrors(&uid, pod.netns()?, &self.session.migration.source_pod_uid, &request.anchors).await?;
         self.point("anchored").await?;
@@ -575,6 +581,7 @@ impl Worker {
                     crate::METRICS.switched(ROLE, matches!(state, PeerState::Running));
                 }
                 if matches!(state, PeerState::Running) {
+                    self.node.deaths.runs(&self.session.migration.target_pod_uid);
                     super::pod::tidy(&self.node.host, &self.session.migration.source_pod_uid);
                 }
                 self.session.events.push(RestoreEvent { event: Some(restore_event::Event::State(convert::ask_reply(state))) });
@@ -666,6 +673,7 @@ impl Worker {
             super::pod::abort(&self.desk.seat(id), &why);
         }
         self.pod = None;
+        self.node.deaths.forget(&self.session.migration.target_pod_uid);
         self.node.drop_mirrors(&self.session.migration.target_pod_uid).await;
         super::pod::tidy(&self.node.host, &self.session.migration.source_pod_uid);
     }

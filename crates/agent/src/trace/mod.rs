@@ -14,26 +14,32 @@ pub mod asked;
 pub mod criu;
 mod exec;
 mod journal;
-mod kernel;
+pub mod kernel;
 mod levels;
 mod logs;
 pub mod memory;
-mod signals;
+pub mod signals;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use godwit_migration::timeline::steps;
+use godwit_node::host::Host;
 use godwit_rpc::v1::{Migration, Step, TraceLine, TraceRequest};
 use godwit_trace::{Interest, Level, Line, Source};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-pub use levels::undo_leftovers;
 pub use memory::note;
 
 use crate::node::Node;
+
+/// Takes away what agents that were killed have left: more logging, tracepoints that are on.
+pub fn undo_leftovers(host: &Host) {
+    levels::undo_leftovers(host);
+    signals::undo_leftovers(host);
+}
 
 /// Lines on their way to a caller that is slow.
 const WAITING: usize = 512;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use godwit_api::check::{Check, CheckState};
-use godwit_migration::plan::{Node, compare};
+use godwit_migration::plan::{Needs, Node, compare};
 use serde_json::Value;
 
 use super::{Subject, check};
@@ -25,7 +25,7 @@ pub fn differences(nodes: &[Subject]) -> Vec<Check> {
     // Many pairs of nodes say the same: each reason is told once, with the pairs.
     let mut found: BTreeMap<String, (Vec<String>, String, String)> = BTreeMap::new();
     for (from, to) in known.iter().flat_map(|from| known.iter().map(move |to| (from, to))).filter(|(from, to)| from.name != to.name) {
-        for blocker in compare(from, to).blockers.into_iter().filter(|blocker| !blocker.reason.starts_with("Criu")) {
+        for blocker in compare(from, to, Needs::default()).blockers.into_iter().filter(|blocker| !blocker.reason.starts_with("Criu")) {
             let entry = found.entry(blocker.reason).or_insert_with(|| (Vec::new(), blocker.message, blocker.remedy));
             entry.0.push(format!("{} → {}", from.name, to.name));
         }

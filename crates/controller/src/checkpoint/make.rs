@@ -11,12 +11,13 @@ use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use godwit_api::checkpoint::{CheckpointPhase, CheckpointedContainer};
+use godwit_api::checkpoint::{CheckpointPhase, CheckpointedContainer, Encrypted};
 use godwit_api::migration::Failure;
 use godwit_api::{PodCheckpoint, PodCheckpointStatus, names};
+use godwit_rpc::Key;
 use godwit_rpc::v1::{CheckpointMade, CheckpointRequest, RemoveCheckpointRequest, checkpoint_reply};
 
-use super::{name, retention, seal};
+use super::{keys, name, retention, seal};
 use crate::answered::put_away;
 use crate::checks::facts;
 use crate::context::Context;
@@ -72,8 +73,14 @@ async fn begin(context: &Context, api: &Api<PodCheckpoint>, object: &PodCheckpoi
         return Ok(Action::requeue(Duration::ZERO));
     }
     let mut status = PodCheckpointStatus { start_time: Some(Time(Timestamp::now())), ..PodCheckpointStatus::default() };
-    match look(context, object).await? {
-        Ok(pod) => {
+    let looked = match look(context, object).await? {
+        Ok(pod) => key(context, object).await?.map(|key| (pod, key)),
+        Err(why) => Err(why),
+    };
+    match looked {
+        Ok((pod, key)) => {
+            // From here on it must be this one.
+            status.encryption = key.map(|key| Encrypted { key_id: key.id() });
             status.phase = CheckpointPhase::Working;
             status.node = pods::node(&pod).map(str::to_owned);
             status.pod_uid = pod.uid();
@@ -98,6 +105,12 @@ async fn look(context: &Context, object: &PodCheckpoint) -> Result<Result<Pod, F
     Ok(blocker.map_or(Ok(pod), Err))
 }
 
+/// What it is to be encrypted with, if with anything. The inner result says why there is no key.
+async fn key(context: &Context, object: &PodCheckpoint) -> Result<Result<Option<Key>, Failure>, Error> {
+    let Some(named) = &object.spec.encryption else { return Ok(Ok(None)) };
+    Ok(keys::read(&context.client, &object.namespace().unwrap_or_default(), named).await?.map(Some))
+}
+
 /// What of the pod's object a restore needs.
 fn kept(pod: Pod) -> Pod {
     let metadata = ObjectMeta {
@@ -120,15 +133,29 @@ fn kept(pod: Pod) -> Pod {
 /// Asks the agent, which goes on by itself.
 async fn work(context: &Context, api: &Api<PodCheckpoint>, object: &PodCheckpoint, mut status: PodCheckpointStatus) -> Result<Action, Error> {
     let (node, pod_uid) = (status.node.clone().unwrap_or_default(), status.pod_uid.clone().unwrap_or_default());
+    let key_id = status.encryption.clone().unwrap_or_default().key_id;
+    // An agent that is at work does not need it any more; one that has been restarted does.
+    let (key, no_key) = match key(context, object).await? {
+        Ok(key) => (key, None),
+        Err(why) => (None, Some(why)),
+    };
     let asked = context.agents.call(&node, PATIENCE, |mut agent| {
-        let request =
-            CheckpointRequest { checkpoint: Some(name(object)), pod_uid: pod_uid.clone(), wait_ms: u32::try_from(WAIT.as_millis()).unwrap_or(u32::MAX) };
+        let request = CheckpointRequest {
+            checkpoint: Some(name(object)),
+            pod_uid: pod_uid.clone(),
+            wait_ms: u32::try_from(WAIT.as_millis()).unwrap_or(u32::MAX),
+            key_id: key_id.clone(),
+            key: key.as_ref().map(Key::message),
+        };
         async move { agent.checkpoint(request).await }
     });
     match asked.await {
         Ok(reply) => match reply.state {
             Some(checkpoint_reply::State::Made(made)) => complete(context, object, &mut status, made),
-            Some(checkpoint_reply::State::Failure(why)) => fail(&mut status, phase::api_failure(why)),
+            Some(checkpoint_reply::State::Failure(why)) => {
+                let why = phase::api_failure(why);
+                fail(&mut status, no_key.filter(|_| why.reason == "CheckpointKeyMissing").unwrap_or(why));
+            }
             Some(checkpoint_reply::State::Doing(_)) | None => return Ok(Action::requeue(Duration::from_millis(20))),
         },
         Err(error) => fail(&mut status, phase::explain(&error)),
@@ -183,12 +210,17 @@ async fn write(api: &Api<PodCheckpoint>, object: &PodCheckpoint, status: PodChec
     }
 }
 
+/// Whether it failed because there is no store, so that nothing of it can be in one. Nobody could be asked to delete it, either.
+fn had_no_store(status: &PodCheckpointStatus) -> bool {
+    status.path.is_none() && status.failure.as_ref().is_some_and(|why| ["StoreMissing", "CheckpointsOff"].contains(&why.reason.as_str()))
+}
+
 /// What is stored goes, then the object.
 async fn remove(context: &Context, api: &Api<PodCheckpoint>, object: &PodCheckpoint) -> Result<Action, Error> {
     if !object.finalizers().iter().any(|one| one == names::FINALIZER_CHECKPOINT) {
         return Ok(Action::await_change());
     }
-    if let Some(node) = object.status.as_ref().and_then(|status| status.node.clone()) {
+    if let Some(node) = object.status.as_ref().filter(|status| !had_no_store(status)).and_then(|status| status.node.clone()) {
         // Its own agent knows whether it is still at work; when that node is gone, any other sees the same directory.
         let all = context.nodes().list(&ListParams::default()).await?.items;
         let own = all.iter().any(|one| one.name_any() == node);

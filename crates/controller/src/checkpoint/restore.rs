@@ -15,14 +15,16 @@ use godwit_api::checkpoint::{CheckpointPhase, RestorePhase};
 use godwit_api::migration::Failure;
 use godwit_api::{PodCheckpoint, PodCheckpointStatus, PodRestore, PodRestoreStatus, names};
 use godwit_migration::plan::nodes as comparison;
+use godwit_rpc::Key;
 use godwit_rpc::v1::{AssessRequest, RestorePodRequest, restore_pod_reply};
 
-use super::seal;
+use super::{keys, seal};
+use crate::aftermath::{self, Arrival, Look};
 use crate::answered::put_away;
 use crate::context::Context;
 use crate::error::Error;
 use crate::pods::Images;
-use crate::{failure, naming, nodes, phase, pods, target};
+use crate::{checks, failure, naming, nodes, phase, pods, target};
 
 /// How long one call waits.
 const WAIT: Duration = Duration::from_secs(1);
@@ -44,9 +46,10 @@ pub async fn reconcile(object: Arc<PodRestore>, context: Arc<Context>) -> Result
     let restore = Restore { context: &context, api: &api, object: &object };
     if status.phase.is_final() {
         restore.finalizer(false).await?;
-        return match &status.completion_time {
-            Some(done) if object.metadata.deletion_timestamp.is_none() => put_away(&api, &object.name_any(), done, STAY).await,
-            _ => Ok(Action::await_change()),
+        let Some(done) = status.completion_time.clone().filter(|_| object.metadata.deletion_timestamp.is_none()) else { return Ok(Action::await_change()) };
+        return match restore.look(status, done.0).await? {
+            Some(action) => Ok(action),
+            None => put_away(&api, &object.name_any(), &done, STAY).await,
         };
     }
     if object.metadata.deletion_timestamp.is_some() {
@@ -195,6 +198,20 @@ impl Restore<'_> {
         }
     }
 
+    /// The key of an encrypted checkpoint. The inner result says why it is not there.
+    async fn key(&self, origin: &Origin) -> Result<Result<Option<Key>, Failure>, Error> {
+        let Some(encrypted) = &origin.status.encryption else { return Ok(Ok(None)) };
+        let name = origin.checkpoint.name_any();
+        let Some(named) = &self.object.spec.encryption else {
+            return Ok(Err(failure::key_missing(
+                &format!("checkpoint {name} is encrypted with the key {}, and the order names no Secret", encrypted.key_id),
+                "Name the Secret that has its key: --decrypt-with SECRET, or spec.encryption.secretName.",
+            )));
+        };
+        let read = keys::read(&self.context.client, &self.object.namespace().unwrap_or_default(), named).await?;
+        Ok(read.and_then(|key| if key.id() == encrypted.key_id { Ok(Some(key)) } else { Err(failure::key_wrong(&name, &key.id(), &encrypted.key_id)) }))
+    }
+
     /// Chooses nodes and a name, and writes them down.
     async fn begin(&self, mut status: PodRestoreStatus) -> Result<Action, Error> {
         if self.finalizer(true).await? {
@@ -205,6 +222,9 @@ impl Restore<'_> {
             Ok(origin) => origin,
             Err(why) => return self.fail(status, why).await,
         };
+        if let Err(why) = self.key(&origin).await? {
+            return self.fail(status, why).await;
+        }
         match self.nodes(&origin).await? {
             Ok(nodes) => status.nodes = nodes,
             Err(why) => return self.fail(status, why).await,
@@ -273,16 +293,9 @@ impl Restore<'_> {
             // Checkpoints outlive releases: the format of the index says whether an agent understands it.
             agent: there.agent.clone(),
         };
-        let now = comparison::Node {
-            name,
-            architecture: there.architecture,
-            cpu_flags: there.cpu_flags,
-            kernel: there.kernel,
-            criu: there.criu,
-            cgroup: there.cgroup,
-            agent: there.agent,
-        };
-        let differs = comparison::compare(&before, &now).blockers.into_iter().map(|why| failure::new(&why.reason, why.message, why.remedy));
+        let now = checks::comparable(&name, &there);
+        let differs =
+            comparison::compare(&before, &now, comparison::Needs::default()).blockers.into_iter().map(|why| failure::new(&why.reason, why.message, why.remedy));
         let blocker = reply.blockers.into_iter().map(phase::api_failure).chain(differs).next();
         blocker.map_or(Ok(()), Err)
     }
@@ -354,6 +367,11 @@ impl Restore<'_> {
                 return self.fail(status, why).await;
             }
         };
+        // An agent that is at work does not need it any more.
+        let (key, no_key) = match self.key(&origin).await? {
+            Ok(key) => (key, None),
+            Err(why) => (None, Some(why)),
+        };
         let containers = origin.pod.spec.iter().flat_map(|spec| &spec.containers).map(|container| container.name.clone());
         let request = RestorePodRequest {
             uid: self.uid(),
@@ -364,6 +382,7 @@ impl Restore<'_> {
             wait_ms: u32::try_from(if hold { LOOK } else { WAIT }.as_millis()).unwrap_or(u32::MAX),
             abandon: false,
             hold,
+            key: key.as_ref().map(Key::message),
         };
         let node = status.node.clone().unwrap_or_default();
         let asked = self.context.agents.call(&node, PATIENCE, |mut agent| {
@@ -377,7 +396,10 @@ impl Restore<'_> {
                 status.completion_time = Some(Time(Timestamp::now()));
                 self.write(status).await
             }
-            Ok(Some(restore_pod_reply::State::Failure(why))) => self.fail(status, phase::api_failure(why)).await,
+            Ok(Some(restore_pod_reply::State::Failure(why))) => {
+                let why = phase::api_failure(why);
+                self.fail(status, no_key.filter(|_| why.reason == "CheckpointKeyMissing").unwrap_or(why)).await
+            }
             Ok(Some(restore_pod_reply::State::Doing(_)) | None) => match pods::hopeless(&pod) {
                 Some(why) => {
                     self.give_up(&status).await?;
@@ -386,6 +408,24 @@ impl Restore<'_> {
                 None => Ok(Action::requeue(Duration::from_millis(20))),
             },
             Err(error) => self.fail(status, phase::explain(&error)).await,
+        }
+    }
+
+    /// Whether the new pod still runs after a while, once. Returns when to come back for that.
+    async fn look(&self, mut status: PodRestoreStatus, since: Timestamp) -> Result<Option<Action>, Error> {
+        if status.phase != RestorePhase::Succeeded || aftermath::is_judged(&status.conditions) {
+            return Ok(None);
+        }
+        let (Some(name), Some(uid), Some(node)) = (&status.pod, &status.pod_uid, &status.node) else { return Ok(None) };
+        let namespace = self.object.namespace().unwrap_or_default();
+        match (Arrival { namespace: &namespace, name, uid, node, since }).look(self.context).await? {
+            Look::Early(left) => Ok(Some(Action::requeue(left))),
+            Look::Late => Ok(None),
+            Look::Done(verdict) => {
+                verdict.write(&mut status.conditions, self.object.metadata.generation);
+                // Who changes the record meanwhile brings it back here.
+                self.write(status).await.map(|_| None)
+            }
         }
     }
 

@@ -38,12 +38,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Seconds for which an anchor may live: one day.
 const TTL: u32 = 24 * 3600;
 
+/// The way of keeping connections that does without the old pod's node.
+const SAME_ADDRESS: &str = "KeepAddress";
+
 /// What the source's anchor holds; `None` when it holds nothing, or the plan did not want one.
 ///
 /// # Errors
 /// When the source's agent does not answer.
 pub async fn look(context: &Context, record: &Record) -> Result<Option<Anchor>, Error> {
-    if record.status().plan.is_none_or(|plan| plan.network != "Anchor") {
+    if record.status().plan.is_none_or(|plan| plan.network != "Anchor" && plan.network != SAME_ADDRESS) {
         return Ok(None);
     }
     match call(context, record, Action::Look).await {
@@ -73,11 +76,21 @@ fn anchor(record: &Record, reply: &AnchorReply) -> Anchor {
 }
 
 async fn call(context: &Context, record: &Record, action: Action) -> Result<AnchorReply, AgentError> {
-    let migration = match context.migration(record).await {
-        Ok(migration) => migration,
-        Err(_) => return Err(AgentError::NoAddress(record.status().source_node.unwrap_or_default())),
-    };
-    let node = migration.source_node.clone();
+    call_on(context, record, record.status().source_node.unwrap_or_default(), action).await
+}
+
+/// Connections have moved with their address.
+fn has_moved(record: &Record) -> bool {
+    record.status().plan.is_some_and(|plan| plan.network == SAME_ADDRESS)
+}
+
+/// Where connections have moved with their address, the new pod's node knows of them although the old one's is away.
+async fn call_target(context: &Context, record: &Record, action: Action) -> Option<AnchorReply> {
+    call_on(context, record, record.status().target_node.unwrap_or_default(), action).await.ok()
+}
+
+async fn call_on(context: &Context, record: &Record, node: String, action: Action) -> Result<AnchorReply, AgentError> {
+    let Ok(migration) = context.migration(record).await else { return Err(AgentError::NoAddress(node)) };
     context
         .agents
         .call(&node, PATIENCE, |mut agent| {
@@ -134,22 +147,17 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
     let Some(before) = record.status().anchor else { return Ok(Next::Again) };
     let uid = record.status().source_pod_uid.unwrap_or_default();
     let source = context.pods(record).get_opt(record.pod()).await?.filter(|pod| pod.uid().as_deref() == Some(uid.as_str()));
-    let reply = match call(context, record, Action::Look).await {
-        Ok(reply) => Some(reply),
-        Err(AgentError::NoNode(_)) => None,
+    let why = match call(context, record, Action::Look).await {
+        Err(error) if has_moved(record) => without_holder(context, record, &before, &error).await?,
+        Ok(reply) => with_holder(record, &before, source.as_ref(), Some(&reply)).await?,
+        Err(AgentError::NoNode(_)) => with_holder(record, &before, source.as_ref(), None).await?,
         Err(error) => {
             let message = format!("the agent of node {}, which holds the old address, is away: {}", before.holder, error.cause());
             record.write(|status| status.anchor.iter_mut().for_each(|anchor| anchor.message.clone_from(&message))).await?;
-            return Ok(Next::After(LOOK));
+            None
         }
     };
-    let Some(why) = why_retire(record, &before, source.as_ref(), reply.as_ref()) else {
-        if let Some(reply) = reply {
-            let now = anchor(record, &reply);
-            record.write(|status| status.anchor = Some(now.clone())).await?;
-        }
-        return Ok(Next::After(LOOK));
-    };
+    let Some(why) = why else { return Ok(Next::After(LOOK)) };
     tracing::info!(pod = record.pod(), why, "the anchor is retired");
     match call(context, record, Action::End).await {
         Ok(_) | Err(AgentError::NoNode(_)) => {}
@@ -173,12 +181,44 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
     Ok(Next::Again)
 }
 
+/// Writes down what the holder says, unless the anchor is to go.
+async fn with_holder(record: &mut Record, before: &Anchor, source: Option<&Pod>, reply: Option<&AnchorReply>) -> Result<Option<String>, Error> {
+    let why = why_retire(record, before, source, reply);
+    if let (None, Some(reply)) = (&why, reply) {
+        let now = anchor(record, reply);
+        record.write(|status| status.anchor = Some(now.clone())).await?;
+    }
+    Ok(why)
+}
+
+/// The old pod's node is away. It only reserved the address: the connections go on without it. Unless it is gone for good, what has to be done there when they have ended is
+/// done when it is back.
+async fn without_holder(context: &Context, record: &mut Record, before: &Anchor, why_away: &AgentError) -> Result<Option<String>, Error> {
+    let reply = call_target(context, record, Action::Look).await.filter(|reply| reply.held);
+    let object = record.object();
+    let wanted = object.metadata.deletion_timestamp.is_some() || object.spec.release_anchor || is_too_old(record, before);
+    let none_left = before.connections == 0 && reply.as_ref().is_some_and(|reply| reply.connections == 0);
+    if wanted {
+        call_target(context, record, Action::End).await;
+    }
+    let message = format!("node {}, whose old pod reserves the address, is away; the connections do without it: {}", before.holder, why_away.cause());
+    if matches!(why_away, AgentError::NoNode(_)) && (wanted || none_left) {
+        return Ok(Some(message));
+    }
+    let connections = reply.map_or(before.connections, |reply| reply.connections);
+    record.write(|status| status.anchor.iter_mut().for_each(|anchor| (anchor.connections, anchor.message) = (connections, message.clone()))).await?;
+    Ok(None)
+}
+
+fn is_too_old(record: &Record, anchor: &Anchor) -> bool {
+    let ttl = Duration::from_secs(u64::from(record.object().spec.anchor_ttl_seconds.unwrap_or(TTL)));
+    anchor.since.as_ref().is_some_and(|since| Timestamp::now() > since.0 + ttl)
+}
+
 /// Why the anchor is to go, if it is. `source` is none when the old pod is gone, `reply` when its node is.
 fn why_retire(record: &Record, before: &Anchor, source: Option<&Pod>, reply: Option<&AnchorReply>) -> Option<String> {
     let object = record.object();
     let Some(reply) = reply else { return Some(format!("node {}, which held the old address, is gone", before.holder)) };
-    let ttl = Duration::from_secs(u64::from(object.spec.anchor_ttl_seconds.unwrap_or(TTL)));
-    let too_old = before.since.as_ref().is_some_and(|since| Timestamp::now() > since.0 + ttl);
     let text = if object.metadata.deletion_timestamp.is_some() {
         "its PodMigration was deleted"
     } else if source.is_none() {
@@ -189,7 +229,7 @@ fn why_retire(record: &Record, before: &Anchor, source: Option<&Pod>, reply: Opt
         "its sandbox has ended"
     } else if object.spec.release_anchor {
         "it was released"
-    } else if too_old {
+    } else if is_too_old(record, before) {
         "its time is over"
     } else if !reply.held {
         "the new pod is gone, or has left its connections behind"

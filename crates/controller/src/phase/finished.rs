@@ -10,6 +10,7 @@ use godwit_api::migration::Phase;
 use godwit_api::{PodMigration, names};
 
 use super::{anchored, settling, undo};
+use crate::aftermath;
 use crate::context::Context;
 use crate::error::Error;
 use crate::reconcile::Next;
@@ -25,6 +26,14 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// # Errors
 /// [`Error`]: tried again.
 pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> {
+    let look = aftermath::look(context, record).await?;
+    Ok(match (stay(context, record).await?, look) {
+        (Next::After(time), Some(sooner)) => Next::After(time.min(sooner)),
+        (next, _) => next,
+    })
+}
+
+async fn stay(context: &Context, record: &mut Record) -> Result<Next, Error> {
     if record.status().anchor.is_some_and(|anchor| anchor.active) {
         return anchored::run(context, record).await;
     }

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use kube::Api;
 use tokio::time::Instant;
 
-use godwit_api::migration::{Failure, Freeze, NotConverging, Phase, Progress};
+use godwit_api::migration::{Compression, Failure, Freeze, NotConverging, Phase, Progress};
 use godwit_api::{Handover, HandoverState};
 use godwit_rpc::v1::{self, CancelRequest, SwitchRequest, outcome, switch_event};
 
@@ -143,6 +143,11 @@ async fn attach(context: &Context, record: &mut Record, wish: &mut Wish) -> Resu
         freeze_budget_ms: spec.freeze_budget_ms.unwrap_or_default(),
         bandwidth: u64::from(spec.bandwidth_mib.unwrap_or_default()) << 20,
         give_up: spec.if_not_converging == Some(NotConverging::GiveUp),
+        compression: i32::from(match spec.compression.unwrap_or_default() {
+            Compression::Auto => v1::Compression::Auto,
+            Compression::Always => v1::Compression::Always,
+            Compression::Never => v1::Compression::Never,
+        }),
     };
     let call = |source| AgentError::Call { node: node.clone(), source: Box::new(source) };
     let attached = async { context.agents.of(&node).await?.switch(request).await.map_err(call) };

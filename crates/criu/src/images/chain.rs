@@ -166,7 +166,6 @@ pub fn split(directory: &Path, list: ByProcess) -> Result<(ByProcess, ByProcess)
 fn lazy_mappings(directory: &Path, process: i32) -> Result<Vec<Pages>, Problem> {
     const NEEDED: u64 = 0x22; // MAP_PRIVATE, MAP_ANONYMOUS
     const FORBIDDEN: u64 = 0x4_2000; // MAP_HUGETLB, MAP_LOCKED
-    const KERNELS: u64 = 1 << 3 | 1 << 4 | 1 << 12; // VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR (criu/include/image.h)
     let name = format!("mm-{process}.img");
     let path = directory.join(&name);
     let messages = messages(&path, &name)?;
@@ -176,7 +175,7 @@ fn lazy_mappings(directory: &Path, process: i32) -> Result<Vec<Pages>, Problem> 
         let Value::Bytes(mapping) = field.value else { continue };
         let field = |wanted| number(mapping, wanted).ok_or_else(|| Problem::damaged(&name, "a mapping lacks a field"));
         let (start, end, flags, status) = (field(1)?, field(2)?, field(6)?, field(7)?);
-        if flags & NEEDED == NEEDED && flags & FORBIDDEN == 0 && status & KERNELS == 0 {
+        if flags & NEEDED == NEEDED && flags & FORBIDDEN == 0 && status & super::memory::KERNELS == 0 {
             match found.last_mut() {
                 Some(last) if last.1 == start => last.1 = end,
                 _ => found.push((start, end)),

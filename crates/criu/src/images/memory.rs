@@ -25,6 +25,11 @@ const MEMFD: u64 = 1 << 14;
 /// `VMA_AREA_GUARD`: pages inside another mapping that must not be touched, listed behind all mappings (CRIU 4.2).
 pub const GUARD: u64 = 1 << 16;
 
+/// The kernel's own code and clocks: `VMA_AREA_VDSO`, `VMA_AREA_VSYSCALL`, `VMA_AREA_VVAR`.
+pub(super) const KERNELS: u64 = 1 << 3 | 1 << 4 | 1 << 12;
+/// What CRIU does not restore as it was dumped: those are the new kernel's, and a ring (`VMA_AREA_AIORING`) has a new head.
+const REBUILT: u64 = KERNELS | 1 << 13;
+
 static VMA: LazyLock<Columns<4>> = LazyLock::new(|| Columns::of("vma_entry", ["start", "end", "status", "shmid"]));
 
 /// What the maps add up to.
@@ -143,6 +148,13 @@ fn mappings(set: &Set, pid: &str) -> Result<Vec<(u64, u64)>, Problem> {
         mappings.push((start, end));
     }
     Ok(mappings)
+}
+
+/// Start and end of the mappings of a process whose content a restore makes anew.
+pub fn rebuilt(set: &Set, pid: i32) -> Result<Vec<(u64, u64)>, Problem> {
+    let mm = set.first(&format!("mm-{pid}.img"))?;
+    let all = mm.views("vmas").into_iter().map(|vma| VMA.read(vma.bytes).map(|value| value.unwrap_or(0)));
+    Ok(all.filter(|[_, _, status, _]| status & REBUILT != 0).map(|[start, end, ..]| (start, end)).collect())
 }
 
 /// Whether a run lies in mappings without a gap, looking from a mapping on; gives where to look on.

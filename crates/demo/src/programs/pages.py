@@ -1,5 +1,5 @@
 # So many MiB of pages, each known by its content; so many MB of them are written anew every second, some become zeros, some are given back.
-# With the word "fork", a child with a copy of its own does the same, slower. Says how long it stood still by its own clock.
+# With the word "fork", a child with a copy of its own does the same, slower; with the word "huge", huge pages are asked for. Says how long it stood still by its own clock.
 import ctypes
 import mmap
 import os
@@ -23,6 +23,8 @@ class Heap:
 
     def __init__(self, pages):
         self.memory = mmap.mmap(-1, pages * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if "huge" in sys.argv:
+            self.memory.madvise(mmap.MADV_HUGEPAGE)
         self.versions = array("Q", bytes(8 * pages))
         self.count, self.next = pages, 0
         for page in range(pages):

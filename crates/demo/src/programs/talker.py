@@ -12,6 +12,7 @@
 #   mute         ends its own direction at once and hears the other one to its end
 #   heard        number and digest of the bytes that the last such connection brought
 # On the next port it listens, too, but takes nobody in before "go" was said. Datagrams to the first port are answered as in "ask", by a socket without an address.
+# All of that over IPv4 and, by sockets of their own, over IPv6.
 import asyncio
 import hashlib
 import os
@@ -162,8 +163,8 @@ async def handle(reader, writer):
         print("bad", error, flush=True)
 
 
-async def late():
-    listener = socket.create_server(("0.0.0.0", port + 1), backlog=64)
+async def late(family, ip):
+    listener = socket.create_server((ip, port + 1), family=family, backlog=64)
     await go.wait()
     return await asyncio.start_server(handle, sock=listener, limit=1024)
 
@@ -171,11 +172,16 @@ async def late():
 async def main():
     loop = asyncio.get_running_loop()
     server = await asyncio.start_server(handle, "0.0.0.0", port, backlog=4096, limit=1024)
-    others = [await asyncio.start_unix_server(handle, "\0talker"), asyncio.create_task(late()), asyncio.create_task(watch())]
+    others = [await asyncio.start_unix_server(handle, "\0talker"), asyncio.create_task(late(socket.AF_INET, "0.0.0.0")), asyncio.create_task(watch())]
     others.append(asyncio.create_task(ask_itself(b"unix", *await asyncio.open_unix_connection("\0talker"))))
     try:
-        others.append(await asyncio.start_server(handle, "::1", port))
+        others.append(await asyncio.start_server(handle, "::", port, backlog=4096, limit=1024))
+        others.append(asyncio.create_task(late(socket.AF_INET6, "::")))
         others.append(asyncio.create_task(ask_itself(b"ipv6", *await asyncio.open_connection("::1", port))))
+        datagrams = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        datagrams.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        datagrams.bind(("::", port))
+        others.append(await loop.create_datagram_endpoint(Datagrams, sock=datagrams))
     except OSError as error:
         print("no IPv6:", error, flush=True)
     others.append(await loop.create_datagram_endpoint(Datagrams, local_addr=("0.0.0.0", port)))

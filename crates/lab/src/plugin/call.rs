@@ -51,7 +51,7 @@ pub struct Ipam {
     /// All addresses that a pod may have.
     #[serde(default)]
     pub pods: String,
-    /// The node's own addresses, as `host-local` takes them: sets of ranges, here one set of one.
+    /// The node's own addresses, as `host-local` takes them: sets of ranges, here one set of one for each family, IPv4 first.
     #[serde(default)]
     pub ranges: Vec<Vec<Range>>,
     /// Routes for the pod, handed through.
@@ -67,13 +67,13 @@ pub struct Range {
     pub subnet: String,
     /// First address; by default that of the network.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub range_start: Option<std::net::Ipv4Addr>,
+    pub range_start: Option<std::net::IpAddr>,
     /// Last address; by default that of the network.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub range_end: Option<std::net::Ipv4Addr>,
+    pub range_end: Option<std::net::IpAddr>,
     /// The pods' gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub gateway: Option<std::net::Ipv4Addr>,
+    pub gateway: Option<std::net::IpAddr>,
 }
 
 impl Call {
@@ -126,7 +126,7 @@ impl Call {
 #[allow(clippy::unwrap_used)]
 pub fn example(fabric: crate::fabric::Fabric, command: &str, annotations: &Value) -> Call {
     let topology: crate::topology::Topology = "a,b".parse().unwrap();
-    let list = crate::cni::config(fabric, &topology.nodes[0]);
+    let list = crate::cni::config(fabric, &topology.nodes[0], fabric == crate::fabric::Fabric::Bridge);
     // As libcni does it: one plugin of the list, with the list's name and version, and what its capabilities ask for.
     let mut one = list["plugins"][0].clone();
     one["cniVersion"] = list["cniVersion"].clone();

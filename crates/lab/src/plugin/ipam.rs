@@ -3,13 +3,13 @@
 //! ```text
 //!   no wish                             host-local, network "lab",          the node's range
 //!   a free address of the node's range  host-local, network "lab",          that address only
-//!   a free address of another node's    host-local, network "lab-borrowed", that address only
-//!   an address past IPAM                nobody is asked
+//!   a free address of another node's    host-local, network "lab-borrowed", that address only, none of IPv6
+//!   an address past IPAM                nobody is asked, none of IPv6
 //! ```
 //! `host-local` knows its own node only. So the API server is asked whether another pod has a wanted address.
 
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -32,7 +32,7 @@ pub fn run(call: &Call) -> Result<Value> {
     }
 }
 
-/// Gives the pod an address; a CNI result with one entry in `ips`.
+/// Gives the pod an address, or one of each family; a CNI result.
 pub fn add(call: &Call) -> Result<Value> {
     let wish = wish::of(call)?;
     if let Wish::Free(address) = wish
@@ -57,7 +57,7 @@ pub fn remove(call: &Call) -> Result<()> {
     delegate(&config).map(drop)
 }
 
-/// The node's range.
+/// The node's range of IPv4.
 fn range(call: &Call) -> Result<&Range> {
     call.config.ipam.ranges.first().and_then(|set| set.first()).context("the configuration has no range of addresses")
 }
@@ -66,20 +66,30 @@ fn range(call: &Call) -> Result<&Range> {
 fn host_local(call: &Call, wish: Wish) -> Result<Value> {
     let own = range(call)?;
     let mut config = call.raw.clone();
-    config["ipam"] = json!({"type": "host-local", "ranges": [[own]], "routes": call.config.ipam.routes});
+    config["ipam"] = json!({"type": "host-local", "ranges": call.config.ipam.ranges, "routes": call.config.ipam.routes});
     if let Wish::Free(address) = wish {
         let borrowed = !is_within(own, address);
         let subnet = if borrowed { &call.config.ipam.pods } else { &own.subnet };
-        config["ipam"]["ranges"] = json!([[Range { subnet: subnet.clone(), range_start: Some(address), range_end: Some(address), gateway: own.gateway }]]);
+        let only = Some(IpAddr::from(address));
+        config["ipam"]["ranges"][0] = json!([Range { subnet: subnet.clone(), range_start: only, range_end: only, gateway: own.gateway }]);
         if borrowed {
             config["name"] = json!(format!("{}{BORROWED}", call.config.name));
+            // Those of IPv6 are noted by the network's own name.
+            config["ipam"]["ranges"] = json!([config["ipam"]["ranges"][0]]);
+            config["ipam"]["routes"] = json!(routes_of_four(call));
         }
     }
     Ok(config)
 }
 
+/// Routes for a pod without IPv6.
+fn routes_of_four(call: &Call) -> Vec<&Value> {
+    call.config.ipam.routes.iter().filter(|route| !route["dst"].as_str().unwrap_or_default().contains(':')).collect()
+}
+
 fn is_within(range: &Range, address: Ipv4Addr) -> bool {
-    crate::fabric::holds(&range.subnet, address) && range.range_start.is_none_or(|start| start <= address) && range.range_end.is_none_or(|end| address <= end)
+    let ip = IpAddr::from(address);
+    crate::fabric::holds(&range.subnet, address) && range.range_start.is_none_or(|start| start <= ip) && range.range_end.is_none_or(|end| ip <= end)
 }
 
 /// The result for an address that nobody is asked for.
@@ -90,7 +100,7 @@ fn given(call: &Call, address: Ipv4Addr) -> Result<Value> {
     if let Some(gateway) = own.gateway {
         ip["gateway"] = json!(gateway);
     }
-    Ok(json!({"cniVersion": call.config.version, "ips": [ip], "routes": call.config.ipam.routes, "dns": {}}))
+    Ok(json!({"cniVersion": call.config.version, "ips": [ip], "routes": routes_of_four(call), "dns": {}}))
 }
 
 /// Runs `host-local` with this process's environment.
@@ -158,6 +168,18 @@ mod tests {
         assert_eq!(name, "lab");
         assert_eq!(range, json!({"subnet": "10.88.0.0/16", "rangeStart": "10.88.1.10", "rangeEnd": "10.88.1.200", "gateway": "10.88.1.1"}));
         assert_eq!(asked(Fabric::Routed, Wish::Any).1, json!({"subnet": "10.90.1.0/24"}));
+    }
+
+    #[test]
+    fn a_pod_has_ipv6_unless_its_address_is_another_nodes() {
+        let sets = |wish| {
+            let ipam = host_local(&example(Fabric::Bridge, "ADD", &json!({})), wish).unwrap()["ipam"].clone();
+            let of_six = ipam["ranges"].as_array().unwrap().get(1).map(|set| set[0]["rangeStart"].clone());
+            (of_six, ipam["routes"].as_array().unwrap().len())
+        };
+        assert_eq!(sets(Wish::Any), (Some(json!("fd88::1:10")), 2));
+        assert_eq!(sets(Wish::Free("10.88.1.11".parse().unwrap())), (Some(json!("fd88::1:10")), 2));
+        assert_eq!(sets(Wish::Free("10.88.2.11".parse().unwrap())), (None, 1));
     }
 
     #[test]

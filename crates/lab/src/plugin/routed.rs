@@ -6,6 +6,7 @@
 //!   169.254.1.1 dev eth0 scope link                10.90.1.7 dev cali…   ◀─ BIRD tells the others, see crate::bird
 //!   default via 169.254.1.1                        proxy_arp: answers "who has 169.254.1.1"
 //!                                                  rp_filter: only 10.90.1.7 may send from there
+//!        fd90::1:7/128, default via fe80::1        fe80::1, fd90::1:7 dev cali…
 //! ```
 
 use std::io::Write as _;
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 use super::call::Call;
 use super::ipam;
 use crate::fabric::GATEWAY;
+use crate::six;
 
 /// Hardware address of every node's end: who moves keeps a valid neighbour entry for the gateway.
 const GATEWAY_MAC: &str = "ee:ee:ee:ee:ee:ee";
@@ -34,9 +36,9 @@ pub fn run(call: &Call) -> Result<Value> {
 fn add(call: &Call) -> Result<Value> {
     let netns = call.netns.as_deref().context("CNI_NETNS is not set")?;
     let given = ipam::add(call)?;
-    let connected = address_of(&given).and_then(|address| Ok((connect(call, netns, &address)?, address)));
+    let connected = Addresses::of(&given).and_then(|addresses| Ok((connect(call, netns, &addresses)?, addresses)));
     match connected {
-        Ok((mac, address)) => Ok(result(call, netns, &mac, &address)),
+        Ok((mac, addresses)) => Ok(result(call, netns, &mac, &addresses)),
         Err(error) => {
             // The first error is the one to tell.
             let _ = remove(call);
@@ -46,14 +48,14 @@ fn add(call: &Call) -> Result<Value> {
 }
 
 /// Makes the wire; the hardware address of the pod's end.
-fn connect(call: &Call, netns: &Path, address: &str) -> Result<String> {
+fn connect(call: &Call, netns: &Path, addresses: &Addresses) -> Result<String> {
     let (outside, inside) = (outside(call), &call.interface);
     delete_link(&outside);
-    ip(Some(netns), &pod_side(inside, &outside, std::process::id(), address))?;
+    ip(Some(netns), &pod_side(inside, &outside, std::process::id(), addresses))?;
     for (name, value) in sysctls(&outside) {
         std::fs::write(format!("/proc/sys/net/ipv4/{name}"), value).with_context(|| format!("sysctl {name} cannot be set"))?;
     }
-    ip(None, &node_side(&outside, address))?;
+    ip(None, &node_side(&outside, addresses))?;
     let link = command(Some(netns), &["-j", "link", "show", "dev", inside])?;
     let link: Value = serde_json::from_str(&link).context("ip printed no JSON")?;
     Ok(link[0]["address"].as_str().unwrap_or_default().to_owned())
@@ -66,7 +68,7 @@ fn remove(call: &Call) -> Result<()> {
 
 /// Whether the node's end and its route are there.
 fn check(call: &Call) -> Result<()> {
-    let address = address_of(&call.raw["prevResult"])?;
+    let Addresses { four: address, .. } = Addresses::of(&call.raw["prevResult"])?;
     let routes = command(None, &["route", "show", &format!("{address}/32"), "dev", &outside(call)])?;
     ensure!(!routes.trim().is_empty(), "the node has no route to {address} on {}", outside(call));
     Ok(())
@@ -78,19 +80,37 @@ fn outside(call: &Call) -> String {
 }
 
 /// Commands of `ip -batch` in the pod's namespace. `node` is a process in the node's.
-fn pod_side(inside: &str, outside: &str, node: u32, address: &str) -> String {
+fn pod_side(inside: &str, outside: &str, node: u32, addresses: &Addresses) -> String {
+    let four = &addresses.four;
+    // A link-local address that the kernel makes would be looked for on the wire first.
+    let six = addresses.six.as_ref().map(|six| {
+        format!(
+            "addr add fe80::2/64 dev {inside} nodad\n\
+             addr add {six}/128 dev {inside} nodad\n\
+             route add default via {} dev {inside}\n",
+            six::GATEWAY
+        )
+    });
     format!(
         "link add {inside} type veth peer name {outside} netns {node}\n\
-         addr add {address}/32 dev {inside}\n\
+         link set {inside} addrgenmode none\n\
+         addr add {four}/32 dev {inside}\n\
          link set {inside} up\n\
          route add {GATEWAY} dev {inside} scope link\n\
-         route add default via {GATEWAY} dev {inside}\n"
+         route add default via {GATEWAY} dev {inside}\n\
+         {}",
+        six.unwrap_or_default()
     )
 }
 
-/// Commands of `ip -batch` on the node. The route comes last: it is what others hear of.
-fn node_side(outside: &str, address: &str) -> String {
-    format!("link set {outside} address {GATEWAY_MAC} up\nroute replace {address}/32 dev {outside} scope link\n")
+/// Commands of `ip -batch` on the node. The routes come last: they are what others hear of.
+fn node_side(outside: &str, addresses: &Addresses) -> String {
+    let six = addresses.six.as_ref().map(|six| format!("addr add {}/64 dev {outside} nodad\nroute replace {six}/128 dev {outside}\n", six::GATEWAY));
+    format!(
+        "link set {outside} addrgenmode none\nlink set {outside} address {GATEWAY_MAC} up\n{}route replace {}/32 dev {outside} scope link\n",
+        six.unwrap_or_default(),
+        addresses.four
+    )
 }
 
 /// What Felix, Calico's agent, sets for a workload's interface. Names are below `/proc/sys/net/ipv4`.
@@ -99,21 +119,35 @@ fn sysctls(outside: &str) -> [(String, &'static str); 4] {
     [(of("conf", "rp_filter"), "1"), (of("conf", "forwarding"), "1"), (of("conf", "proxy_arp"), "1"), (of("neigh", "proxy_delay"), "0")]
 }
 
-/// The one IPv4 address of a CNI result, without its length.
-fn address_of(result: &Value) -> Result<String> {
-    let address = result["ips"][0]["address"].as_str().context("no address was given")?;
-    Ok(address.split('/').next().unwrap_or(address).to_owned())
+/// A pod's addresses, without their lengths.
+struct Addresses {
+    four: String,
+    six: Option<String>,
 }
 
-fn result(call: &Call, netns: &Path, mac: &str, address: &str) -> Value {
+impl Addresses {
+    /// Those of a CNI result, IPv4 first.
+    fn of(result: &Value) -> Result<Self> {
+        let nth = |nth: usize| result["ips"][nth]["address"].as_str().map(|address| address.split('/').next().unwrap_or(address).to_owned());
+        Ok(Self { four: nth(0).context("no address was given")?, six: nth(1) })
+    }
+}
+
+fn result(call: &Call, netns: &Path, mac: &str, addresses: &Addresses) -> Value {
+    let mut ips = vec![json!({"interface": 1, "address": format!("{}/32", addresses.four)})];
+    let mut routes = vec![json!({"dst": "0.0.0.0/0", "gw": GATEWAY})];
+    if let Some(six) = &addresses.six {
+        ips.push(json!({"interface": 1, "address": format!("{six}/128")}));
+        routes.push(json!({"dst": "::/0", "gw": six::GATEWAY}));
+    }
     json!({
         "cniVersion": call.config.version,
         "interfaces": [
             {"name": outside(call), "mac": GATEWAY_MAC},
             {"name": call.interface, "mac": mac, "sandbox": netns},
         ],
-        "ips": [{"interface": 1, "address": format!("{address}/32")}],
-        "routes": [{"dst": "0.0.0.0/0", "gw": GATEWAY}],
+        "ips": ips,
+        "routes": routes,
         "dns": {},
     })
 }
@@ -165,12 +199,16 @@ mod tests {
     #[test]
     fn the_result_names_both_ends_and_the_pods_address() {
         let call = example(Fabric::Routed, "ADD", &json!({}));
-        let result = result(&call, Path::new("/var/run/netns/cni-1"), "02:00:00:00:00:01", "10.90.1.7");
+        let addresses = |six: Option<&str>| Addresses { four: "10.90.1.7".into(), six: six.map(str::to_owned) };
+        let both = result(&call, Path::new("/var/run/netns/cni-1"), "02:00:00:00:00:01", &addresses(Some("fd90::1:7")));
+        assert_eq!(both["ips"][1], json!({"interface": 1, "address": "fd90::1:7/128"}));
+        assert_eq!(Addresses::of(&both).unwrap().six.as_deref(), Some("fd90::1:7"));
+        let result = result(&call, Path::new("/var/run/netns/cni-1"), "02:00:00:00:00:01", &addresses(None));
         assert_eq!(result["cniVersion"], "1.0.0");
         assert_eq!(result["ips"], json!([{"interface": 1, "address": "10.90.1.7/32"}]));
         assert_eq!(result["interfaces"][1], json!({"name": "eth0", "mac": "02:00:00:00:00:01", "sandbox": "/var/run/netns/cni-1"}));
-        assert_eq!(address_of(&result).unwrap(), "10.90.1.7");
-        assert!(address_of(&json!({"ips": []})).is_err());
+        assert_eq!(Addresses::of(&result).unwrap().four, "10.90.1.7");
+        assert!(Addresses::of(&json!({"ips": []})).is_err());
     }
 
     #[test]
@@ -184,10 +222,14 @@ mod tests {
 
     #[test]
     fn the_gateway_is_on_no_machine_and_the_route_comes_last() {
-        let pod = pod_side("eth0", "cali1", 7, "10.90.1.7");
+        let mut addresses = Addresses { four: "10.90.1.7".into(), six: None };
+        let pod = pod_side("eth0", "cali1", 7, &addresses);
         assert!(pod.contains("addr add 10.90.1.7/32 dev eth0\n") && pod.ends_with("route add default via 169.254.1.1 dev eth0\n"), "{pod}");
-        assert!(node_side("cali1", "10.90.1.7").ends_with("route replace 10.90.1.7/32 dev cali1 scope link\n"));
-        assert!(!node_side("cali1", "10.90.1.7").contains(GATEWAY));
+        assert!(node_side("cali1", &addresses).ends_with("route replace 10.90.1.7/32 dev cali1 scope link\n"));
+        assert!(!node_side("cali1", &addresses).contains(GATEWAY));
+        addresses.six = Some("fd90::1:7".into());
+        assert!(pod_side("eth0", "cali1", 7, &addresses).ends_with("addr add fd90::1:7/128 dev eth0 nodad\nroute add default via fe80::1 dev eth0\n"));
+        assert!(node_side("cali1", &addresses).contains("addr add fe80::1/64 dev cali1 nodad\nroute replace fd90::1:7/128 dev cali1\n"));
         assert!(sysctls("cali1").contains(&("conf/cali1/rp_filter".into(), "1")));
     }
 }

@@ -21,7 +21,7 @@ use crate::settings::Settings;
 use crate::{descriptors, namespaces};
 
 /// Memory of a node, in MiB; taken from this machine as it is used.
-pub const MEMORY: u32 = 1536;
+pub const MEMORY: u32 = 2560;
 
 /// What makes a machine a virtual one.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! What becomes of the pod's connections: the driver, chosen from what the user wants and what the nodes can do.
 //!
 //! ```text
-//!   Auto ──▶ KeepAddress, if the target can have the same address
+//!   Auto ──▶ KeepAddress, if the target can have the same address (to which the controller says no, unless it is asked for)
 //!        ──▶ Anchor,      if both nodes can: any CNI plugin
 //!        ──▶ Close,       with a warning
 //! ```
@@ -25,7 +25,7 @@ pub enum Wish {
 /// How connections are handed over.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub enum Driver {
-    /// The target gets the source's address.
+    /// The old address moves into the new pod, on the network segment that both are on.
     KeepAddress,
     /// The old address lives on in the new pod, through the old pod's sandbox and a tunnel.
     Anchor,
@@ -106,7 +106,12 @@ pub fn choose(wish: Wish, situation: &Situation) -> Result<Choice, Failure> {
                 warnings.push("the old pod is one that is not restarted, so its memory is given back only when it goes".to_owned());
             }
         }
-        Driver::KeepAddress => {}
+        Driver::KeepAddress => {
+            warnings.push("the old pod stays, sealed, until the last old connection has ended: it reserves their address".to_owned());
+            if situation.never_restarted {
+                warnings.push("the old pod is one that is not restarted, so its memory is given back only when it goes".to_owned());
+            }
+        }
     }
     Ok(Choice { driver, warnings })
 }

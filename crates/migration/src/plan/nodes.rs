@@ -9,6 +9,8 @@ use crate::Failure;
 
 /// The oldest CRIU with which the road was proven.
 pub const MIN_CRIU: (u32, u32) = (4, 1);
+/// The first kernel that knows guard regions.
+const GUARDS: (u32, u32) = (6, 13);
 /// How many missing CPU features are named.
 const NAMED: usize = 8;
 
@@ -31,6 +33,13 @@ pub struct Node {
     pub agent: String,
 }
 
+/// What a pod needs of the node that it goes to, beside what its own has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Its processes have guard regions (`MADV_GUARD_INSTALL`; glibc 2.42 makes one for each thread's stack).
+    pub guards: bool,
+}
+
 /// What the comparison found.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Comparison {
@@ -40,9 +49,9 @@ pub struct Comparison {
     pub warnings: Vec<String>,
 }
 
-/// Compares the node that the pod leaves with the one that it goes to.
+/// Compares the node that a pod leaves with the one that it goes to.
 #[must_use]
-pub fn compare(source: &Node, target: &Node) -> Comparison {
+pub fn compare(source: &Node, target: &Node, pod: Needs) -> Comparison {
     let mut found = Comparison::default();
     if !source.name.is_empty() && source.name == target.name {
         found.block("SameNode", format!("the pod runs on node {} already", source.name), "Choose another node.");
@@ -71,6 +80,14 @@ pub fn compare(source: &Node, target: &Node) -> Comparison {
             "AgentVersionDiffers",
             format!("the agent of node {} is {}, that of node {} is {}", source.name, source.agent, target.name, target.agent),
             "Wait until the roll-out of the agents has ended.",
+        );
+    }
+    if pod.guards && version(&target.kernel).is_some_and(|there| there < GUARDS) {
+        let (major, minor) = GUARDS;
+        found.block(
+            "GuardRegions",
+            format!("the pod has guard regions, which the kernel of node {} ({}) does not know", target.name, target.kernel),
+            &format!("Choose a node with Linux {major}.{minor} or newer."),
         );
     }
     if source.kernel != target.kernel {
@@ -159,7 +176,7 @@ mod tests {
     fn reasons(change: impl FnOnce(&mut Node)) -> Vec<String> {
         let mut target = node("b");
         change(&mut target);
-        compare(&node("a"), &target).blockers.into_iter().map(|blocker| blocker.reason).collect()
+        compare(&node("a"), &target, Needs::default()).blockers.into_iter().map(|blocker| blocker.reason).collect()
     }
 
     #[test]
@@ -178,6 +195,20 @@ mod tests {
     }
 
     #[test]
+    fn guard_regions_need_a_kernel_that_knows_them() {
+        let source = Node { kernel: "7.2.0".into(), ..node("a") };
+        let to = |kernel: &str| {
+            compare(&source, &Node { kernel: kernel.into(), ..node("b") }, Needs { guards: true })
+                .blockers
+                .into_iter()
+                .map(|blocker| blocker.reason)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(to("6.12.117+deb13-amd64"), ["GuardRegions"]);
+        assert_eq!((to("6.13.0"), to("7.0.1")), (vec![], vec![]));
+    }
+
+    #[test]
     fn what_is_no_instruction_does_not_count_and_more_features_do_no_harm() {
         assert_eq!(reasons(|node| node.cpu_flags.retain(|flag| flag != "hypervisor" && flag != "apic")), Vec::<String>::new());
         assert_eq!(reasons(|node| node.cpu_flags.push("amx_tile".into())), Vec::<String>::new());
@@ -187,7 +218,7 @@ mod tests {
     fn eight_features_are_named() {
         let mut source = node("a");
         source.cpu_flags = (0..11).map(|index| format!("f{index}")).collect();
-        let found = compare(&source, &node("b"));
+        let found = compare(&source, &node("b"), Needs::default());
         assert!(found.blockers[0].message.contains("f7 and 3 more"), "{}", found.blockers[0].message);
     }
 
@@ -195,7 +226,7 @@ mod tests {
     fn another_kernel_is_a_warning() {
         let mut target = node("b");
         target.kernel = "7.2.0".into();
-        let found = compare(&node("a"), &target);
+        let found = compare(&node("a"), &target, Needs::default());
         assert!(found.blockers.is_empty());
         assert_eq!(found.warnings, ["the kernel changes from 6.12.0 to 7.2.0"]);
     }

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::thread;
 
@@ -21,7 +22,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use super::collect::{Collector, who};
 use super::{Subject, View};
 use crate::cri::Container;
-use crate::process::{self, FdKind, Process, Protocol, directory};
+use crate::process::{self, Connections, FdKind, Process, Protocol, directory};
 
 /// What CRIU dumps (`dump_socket`, `can_dump_ipproto`), as the kernel names them; unix sockets are `UNIX` or `UNIX-STREAM`.
 const DUMPABLE: [&str; 11] = ["TCP", "TCPv6", "UDP", "UDPv6", "UDP-Lite", "UDPLITEv6", "RAW", "RAWv6", "PING", "PINGv6", "NETLINK"];
@@ -195,5 +196,47 @@ fn bound_to_pod(subject: &Subject<'_>, views: &[View<'_>], found: &mut Collector
             format!("a {protocol} socket is bound to {}, the pod's own address", listener.local),
             "The pod's address changes with the move. Let the application listen on 0.0.0.0 or [::] (or on loopback).",
         );
+    }
+    for (what, local, inode) in on_the_wire(&connections) {
+        let Some((container, process)) = owners.get(&inode) else { continue };
+        found.block_process(
+            "LinkLocalAddress",
+            container,
+            process,
+            format!("{what} uses {}, an address of the wire that the pod leaves", local.ip()),
+            "Nobody can reach a link-local address from another node. Let the application use another address, or move the pod when this socket is closed.",
+        );
+    }
+}
+
+/// Sockets with a link-local address of IPv6.
+fn on_the_wire(connections: &Connections) -> impl Iterator<Item = (String, SocketAddr, u64)> {
+    let name = |protocol| if protocol == Protocol::Tcp { "TCP" } else { "UDP" };
+    let listening = connections.listening.iter().map(move |one| (format!("a {} socket", name(one.protocol)), one.local, one.inode));
+    let connected = connections.inside.iter().chain(&connections.outside);
+    let connected = connected.map(move |one| (format!("a {} connection to {}", name(one.protocol), one.remote), one.local, one.inode));
+    listening.chain(connected).filter(|(_, local, _)| matches!(local.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::process::{Connection, Listener};
+
+    #[test]
+    fn sockets_with_an_address_of_the_wire_are_told() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let connection = |local: &str, remote: &str| Connection { protocol: Protocol::Tcp, local: address(local), remote: address(remote), state: 1, inode: 7 };
+        let connections = Connections {
+            outside: vec![connection("[fd88::2:10]:80", "[fd88::1]:5"), connection("[fe80::2]:80", "[fe80::1]:5"), connection("10.0.0.2:80", "10.0.0.1:5")],
+            listening: vec![
+                Listener { protocol: Protocol::Udp, local: address("[fe80::2]:546"), inode: 8 },
+                Listener { protocol: Protocol::Udp, local: address("[::]:53"), inode: 9 },
+            ],
+            ..Connections::default()
+        };
+        let told: Vec<String> = on_the_wire(&connections).map(|(what, local, inode)| format!("{what} {} {inode}", local.ip())).collect();
+        assert_eq!(told, ["a UDP socket fe80::2 8", "a TCP connection to [fe80::1]:5 fe80::2 7"]);
     }
 }

@@ -1,6 +1,6 @@
 //! The connection to the runtime, and the questions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use tower::service_fn;
 
 use super::v1::runtime_service_client::RuntimeServiceClient;
 use super::v1::{
-    ContainerFilter, ContainerStatusRequest, ContainerStatusResponse, ListContainersRequest, ListPodSandboxRequest, PodSandboxFilter, PodSandboxState,
-    PodSandboxStatusRequest, StatusRequest, VersionRequest,
+    ContainerFilter, ContainerState, ContainerStatusRequest, ContainerStatusResponse, ListContainersRequest, ListPodSandboxRequest, PodSandbox,
+    PodSandboxFilter, PodSandboxState, PodSandboxStatusRequest, StatusRequest, VersionRequest,
 };
-use super::{Container, Error, LABEL_POD_UID, Sandbox};
+use super::{Container, Error, LABEL_POD_UID, Sandbox, v1};
 use crate::Host;
 
 const SOCKETS: [&str; 2] = ["/run/containerd/containerd.sock", "/run/crio/crio.sock"];
@@ -113,15 +113,30 @@ impl Client {
         Ok(reply.runtime_handlers.into_iter().map(|handler| handler.name).collect())
     }
 
+    /// The sandboxes (ids) whose pods are being started: no container of theirs runs yet, or one is created and does not. A pod whose image cannot be pulled, or whose
+    /// containers end again and again, is among them for as long; one that starts its next container beside others that run is seen only while that is created.
+    ///
+    /// # Errors
+    /// The runtime failed.
+    pub async fn starting(&self) -> Result<BTreeSet<String>, Error> {
+        // In this order: a container that is made in between belongs to a sandbox that counts as starting.
+        let mut starting: BTreeSet<String> = self.sandboxes(PodSandboxFilter::default()).await?.filter(is_ready).map(|sandbox| sandbox.id).collect();
+        let containers = self.list(ContainerFilter::default()).await?;
+        let are = |state| containers.iter().filter(move |container| container.state() == state).map(|container| &container.pod_sandbox_id);
+        are(ContainerState::ContainerRunning).for_each(|sandbox| {
+            starting.remove(sandbox);
+        });
+        starting.extend(are(ContainerState::ContainerCreated).cloned());
+        Ok(starting)
+    }
+
     /// The sandbox of a pod: the one that is ready, else the newest; none when the node has none.
     ///
     /// # Errors
     /// The runtime failed, or describes the sandbox in an unknown way.
     pub async fn sandbox_of(&self, pod_uid: &str) -> Result<Option<Sandbox>, Error> {
-        let filter = PodSandboxFilter { label_selector: selector(pod_uid), ..PodSandboxFilter::default() };
-        let items =
-            self.calls.clone().list_pod_sandbox(ListPodSandboxRequest { filter: Some(filter) }).await.map_err(failed("ListPodSandbox"))?.into_inner().items;
-        let Some(best) = items.into_iter().max_by_key(|item| (item.state() == PodSandboxState::SandboxReady, item.created_at)) else { return Ok(None) };
+        let items = self.sandboxes(PodSandboxFilter { label_selector: selector(pod_uid), ..PodSandboxFilter::default() }).await?;
+        let Some(best) = items.max_by_key(|item| (is_ready(item), item.created_at)) else { return Ok(None) };
         let request = PodSandboxStatusRequest { pod_sandbox_id: best.id, verbose: true };
         let Some(answer) = found(self.calls.clone().pod_sandbox_status(request).await, "PodSandboxStatus")? else { return Ok(None) };
         Sandbox::read(&answer).map(Some)
@@ -132,9 +147,7 @@ impl Client {
     /// # Errors
     /// The runtime failed, or describes a container in an unknown way.
     pub async fn containers_of(&self, pod_uid: &str) -> Result<Vec<Container>, Error> {
-        let filter = ContainerFilter { label_selector: selector(pod_uid), ..ContainerFilter::default() };
-        let items =
-            self.calls.clone().list_containers(ListContainersRequest { filter: Some(filter) }).await.map_err(failed("ListContainers"))?.into_inner().containers;
+        let items = self.list(ContainerFilter { label_selector: selector(pod_uid), ..ContainerFilter::default() }).await?;
         let mut newest: BTreeMap<String, ((u32, i64), String)> = BTreeMap::new();
         for item in items {
             let metadata = item.metadata.unwrap_or_default();
@@ -165,6 +178,16 @@ impl Client {
         self.describe(&answer, handler).await.map(Some)
     }
 
+    async fn sandboxes(&self, filter: PodSandboxFilter) -> Result<impl Iterator<Item = PodSandbox>, Error> {
+        let reply = self.calls.clone().list_pod_sandbox(ListPodSandboxRequest { filter: Some(filter) }).await.map_err(failed("ListPodSandbox"))?;
+        Ok(reply.into_inner().items.into_iter())
+    }
+
+    async fn list(&self, filter: ContainerFilter) -> Result<Vec<v1::Container>, Error> {
+        let reply = self.calls.clone().list_containers(ListContainersRequest { filter: Some(filter) }).await.map_err(failed("ListContainers"))?;
+        Ok(reply.into_inner().containers)
+    }
+
     async fn status(&self, id: &str) -> Result<Option<ContainerStatusResponse>, Error> {
         let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
         found(self.calls.clone().container_status(request).await, "ContainerStatus")
@@ -176,6 +199,10 @@ impl Client {
         let described = tokio::task::spawn_blocking(move || Container::read(&host, kind, &answer, handler)).await;
         described.unwrap_or_else(|error| Err(Error::Status { id: String::new(), why: error.to_string() }))
     }
+}
+
+fn is_ready(sandbox: &PodSandbox) -> bool {
+    sandbox.state() == PodSandboxState::SandboxReady
 }
 
 fn selector(pod_uid: &str) -> HashMap<String, String> {

@@ -59,6 +59,10 @@ pub fn incoming(listener: TcpListener, credentials: Arc<Credentials>) -> impl St
                             Ok(connection) => {
                                 let _ = sender.send(Ok(connection)).await;
                             }
+                            // The kubelet only tries whether the port answers.
+                            Err(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+                                tracing::trace!(%address, %error, "nobody's connection");
+                            }
                             Err(error) => tracing::warn!(%address, %error, "refused a connection"),
                         }
                     });

@@ -46,6 +46,9 @@ impl Handoff for Echo {
     async fn probe(&self, _: Request<v1::ProbeRequest>) -> Result<Response<v1::ProbeReply>, Status> {
         Err(Status::unimplemented(""))
     }
+    async fn shout(&self, _: Request<v1::ShoutRequest>) -> Result<Response<v1::ShoutReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
     async fn unlink(&self, _: Request<v1::AnchorName>) -> Result<Response<v1::AnchorDone>, Status> {
         Err(Status::unimplemented(""))
     }

@@ -7,12 +7,13 @@
 
 mod flow;
 mod quiet;
+mod six;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use godwit_demo::lab::CLIENT_ADDRESS;
+use godwit_demo::lab::{CLIENT_ADDRESS, CLIENT_ADDRESS_SIX};
 use godwit_demo::objects::service;
 use godwit_demo::pods;
 use godwit_demo::shell::wait_until;
@@ -34,6 +35,8 @@ pub enum Driver {
     Anchor,
     /// Nothing is handed over.
     Close,
+    /// The old address moves into the new pod.
+    KeepAddress,
 }
 
 impl Driver {
@@ -43,6 +46,7 @@ impl Driver {
         match self {
             Self::Anchor => "anchor",
             Self::Close => "close",
+            Self::KeepAddress => "keep-address",
         }
     }
 }
@@ -64,7 +68,7 @@ pub struct Behaviour {
     /// In words.
     pub name: &'static str,
     open: fn(&Stage<'_>) -> Result<Box<dyn Thing>>,
-    /// With [`Driver::Anchor`] and with [`Driver::Close`].
+    /// With [`Driver::Anchor`] and [`Driver::KeepAddress`], which promise the same, and with [`Driver::Close`].
     promises: [Promise; 2],
 }
 
@@ -111,6 +115,26 @@ pub const KINDS: [Behaviour; 14] = [
     Behaviour { name: "IPv6 inside the pod", open: quiet::ipv6, promises: [Promise::GoesOn, Promise::GoesOn] },
 ];
 
+/// Those over IPv6, where the pods have it.
+pub const OVER_SIX: [Behaviour; 11] = [
+    over_six::<0>("IPv6, idle"),
+    over_six::<1>("IPv6, request and response"),
+    over_six::<2>("IPv6, bulk both ways"),
+    over_six::<3>("IPv6, outgoing"),
+    over_six::<4>("IPv6, unread in both queues"),
+    over_six::<5>("IPv6, half open"),
+    over_six::<7>("IPv6, one after the other"),
+    over_six::<8>("IPv6, not taken in"),
+    over_six::<9>("IPv6, by a Service"),
+    over_six::<10>("IPv6, to a Service"),
+    over_six::<11>("IPv6, datagrams"),
+];
+
+/// One of [`KINDS`] over IPv6: what is promised does not depend on the family.
+const fn over_six<const KIND: usize>(name: &'static str) -> Behaviour {
+    Behaviour { name, open: six::open::<KIND>, ..KINDS[KIND] }
+}
+
 /// Those on which something is said all the time.
 pub const FLOWING: [Behaviour; 3] = [KINDS[1], KINDS[2], KINDS[3]];
 
@@ -126,6 +150,8 @@ pub struct Stage<'a> {
     pub pod: String,
     /// The address that it has now.
     pub server: SocketAddr,
+    /// The same of IPv6, where the lab has it.
+    pub server_six: Option<SocketAddr>,
     /// An address of this machine that it can reach.
     pub own: &'static str,
     identity: String,
@@ -139,13 +165,14 @@ impl<'a> Stage<'a> {
     pub fn set(case: &'a Case) -> Result<Self> {
         let pod = case.start(talker::pod("talker"))?;
         case.start_on(talker::pod("listener"), &case.pair.b)?;
-        case.apply(&[service("talker", PORT), service("listener", PORT)])?;
+        case.apply(&["talker", "listener"].map(|name| six::dual(service(name, PORT))))?;
         for name in ["talker", "listener"] {
             case.good(name, talker::CONTAINER, 0)?;
         }
         let server = address(case, &pod)?;
         let identity = Asker::new(server)?.identity().to_owned();
-        Ok(Self { case, pod, server, own: CLIENT_ADDRESS, identity })
+        let server_six = six::address(case, &pod)?;
+        Ok(Self { case, pod, server, server_six, own: CLIENT_ADDRESS, identity })
     }
 
     /// A connection through a Service, as soon as the nodes know its endpoint.
@@ -158,7 +185,26 @@ impl<'a> Stage<'a> {
     }
 
     fn service(&self, name: &str) -> Result<SocketAddr> {
-        pods::service_address(&self.case.lab, &self.case.namespace, name)
+        if self.server.is_ipv6() { six::service(self.case, name) } else { pods::service_address(&self.case.lab, &self.case.namespace, name) }
+    }
+
+    /// The same stage, all over IPv6.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn six(&self) -> Result<Stage<'a>> {
+        let server = self.server_six.context("the pod has no IPv6 address")?;
+        Ok(Stage { case: self.case, pod: self.pod.clone(), server, server_six: self.server_six, own: CLIENT_ADDRESS_SIX, identity: self.identity.clone() })
+    }
+
+    /// All kinds that there can be here.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<Behaviour> {
+        if self.server_six.is_some() {
+            return KINDS.into_iter().chain(OVER_SIX).collect();
+        }
+        self.case.note("not tried: connections over IPv6, which the pods of this network do not have");
+        KINDS.to_vec()
     }
 
     /// Opens connections and lets each go on for a turn.
@@ -178,7 +224,13 @@ impl<'a> Stage<'a> {
     /// When another process answers, by its address or by its Service.
     pub fn moved(&mut self, pod: String) -> Result<()> {
         self.server = address(self.case, &pod)?;
+        self.server_six = six::address(self.case, &pod)?;
         self.pod = pod;
+        self.answers()?;
+        if self.server_six.is_some() { self.six()?.answers().context("over IPv6") } else { Ok(()) }
+    }
+
+    fn answers(&self) -> Result<()> {
         for (what, asker) in [("its address", Asker::new(self.server)?), ("its Service", self.by_service()?)] {
             ensure!(asker.identity() == self.identity, "another process answers by {what}");
         }
@@ -255,7 +307,7 @@ impl Open {
     pub fn kept(self, driver: Driver, stage: &Stage<'_>) -> Result<()> {
         let mut broken = Vec::new();
         for (behaviour, thing) in self.0 {
-            let kept = match behaviour.promises[driver as usize] {
+            let kept = match behaviour.promises[usize::from(driver == Driver::Close)] {
                 Promise::GoesOn => thing.whole(stage),
                 Promise::Ends => thing.ends(stage),
                 Promise::Nothing => Ok(()),

@@ -1,7 +1,7 @@
 //! Connections that say something only when they are asked to.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -195,7 +195,8 @@ struct Datagrams {
 }
 
 pub fn datagrams(stage: &Stage<'_>) -> Result<Box<dyn Thing>> {
-    let socket = UdpSocket::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), 0))?;
+    let any: IpAddr = if stage.server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
     // It hears nobody else: an answer from another address is none.
     socket.connect(stage.server)?;
     socket.set_read_timeout(Some(AGAIN))?;
@@ -244,7 +245,7 @@ pub fn unix(_: &Stage<'_>) -> Result<Box<dyn Thing>> {
     Ok(Box::new(Inside { name: "unix", turns: 0 }))
 }
 
-/// Pods of the lab have IPv6 on their loopback only.
+/// Over the loopback interface.
 pub fn ipv6(_: &Stage<'_>) -> Result<Box<dyn Thing>> {
     Ok(Box::new(Inside { name: "ipv6", turns: 0 }))
 }

@@ -1,5 +1,5 @@
-//! What connections cost: how long a pod stands still that has many of them, how long one of their clients waits, and what the way through the old node's
-//! sandbox (the anchor) takes from throughput and round trip.
+//! What connections cost: how long a pod stands still that has many of them, how long one of their clients waits, and what the way to the old address (through the old
+//! node's sandbox, which is the anchor, or on the network segment) takes from throughput and round trip.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,36 +12,48 @@ use godwit_demo::lab::{Lab, Pair};
 use godwit_demo::migrate::migrate_with;
 use godwit_demo::numbers::Row;
 use godwit_demo::pods;
+use godwit_demo::shell::wait_until;
 use godwit_demo::talker::{self, Asker, connect};
 
+use crate::report::FREEZE;
 use crate::stage;
 
 const NAMESPACE: &str = "godwit-bench-connections";
 const MINUTE: Duration = Duration::from_secs(60);
 /// How the connections are treated, and how many there are.
-const CASES: [(&str, &[usize]); 2] = [("anchor", &[0, 1, 100, 2000]), ("close", &[0, 100])];
+const CASES: [(&str, &[usize]); 3] = [("anchor", &[0, 1, 100, 2000]), (SEGMENT, &[0, 1, 100, 2000]), (CLOSE, &[0, 100])];
+/// Ends them.
+const CLOSE: &str = "close";
+/// Needs both pods on one network segment, which the lab's bridge network is.
+const SEGMENT: &str = "keep-address";
 /// The client asks again after this time.
 const PACE: Duration = Duration::from_millis(1);
 /// Bytes of a measurement of throughput, round trips of one of latency.
 const STREAM: usize = 100_000_000;
 const ROUND_TRIPS: usize = 500;
 
+/// The drivers that this network has.
+pub fn drivers(lab: &Lab) -> impl Iterator<Item = &'static str> {
+    let possible = |driver: &&str| *driver != SEGMENT || lab.network() == "bridge";
+    CASES.into_iter().map(|(driver, _)| driver).filter(possible)
+}
+
 /// Moves a pod with each number of connections so many times between two nodes.
-pub fn measure(lab: &Lab, pair: &Pair, crossings: usize) -> Result<Vec<Row>> {
+pub fn measure(lab: &Lab, pair: &Pair, driver: &'static str, crossings: usize) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for (driver, counts) in CASES {
-        for count in counts {
-            let mut traveller = Traveller::start(lab, pair, driver)?;
-            let crossed: Vec<Crossing> = (0..crossings).map(|_| traveller.cross(*count)).collect::<Result<_>>()?;
-            let case = format!("move a pod with {count} connections");
-            let system = format!("godwit on {}, {driver}", pair.runtime);
-            let all = |figure: fn(&Crossing) -> Option<f64>| crossed.iter().filter_map(figure).collect::<Vec<_>>();
-            rows.extend(Row::of(&case, &system, "freeze, application's clock", "ms", &all(|crossing| Some(crossing.freeze))));
-            rows.extend(Row::of(&case, &system, "longest wait of a client", "ms", &all(|crossing| crossing.wait)));
-            rows.extend(Row::of(&case, &system, "the client's wait beyond the freeze", "ms", &all(|crossing| Some(crossing.wait? - crossing.freeze))));
-        }
+    for count in CASES.into_iter().filter(|(one, _)| *one == driver).flat_map(|(_, counts)| counts) {
+        let mut traveller = Traveller::start(lab, pair, driver)?;
+        let crossed: Vec<Crossing> = (0..crossings).map(|_| traveller.cross(*count)).collect::<Result<_>>()?;
+        let case = format!("move a pod with {count} connections");
+        let system = format!("godwit on {}, {driver}", pair.runtime);
+        let all = |figure: fn(&Crossing) -> Option<f64>| crossed.iter().filter_map(figure).collect::<Vec<_>>();
+        rows.extend(Row::of(&case, &system, FREEZE, "ms", &all(|crossing| Some(crossing.freeze))));
+        rows.extend(Row::of(&case, &system, "longest wait of a client", "ms", &all(|crossing| crossing.wait)));
+        rows.extend(Row::of(&case, &system, "the client's wait beyond the freeze", "ms", &all(|crossing| Some(crossing.wait? - crossing.freeze))));
     }
-    rows.extend(Traveller::start(lab, pair, "anchor")?.through_the_anchor(crossings)?);
+    if driver != CLOSE {
+        rows.extend(Traveller::start(lab, pair, driver)?.by_the_old_address(crossings)?);
+    }
     lab.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=50s"])?;
     Ok(rows)
 }
@@ -66,7 +78,11 @@ impl<'a> Traveller<'a> {
     fn start(lab: &'a Lab, pair: &'a Pair, driver: &'static str) -> Result<Self> {
         stage::empty(lab, NAMESPACE)?;
         stage::start(lab, NAMESPACE, talker::pod("talker").on(&pair.a))?;
-        Ok(Self { lab, pair, driver, name: "talker".into(), node: pair.a.clone() })
+        let traveller = Self { lab, pair, driver, name: "talker".into(), node: pair.a.clone() };
+        let server = traveller.address()?;
+        // It runs, but may not listen yet.
+        wait_until("the talker's first answer", MINUTE, || Ok(Asker::new(server).ok().map(drop)))?;
+        Ok(traveller)
     }
 
     fn address(&self) -> Result<SocketAddr> {
@@ -89,7 +105,7 @@ impl<'a> Traveller<'a> {
         let server = self.address()?;
         let mut open = (0..connections).map(|_| Asker::new(server)).collect::<Result<Vec<_>>>()?;
         gap(server)?;
-        let asker = if self.driver == "close" { None } else { open.pop() };
+        let asker = if self.driver == CLOSE { None } else { open.pop() };
         let over = AtomicBool::new(false);
         let wait = thread::scope(|scope| {
             let asking = asker.map(|asker| scope.spawn(|| longest_wait(asker, &over)));
@@ -102,7 +118,7 @@ impl<'a> Traveller<'a> {
     }
 
     /// The same pod through its old address and through its own, one after the other.
-    fn through_the_anchor(&mut self, samples: usize) -> Result<Vec<Row>> {
+    fn by_the_old_address(&mut self, samples: usize) -> Result<Vec<Row>> {
         let before = self.address()?;
         let (mut asking, mut stream) = (Asker::new(before)?, Stream::open(before)?);
         self.migrate()?;
@@ -115,8 +131,8 @@ impl<'a> Traveller<'a> {
             rates.push(stream.rate()?);
             direct_rates.push(direct_stream.rate()?);
         }
-        let through = format!("anchor on {}", self.pair.runtime);
-        let direct = format!("direct on {}", self.pair.runtime);
+        let through = format!("{} on {}", self.driver, self.pair.runtime);
+        let direct = format!("direct, beside {through}");
         let rows = [(&through, &trips, &rates), (&direct, &direct_trips, &direct_rates)].map(|(system, trips, rates)| {
             [
                 Row::of("a connection of a pod that has moved", system, "median round trip", "ms", trips),

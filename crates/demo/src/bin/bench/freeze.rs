@@ -12,6 +12,7 @@ use godwit_demo::objects::Pod;
 use godwit_demo::witness::Witness;
 use godwit_demo::{pods, pulse};
 
+use crate::report::FREEZE;
 use crate::stage;
 
 const NAMESPACE: &str = "godwit-bench";
@@ -57,7 +58,7 @@ pub fn measure(lab: &Lab, pair: &Pair, moves: usize) -> Result<Vec<Row>> {
 
     let system = format!("godwit on {}", pair.runtime);
     let mut rows = vec![
-        Row::of(CASE, &system, "freeze, application's clock", "ms", &seen),
+        Row::of(CASE, &system, FREEZE, "ms", &seen),
         Row::of("the same pod, left alone", &system, "largest gap in 2 s", "ms", &idle),
         Row::of(CASE, &system, "kubectl migrate, start to end", "s", &whole),
     ];

@@ -1,16 +1,21 @@
 //! `make bench`: how long a pod stands still, what the OCI wrapper costs, what an idle agent takes. Everything is measured in one run on the lab, from
 //! outside: by the application's own clock, by the clock of who calls the runtime, by the kernel's count of the agent's memory.
 //!
-//! `bench [--quick] [freeze|connections|memory|wrapper|agent]…`; results go to `benches/results/latest.json` and to the terminal.
+//! `bench [--quick] [--anew] [--write] [WORD…]`; results go to `benches/results` and to the terminal. With words only jobs whose titles have one of them, to the terminal alone;
+//! with `--write` all that this build has measured by then is written. A run that was ended goes on where it was.
 
 mod agent;
 mod connections;
 mod freeze;
+mod ledger;
 mod memory;
+mod peers;
+mod plots;
 mod report;
 mod stage;
 mod wrapper;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -18,6 +23,8 @@ use godwit_demo::install;
 use godwit_demo::lab::Lab;
 use godwit_demo::notice::{line, step};
 use godwit_demo::numbers::Row;
+
+use crate::ledger::Ledger;
 
 /// How many samples are taken.
 #[derive(Debug, Clone, Copy)]
@@ -28,14 +35,18 @@ pub struct Extent {
     pub crossings: usize,
     /// Trips there and back of each pod with much memory.
     pub trips: usize,
+    /// Times that each peer carries each program.
+    pub carries: usize,
     /// Containers made by each runtime.
     pub containers: usize,
     /// Looks at each agent.
     pub looks: usize,
+    /// Whether every size of memory is measured at every rate of change, not only a few.
+    pub matrix: bool,
 }
 
-const FULL: Extent = Extent { moves: 20, crossings: 6, trips: 3, containers: 100, looks: 10 };
-const QUICK: Extent = Extent { moves: 4, crossings: 2, trips: 1, containers: 15, looks: 3 };
+const FULL: Extent = Extent { moves: 20, crossings: 6, trips: 3, carries: 5, containers: 100, looks: 10, matrix: true };
+const QUICK: Extent = Extent { moves: 4, crossings: 1, trips: 1, carries: 1, containers: 15, looks: 3, matrix: false };
 
 fn main() -> ExitCode {
     match run() {
@@ -49,36 +60,79 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let extent = if words.iter().any(|word| word == "--quick") { QUICK } else { FULL };
-    let named: Vec<&String> = words.iter().filter(|word| !word.starts_with("--")).collect();
-    let wanted = |part: &str| named.is_empty() || named.iter().any(|word| *word == part);
+    let said = |option: &str| words.iter().any(|word| word == option);
+    let (quick, anew, write) = (said("--quick"), said("--anew"), said("--write"));
+    let extent = if quick { QUICK } else { FULL };
     let lab = Lab::enter()?;
     step("Godwit installed by its Helm chart", || install::install(&lab, false))?;
+    let named: Vec<&String> = words.iter().filter(|word| !word.starts_with("--")).collect();
+    let all = jobs(&lab, extent);
+    let wanted = |job: &&Job| named.is_empty() || named.iter().any(|word| job.title.contains(word.as_str()));
+    let mut ledger = Ledger::open(&lab, if quick { "quick" } else { "full" }, anew)?;
     let mut rows: Vec<Row> = Vec::new();
-    if wanted("agent") {
-        rows.extend(step("an idle agent's memory", || agent::measure(&lab, extent.looks))?);
-    }
-    if wanted("wrapper") {
-        rows.extend(step("the wrapper and runc, call by call", || wrapper::measure(&lab, extent.containers))?);
-    }
-    if wanted("freeze") {
-        for pair in lab.pairs() {
-            let title = format!("{} moves of a small pod on {}", extent.moves, pair.runtime);
-            rows.extend(step(&title, || freeze::measure(&lab, &pair, extent.moves))?);
+    for job in &all {
+        if wanted(&job) {
+            rows.extend(ledger.job(&job.title, || (job.measure)(&lab))?);
+        } else if write {
+            rows.extend(ledger.known(&job.title).into_iter().flatten().cloned());
         }
     }
-    if wanted("connections") {
-        for pair in lab.pairs() {
-            rows.extend(step(&format!("pods with connections on {}", pair.runtime), || connections::measure(&lab, &pair, extent.crossings))?);
-        }
-    }
-    if wanted("memory") {
-        for pair in lab.pairs() {
-            rows.extend(step(&format!("pods with much memory on {}", pair.runtime), || memory::measure(&lab, &pair, extent.trips))?);
-        }
-    }
+    let ratios = report::ratios(&rows);
+    rows.extend(ratios);
     report::table(&rows);
+    if !named.is_empty() && !write {
+        line("bench: only a part was measured, so benches/results stays as it is; --write writes what this build has measured so far");
+        return Ok(());
+    }
     let path = report::write(&rows)?;
-    line(&format!("bench: {} rows in {}", rows.len(), path.display()));
+    plots::draw(&rows, &report::folder()?)?;
+    let measured = all.iter().filter(|job| ledger.known(&job.title).is_some()).count();
+    line(&format!("bench: {} rows in {}: {measured} of {} jobs", rows.len(), path.display(), all.len()));
+    if measured == all.len() {
+        ledger.close();
+    }
     Ok(())
+}
+
+type Measure = Box<dyn Fn(&Lab) -> Result<Vec<Row>>>;
+
+/// Something to measure.
+struct Job {
+    title: String,
+    measure: Measure,
+}
+
+impl Job {
+    fn new(title: String, measure: impl Fn(&Lab) -> Result<Vec<Row>> + 'static) -> Self {
+        Self { title, measure: Box::new(measure) }
+    }
+}
+
+/// All there is, what is compared side by side.
+fn jobs(lab: &Lab, extent: Extent) -> Vec<Job> {
+    // One of each runtime: a lab may have more.
+    let mut runtimes = BTreeSet::new();
+    let pairs: Vec<_> = lab.pairs().into_iter().filter(|pair| runtimes.insert(pair.runtime.clone())).collect();
+    let mut jobs = vec![
+        Job::new("agent: an idle one's memory".into(), move |lab| agent::measure(lab, extent.looks)),
+        Job::new("wrapper: it and runc, call by call".into(), move |lab| wrapper::measure(lab, extent.containers)),
+    ];
+    for pair in pairs.clone() {
+        jobs.push(Job::new(format!("freeze: {} moves of a small pod on {}", extent.moves, pair.runtime), move |lab| freeze::measure(lab, &pair, extent.moves)));
+    }
+    for pair in pairs.clone() {
+        for driver in connections::drivers(lab) {
+            let (title, pair) = (format!("connections: {driver} on {}", pair.runtime), pair.clone());
+            jobs.push(Job::new(title, move |lab| connections::measure(lab, &pair, driver, extent.crossings)));
+        }
+    }
+    for case in memory::cases().into_iter().filter(|case| extent.matrix || case.is_usual()) {
+        for pair in pairs.clone() {
+            jobs.push(Job::new(format!("memory: {case}, {} on {}", case.when, pair.runtime), move |lab| memory::measure(lab, &pair, &case, extent.trips)));
+        }
+        if peers::carry(&case) {
+            jobs.push(Job::new(format!("peers: {case}"), move |lab| peers::measure(lab, &case, extent.carries)));
+        }
+    }
+    jobs
 }

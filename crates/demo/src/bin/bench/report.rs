@@ -1,4 +1,4 @@
-//! Rows to a file and to the terminal.
+//! Rows to files and to the terminal, and how many times as long as Godwit's the freezes of the others are.
 
 use std::path::{Path, PathBuf};
 
@@ -8,11 +8,29 @@ use comfy_table::{CellAlignment, Table};
 use godwit_demo::notice::line;
 use godwit_demo::numbers::Row;
 
-/// Writes `benches/results/latest.json`: an array of rows.
-pub fn write(rows: &[Row]) -> Result<PathBuf> {
+/// The metric that matters most.
+pub const FREEZE: &str = "freeze, application's clock";
+
+/// The folder of results, `benches/results`.
+pub fn folder() -> Result<PathBuf> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../benches/results"));
     std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
-    let path = folder.canonicalize()?.join("latest.json");
+    Ok(folder.canonicalize()?)
+}
+
+/// Rows of how many times as long as Godwit's the freezes of the others are, case by case: the ratio of medians, by Godwit's slower runtime.
+pub fn ratios(rows: &[Row]) -> Vec<Row> {
+    let freezes =
+        |rows: &[Row], own: bool| rows.iter().filter(move |row| row.metric == FREEZE && row.system.starts_with("godwit") == own).cloned().collect::<Vec<_>>();
+    let own = freezes(rows, true);
+    let slowest = |case: &str| own.iter().filter(|row| row.case == case && !row.system.ends_with("stop-and-copy")).map(|row| row.median).max_by(f64::total_cmp);
+    let ratio = |row: &Row| Row::of(&row.case, &row.system, "freeze against godwit's", "times", &[row.median / slowest(&row.case).filter(|own| *own > 0.0)?]);
+    freezes(rows, false).iter().filter_map(ratio).collect()
+}
+
+/// Writes `benches/results/latest.json`: an array of rows.
+pub fn write(rows: &[Row]) -> Result<PathBuf> {
+    let path = folder()?.join("latest.json");
     let mut text = serde_json::to_string_pretty(rows)?;
     text.push('\n');
     std::fs::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))?;
@@ -41,4 +59,25 @@ pub fn table(rows: &[Row]) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     line(&table.to_string());
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn others_are_compared_with_the_slower_runtime_and_with_what_is_the_default() {
+        let row = |case, system, samples: &[f64]| Row::of(case, system, FREEZE, "ms", samples).unwrap();
+        let rows = [
+            row("one", "godwit on containerd, pre-copy", &[50.0, 60.0, 70.0]),
+            row("one", "godwit on crio, pre-copy", &[100.0]),
+            row("one", "godwit on crio, stop-and-copy", &[3000.0]),
+            row("one", "podman", &[1000.0, 2000.0, 9000.0]),
+            row("two", "podman", &[1000.0]),
+        ];
+        let found = ratios(&rows);
+        assert_eq!(found.len(), 1, "the second case has nothing to be compared with");
+        assert_eq!((found[0].system.as_str(), found[0].median), ("podman", 20.0));
+    }
 }

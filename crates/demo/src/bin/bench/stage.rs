@@ -17,9 +17,14 @@ pub fn empty(lab: &Lab, namespace: &str) -> Result<()> {
 
 /// Starts a pod in it, and waits until it is Ready.
 pub fn start(lab: &Lab, namespace: &str, pod: Pod) -> Result<()> {
+    start_within(lab, namespace, pod, MINUTE)
+}
+
+/// The same with another patience.
+pub fn start_within(lab: &Lab, namespace: &str, pod: Pod, limit: Duration) -> Result<()> {
     let mut object = pod.object();
     object["metadata"]["namespace"] = namespace.into();
     let name = pods::name(&object).to_owned();
     lab.apply(&[object])?;
-    pods::wait_ready(lab, namespace, &name, MINUTE).map(drop)
+    pods::wait_ready(lab, namespace, &name, limit).map(drop)
 }
