@@ -11,6 +11,7 @@
 
 mod presence;
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
@@ -143,21 +144,22 @@ pub fn refuse(netns: &Path, connections: &[Untaken]) -> Result<(), Error> {
     Ok(())
 }
 
-/// How many TCP connections are in no program's hands: not taken in yet, or closed and not yet done with.
+/// Ends of a connection: ours, and the other one.
+pub type Ends = (SocketAddr, SocketAddr);
+
+/// TCP connections that are in no program's hands: not taken in yet, or closed and not yet done with.
 ///
 /// # Errors
 /// The namespace cannot be entered or the kernel cannot be asked.
-pub fn unsettled(netns: &Path) -> Result<usize, Error> {
+pub fn unsettled(netns: &Path) -> Result<HashSet<Ends>, Error> {
     let states = [ESTABLISHED, SYN_RECV, FIN_WAIT1, CLOSE_WAIT, LAST_ACK, CLOSING, NEW_SYN_RECV].iter().fold(0_u32, |all, state| all | 1 << state);
     let socket = Socket::inside(netns, netlink::SOCK_DIAG)?;
-    Ok(list(&socket, TCP, states)?.iter().filter(|entry| entry.inode == 0).count())
+    Ok(list(&socket, TCP, states)?.iter().filter(|entry| entry.inode == 0).filter_map(Entry::ends).collect())
 }
 
 impl Untaken {
     fn of(entry: Entry) -> Option<Self> {
-        // `struct inet_diag_sockid` begins with both ports, big-endian.
-        let port = |offset| Some(u16::from_be_bytes(entry.id.get(offset..offset + 2)?.try_into().ok()?));
-        Some(Self { ours: SocketAddr::new(entry.address(4)?, port(0)?), peer: SocketAddr::new(entry.address(20)?, port(2)?), entry })
+        entry.ends().map(|(ours, peer)| Self { ours, peer, entry })
     }
 }
 
@@ -193,6 +195,12 @@ impl Entry {
 
     fn local(&self) -> Option<IpAddr> {
         self.address(4)
+    }
+
+    fn ends(&self) -> Option<Ends> {
+        // `struct inet_diag_sockid` begins with both ports, big-endian.
+        let port = |offset| Some(u16::from_be_bytes(self.id.get(offset..offset + 2)?.try_into().ok()?));
+        Some((SocketAddr::new(self.address(4)?, port(0)?), SocketAddr::new(self.address(20)?, port(2)?)))
     }
 
     /// The address at an offset of the id: 4 is ours, 20 the peer's.

@@ -1,6 +1,6 @@
 //! Runs scenarios: the pairs side by side, each with the next scenario that its runtime has not run yet, what is cluster-wide at the end and alone.
 //!
-//! Arguments are parts of names; without any, everything runs. `--list` names everything. Environment: `GODWIT_E2E_INSTALLED=1` takes Godwit as it is,
+//! Arguments are parts of names, or with `=` before it a whole name; without any, everything runs. `--list` names everything. Environment: `GODWIT_E2E_INSTALLED=1` takes Godwit as it is,
 //! `GODWIT_E2E_KEEP=1` keeps the namespace of what failed, `GODWIT_E2E_RUNTIME=containerd` (or `crio`) leaves the other runtime out. For virtual machines see [`crate::machines`],
 //! for more pairs [`crate::pairs`].
 
@@ -43,7 +43,8 @@ pub fn main(scenarios: &[Scenario]) -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let wanted = |scenario: &&Scenario| words.is_empty() || words.iter().any(|word| scenario.name.contains(word.as_str()));
+    let fits = |name: &str, word: &str| word.strip_prefix('=').map_or_else(|| name.contains(word), |whole| name == whole);
+    let wanted = |scenario: &&Scenario| words.is_empty() || words.iter().any(|word| fits(scenario.name, word));
     let chosen: Vec<Scenario> = scenarios.iter().filter(wanted).copied().collect();
     match run(&chosen, words.is_empty()) {
         Ok(0) => ExitCode::SUCCESS,
@@ -192,10 +193,14 @@ fn settled(lab: &Lab) -> Result<BTreeMap<String, Things>> {
     Ok(seen)
 }
 
-/// The causes of an error without what was found in its namespace: some lines.
+/// The causes of an error without what was found in its namespace, which begins with an empty line: some lines.
 fn cause(error: &anyhow::Error) -> String {
-    let links: Vec<String> = error.chain().map(|link| link.to_string().trim().to_owned()).filter(|text| !text.contains('\n')).collect();
-    links.join(": ").chars().take(1000).collect()
+    let links: Vec<String> = error.chain().map(ToString::to_string).filter(|text| !text.starts_with('\n')).collect();
+    let whole = links.join(": ");
+    let lines: Vec<&str> = whole.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    // The beginning says what was asked for, the end why it was not done.
+    let short = if lines.len() > 8 { [&lines[..4], &["…"], &lines[lines.len() - 4..]].concat() } else { lines };
+    short.join("\n  ").chars().take(1500).collect()
 }
 
 impl Suite {

@@ -1,14 +1,19 @@
 //! The anchors of this node: old pods, sealed or about to be, whose addresses live on in new pods. Decides nothing; every call may be repeated.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use godwit_network::{Attachment, Gate, Mirror, addresses, attachment::is_link_local, close, echo, links, sockets, sockets::Untaken};
+use godwit_network::{
+    Attachment, Gate, Mirror, addresses,
+    attachment::is_link_local,
+    close, echo, links, sockets,
+    sockets::{Ends, Untaken},
+};
 use godwit_node::host::Host;
 use godwit_rpc::v1::{AnchorName, Failure, HeldReply};
 use serde::{Deserialize, Serialize};
@@ -26,8 +31,8 @@ pub const ROLE: &str = "anchor";
 const PATIENCE: Duration = Duration::from_secs(3);
 /// For how long the other end may ask whether frames get through.
 const ECHO: Duration = Duration::from_secs(5);
-/// How long a pod may take to take in connections that have begun, while it still runs. Mostly it needs a millisecond; on a node that is busy, longer.
-const SETTLING: Duration = Duration::from_millis(150);
+/// How long a pod may take to take in connections that have begun, while it still runs: meanwhile none begins. Mostly it needs a millisecond; on a node that is busy, longer.
+const SETTLING: Duration = Duration::from_secs(1);
 /// The reason of [`unknown`].
 pub const UNKNOWN: &str = "AnchorUnknown";
 /// Beginning of the interfaces' names.
@@ -82,8 +87,16 @@ impl Anchor {
 
 struct Entry {
     anchor: Anchor,
+    /// Connections that nobody had in hand when the anchor was announced, and so perhaps nobody ever will: nobody waits for them. After a restart none is known.
+    neglected: HashSet<Ends>,
     /// By the new pod.
     holds: HashMap<String, Kept>,
+}
+
+impl Entry {
+    fn new(anchor: Anchor) -> Self {
+        Self { anchor, neglected: HashSet::new(), holds: HashMap::new() }
+    }
 }
 
 /// See the module.
@@ -102,7 +115,7 @@ impl Holder {
     /// When it cannot be read.
     pub fn load(journal: Journal, host: Host, underlay: IpAddr) -> std::io::Result<Self> {
         let anchors: Vec<Anchor> = journal.load(ROLE)?;
-        let anchors = anchors.into_iter().map(|anchor| (anchor.name.pod_uid.clone(), Entry { anchor, holds: HashMap::new() })).collect();
+        let anchors = anchors.into_iter().map(|anchor| (anchor.name.pod_uid.clone(), Entry::new(anchor))).collect();
         Ok(Self { journal, host, underlay, anchors: Mutex::new(anchors) })
     }
 
@@ -151,7 +164,8 @@ impl Holder {
     pub fn announce(&self, anchor: Anchor) -> Result<(), Failure> {
         self.remove(&anchor.name.pod_uid)?;
         self.write(&anchor)?;
-        self.all().insert(anchor.name.pod_uid.clone(), Entry { anchor, holds: HashMap::new() });
+        let neglected = sockets::unsettled(&self.host.path(&anchor.netns)).unwrap_or_default();
+        self.all().insert(anchor.name.pod_uid.clone(), Entry { neglected, ..Entry::new(anchor) });
         Ok(())
     }
 
@@ -254,7 +268,8 @@ impl Holder {
     /// # Errors
     /// When the kernel refuses; then connections that begin at this very moment are reset.
     pub fn settle(&self, pod_uid: &str) -> Result<(), Failure> {
-        let Some(Anchor { netns, attachment, .. }) = self.of(pod_uid) else { return Ok(()) };
+        let known = self.all().get(pod_uid).map(|entry| (entry.anchor.clone(), entry.neglected.clone()));
+        let Some((Anchor { netns, attachment, .. }, neglected)) = known else { return Ok(()) };
         self.keep(pod_uid, |_, netns, link| Kept::begin_with_beginnings(netns, &attachment.device, link).map(Some))?;
         let netns = self.host.path(&netns);
         let gate = Gate::new(&netns, pod_uid).map_err(|error| refused(&error))?;
@@ -263,7 +278,7 @@ impl Holder {
             // The next change of rules would wait for what this one has taken away, in the freeze: it is waited for here.
             scope.spawn(|| drop(gate));
             let end = Instant::now() + SETTLING;
-            while Instant::now() < end && sockets::unsettled(&netns).map_err(|error| refused(&error))? > 0 {
+            while Instant::now() < end && !sockets::unsettled(&netns).map_err(|error| refused(&error))?.is_subset(&neglected) {
                 std::thread::sleep(Duration::from_millis(1));
             }
             Ok(())

@@ -58,9 +58,13 @@ async def dial(ip, port):
             await asyncio.sleep(0.01)
 
     task = asyncio.create_task(count())
-    while line := await reader.readline():
-        writer.write(line)
-    task.cancel()
+    try:
+        while line := await reader.readline():
+            writer.write(line)
+    finally:
+        # Otherwise it stays until Python's collector of cycles finds it: minutes, in a program that does little.
+        task.cancel()
+        writer.close()
 
 
 async def ask_itself(name, reader, writer):
@@ -78,12 +82,14 @@ async def ask_itself(name, reader, writer):
 
 async def relay(reader, writer, from_there, there):
     there.write(b"ask\n")
-    while line := await reader.readline():
-        there.write(line)
-        await there.drain()
-        writer.write(await from_there.readline())
-        await writer.drain()
-    there.close()
+    try:
+        while line := await reader.readline():
+            there.write(line)
+            await there.drain()
+            writer.write(await from_there.readline())
+            await writer.drain()
+    finally:
+        there.close()
 
 
 class Datagrams(asyncio.DatagramProtocol):
@@ -153,7 +159,6 @@ async def serve(reader, writer):
         heard = b"%d %s" % (len(data), hashlib.sha256(data).hexdigest().encode())
     elif what[0] == b"heard":
         writer.write(heard + b"\n")
-    writer.close()
 
 
 async def handle(reader, writer):
@@ -161,6 +166,8 @@ async def handle(reader, writer):
         await serve(reader, writer)
     except (ConnectionError, asyncio.IncompleteReadError) as error:
         print("bad", error, flush=True)
+    finally:
+        writer.close()
 
 
 async def late(family, ip):

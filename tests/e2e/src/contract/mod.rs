@@ -18,6 +18,7 @@ use godwit_demo::objects::service;
 use godwit_demo::pods;
 use godwit_demo::shell::wait_until;
 use godwit_demo::talker::{self, Asker, PORT};
+use serde_json::Value;
 
 use crate::Case;
 use crate::case::MINUTE;
@@ -270,13 +271,32 @@ pub fn address(case: &Case, pod: &str) -> Result<SocketAddr> {
 /// When one stays.
 pub fn all_retired(case: &Case, pod: &str) -> Result<()> {
     // A connection of which one side is gone may live for a minute more (tcp(7), tcp_fin_timeout), and only then does its anchor go.
-    wait_until("the old pods gone", FORGOTTEN, || {
+    let mut left = String::new();
+    let gone = wait_until("the old pods gone", FORGOTTEN, || {
         let records = case.lab.get(&["podmigrations", "-n", &case.namespace])?;
-        let active = records["items"].as_array().into_iter().flatten().any(|record| record["status"]["anchor"]["active"] == true);
-        let names: Vec<String> =
-            pods::all(&case.lab, &case.namespace)?.iter().map(|pod| pods::name(pod).to_owned()).filter(|name| name != "listener").collect();
-        Ok((!active && names == [pod]).then_some(()))
-    })
+        let is_active = |record: &&Value| record["status"]["anchor"]["active"] == true;
+        let anchors: Vec<String> = records["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(is_active)
+            .map(|record| format!("{}: {}", pods::name(record), record["status"]["anchor"]))
+            .collect();
+        let all = pods::all(&case.lab, &case.namespace)?;
+        let others: Vec<&str> = all.iter().map(pods::name).filter(|name| ![pod, "listener"].contains(name)).collect();
+        left = format!("{} pods, of them {pod} is to stay and {others:?} to go; active anchors: {anchors:?}", all.len());
+        Ok((anchors.is_empty() && others.is_empty() && all.iter().any(|one| pods::name(one) == pod)).then_some(()))
+    });
+    gone.with_context(|| format!("{left}; {}", sockets(case, pod)))
+}
+
+/// TCP sockets of a pod that serves, as its kernel lists them, but those that listen and those that are only remembered (states 0A and 06).
+fn sockets(case: &Case, pod: &str) -> String {
+    let listed = case.exec(pod, talker::CONTAINER, &["cat", "/proc/net/tcp", "/proc/net/tcp6"]);
+    let lines = |text: String| {
+        text.lines().filter(|line| ![Some("0A"), Some("06")].contains(&line.split_whitespace().nth(3))).map(str::trim).collect::<Vec<_>>().join("\n")
+    };
+    listed.map_or_else(|error| format!("{error:#}"), |text| format!("its sockets:\n{}", lines(text)))
 }
 
 /// Open connections of all kinds.
