@@ -62,7 +62,6 @@ async def dial(ip, port):
         while line := await reader.readline():
             writer.write(line)
     finally:
-        # Otherwise it stays until Python's collector of cycles finds it: minutes, in a program that does little.
         task.cancel()
         writer.close()
 
@@ -167,6 +166,7 @@ async def handle(reader, writer):
     except (ConnectionError, asyncio.IncompleteReadError) as error:
         print("bad", error, flush=True)
     finally:
+        # An error that is kept, as a reader keeps that of its connection, keeps this writer too: it would be closed when Python looks for cycles, after minutes.
         writer.close()
 
 
