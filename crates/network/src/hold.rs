@@ -9,13 +9,13 @@
 //!
 //! A packet socket hears a frame before any rule is asked; its queue in the kernel is the store. Only TCP and what asks for
 //! neighbours (ARP; ICMPv6's solicitations and advertisements) are kept: they take what comes twice as what it is, others might not. (Neighbours, because the new pod knows no
-//! hardware address yet: its first question, unheard, is repeated only after a second.) Of the new pod's bare acknowledgements only the first 400 are passed on.
+//! hardware address yet: its first question, unheard, is repeated only after a second.)
 
 use std::net::IpAddr;
 use std::path::Path;
 
 use crate::packet::{PacketSocket, VNET_HEADER};
-use crate::{Error, addresses, close, links, netns, segment};
+use crate::{Error, addresses, close, links, netns};
 
 /// Bytes that are kept for each direction.
 const ROOM: i32 = 8 << 20;
@@ -73,10 +73,7 @@ impl Hold {
         netns::inside(netns, || {
             let send = |index| PacketSocket::sending(index).map_err(|source| Error::Socket { what: "send frames", source });
             let (inward, outward) = (send(inner)?, send(outer)?);
-            let mut bare = 0;
-            let to_new_pod = |frame: &[u8]| is_kept(frame) && !begins_at(frame, strangers);
-            let to_peers = |frame: &[u8]| is_kept(frame) && !(only_acknowledges(frame) && more_than(segment::WAIT, &mut bare));
-            let count = pass(&self.outer, &inward, to_new_pod) + pass(&self.inner, &outward, to_peers);
+            let count = pass(&self.outer, &inward, strangers) + pass(&self.inner, &outward, &[]);
             close::elsewhere((self, inward, outward));
             Ok(count)
         })
@@ -84,32 +81,17 @@ impl Hold {
 }
 
 /// Frames that cannot be sent are lost, as frames may be.
-fn pass(from: &PacketSocket, to: &PacketSocket, mut is_wanted: impl FnMut(&[u8]) -> bool) -> usize {
+fn pass(from: &PacketSocket, to: &PacketSocket, strangers: &[IpAddr]) -> usize {
     let mut buffer = vec![0; FRAME];
     let mut count = 0;
     while let Ok(Some(length)) = from.read(&mut buffer) {
-        if let Some(frame) = buffer.get(..length).filter(|frame| is_wanted(frame))
+        if let Some(frame) = buffer.get(..length).filter(|frame| is_kept(frame) && !begins_at(frame, strangers))
             && to.write(frame).is_ok()
         {
             count += 1;
         }
     }
     count
-}
-
-/// Counts, and says whether that was one too many.
-fn more_than(most: u32, count: &mut u32) -> bool {
-    *count += 1;
-    *count > most
-}
-
-/// A TCP segment without data that only acknowledges. Each restored connection says one, see [`crate::segment`]: what else the new pod has said would wait behind thousands of
-/// them, and no peer needs them.
-fn only_acknowledges(frame: &[u8]) -> bool {
-    Packet::of(frame).is_some_and(|packet| {
-        let header = packet.byte(12).map(|offset| usize::from(offset >> 4) * 4);
-        packet.protocol == TCP && packet.byte(13) == Some(segment::ACKNOWLEDGES) && header == Some(packet.content.len())
-    })
 }
 
 /// Ethernet, and in it ARP, TCP, or a question for a neighbour or its answer.
@@ -155,37 +137,5 @@ impl<'a> Packet<'a> {
 
     fn byte(&self, at: usize) -> Option<u8> {
         self.content.get(at).copied()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A frame of IPv4 with a TCP segment of these flags and so many bytes of data, with time stamps.
-    fn segment(flags: u8, data: usize) -> Vec<u8> {
-        let (header, all) = (32, 20 + 32 + data);
-        let mut frame = vec![0; VNET_HEADER + 14 + all];
-        let packet = &mut frame[VNET_HEADER + 12..];
-        packet[..2].copy_from_slice(&[8, 0]);
-        packet[2] = 0x45;
-        packet[4..6].copy_from_slice(&u16::try_from(all).unwrap_or(0).to_be_bytes());
-        packet[11] = TCP;
-        packet[22 + 12] = (header / 4) << 4;
-        packet[22 + 13] = flags;
-        frame
-    }
-
-    #[test]
-    fn only_a_segment_without_data_and_other_flags_only_acknowledges() {
-        assert!(only_acknowledges(&segment(0x10, 0)));
-        for (flags, data) in [(0x10, 1), (0x11, 0), (0x14, 0), (0x02, 0), (0x18, 0)] {
-            assert!(!only_acknowledges(&segment(flags, data)), "{flags:#x} {data}");
-        }
-        let mut cut = segment(0x10, 0);
-        cut.truncate(VNET_HEADER + 14 + 25);
-        assert!(!only_acknowledges(&cut));
-        let mut count = 0;
-        assert_eq!([1, 2, 3].map(|_| more_than(2, &mut count)), [false, false, true]);
     }
 }

@@ -35,11 +35,11 @@ const PREFIX: &str = "segment-";
 const LENGTH: u32 = 0;
 const OIF: u32 = 5;
 /// The flags of a TCP segment that only acknowledges.
-pub(crate) const ACKNOWLEDGES: u8 = 0x10;
+const ACKNOWLEDGES: u8 = 0x10;
 /// Lengths of such segments without data: IPv4 or IPv6, without and with time stamps.
 const BARE: [u32; 4] = [40, 52, 60, 72];
 /// So many of each of these lengths may wait. Among them may be one that opens a window, without which a peer asks again only after its own time.
-pub(crate) const WAIT: u32 = 400;
+const WAIT: u32 = 400;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// The kernel's tables of neighbours (`NDTA_NAME`).
