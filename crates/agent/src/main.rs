@@ -81,6 +81,8 @@ struct Arguments {
     /// Where checkpoints are kept, on every node the same: a directory of a shared file system. None without it.
     #[arg(long, env = "GODWIT_CHECKPOINTS")]
     checkpoints: Option<PathBuf>,
+    #[command(flatten)]
+    registries: checkpoint::registries::Registries,
 }
 
 /// Threads for the agent's tasks: on a node with a single CPU too, one that digests a stream must not keep the others from answering.
@@ -125,11 +127,13 @@ async fn run() -> anyhow::Result<()> {
         cri,
         kube,
         checkpoints: arguments.checkpoints.filter(|path| !path.as_os_str().is_empty()),
+        registries: arguments.registries,
         credentials: credentials.clone(),
     });
     for directory in [CONTAINERS, CONSUMED, source::pod::IMAGES, target::pod::IMAGES] {
         std::fs::create_dir_all(node.host.path(directory)).with_context(|| format!("cannot make {directory}"))?;
     }
+    checkpoint::place::sweep(&node.host).context("cannot remove what was on its way to a registry")?;
     let registry = registry::Registry::load(node.clone()).context("cannot take up what the journal holds")?;
     checkpoint::grip::recover(&node).await.context("cannot take up what the journal holds")?;
     // The port is taken now, and answers only when the node is marked: that it answers is the pod's readiness.

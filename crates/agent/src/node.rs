@@ -8,6 +8,7 @@ use tonic::transport::Channel;
 
 use crate::{
     anchor::{holder::Holder, mirrors::Mirrors},
+    checkpoint::registries::Registries,
     failure::failure,
     journal::Journal,
     target::deaths::Deaths,
@@ -44,6 +45,8 @@ pub struct Node {
     pub journal: Journal,
     /// Where checkpoints are kept, as the node names it; none unless the installation names it.
     pub checkpoints: Option<std::path::PathBuf>,
+    /// Registries in which they may be kept, too.
+    pub registries: Registries,
     /// Certificate and key.
     pub credentials: Arc<Credentials>,
 }

@@ -14,6 +14,7 @@ use crate::{
         cipher::Vault,
         grip,
         job::Job,
+        place::Shelf,
         restore::{Order, Restoration},
         take::take,
     },
@@ -121,7 +122,7 @@ impl Registry {
     ///
     /// # Errors
     /// When the pod is on its way, another checkpoint of it is being made, or the key is not there, which only its beginning needs.
-    pub fn checkpoint(&self, checkpoint: &Checkpoint, pod_uid: &str, vault: Result<Option<Vault>, Failure>) -> Result<Job<CheckpointMade>, Failure> {
+    pub fn checkpoint(&self, checkpoint: &Checkpoint, pod_uid: &str, shelf: Shelf, vault: Result<Option<Vault>, Failure>) -> Result<Job<CheckpointMade>, Failure> {
         let mut checkpoints = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(keeping) = checkpoints.get(&checkpoint.uid) {
             return Ok(keeping.job.clone());
@@ -144,7 +145,7 @@ impl Registry {
         checkpoints.insert(checkpoint.uid.clone(), Keeping { pod_uid: pod_uid.to_owned(), job: job.clone() });
         let (node, checkpoint, pod_uid, own) = (self.node.clone(), checkpoint.clone(), pod_uid.to_owned(), job.clone());
         tokio::spawn(async move {
-            let outcome = take(&node, &checkpoint, &pod_uid, vault, &own).await;
+            let outcome = take(&node, &checkpoint, &pod_uid, &shelf, vault, &own).await;
             if let Err(why) = &outcome {
                 tracing::warn!(checkpoint = checkpoint.name, namespace = checkpoint.namespace, reason = why.reason, message = why.message, "no checkpoint");
             }

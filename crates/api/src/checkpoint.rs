@@ -1,8 +1,8 @@
 //! `PodCheckpoint`: one order to keep what a running pod is at one instant, and the record of where it lies. `PodRestore`: one order to make a new pod of it.
 //!
 //! ```text
-//!   running pod ── PodCheckpoint ──▶ <store>/<namespace>/<name>-<uid>/ ── PodRestore ──▶ new pod, on any node
-//!       goes on                      one directory that every node mounts      ── PodRestore ──▶ another one …
+//!   running pod ── PodCheckpoint ──▶ shared://  <directory>/<namespace>/<name>-<uid>/ ── PodRestore ──▶ new pod, on any node
+//!       goes on                      oci://     <repository>:<name>-<uid>             ── PodRestore ──▶ another one …
 //! ```
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -14,8 +14,12 @@ use serde_json::Value;
 use crate::check::Facts;
 use crate::migration::{DNS_NAME, Failure};
 
-/// The only store yet: the directory that the chart's value `checkpoints.directory` names.
+/// The directory that the chart's value `checkpoints.directory` names.
 pub const SHARED: &str = "shared://";
+/// What a repository in an OCI registry begins with.
+pub const OCI: &str = "oci://";
+/// CEL: the directory, or a host, perhaps with a port, and a repository below it (OCI Distribution Specification 1.1, "Pulling manifests").
+const STORE: &str = "self == 'shared://' || self.matches('^oci://[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)+$')";
 
 fn shared() -> String {
     SHARED.to_owned()
@@ -44,7 +48,9 @@ fn shared() -> String {
 #[x_kube(
     validation = Rule::new("self.podName == oldSelf.podName").message("podName cannot be changed; make another PodCheckpoint"),
     validation = Rule::new("(has(self.store) ? self.store : 'shared://') == (has(oldSelf.store) ? oldSelf.store : 'shared://')").message("store cannot be changed; make another PodCheckpoint"),
-    validation = Rule::new("has(self.encryption) == has(oldSelf.encryption) && (!has(self.encryption) || self.encryption == oldSelf.encryption)").message("encryption cannot be changed; make another PodCheckpoint")
+    validation = Rule::new("has(self.encryption) == has(oldSelf.encryption) && (!has(self.encryption) || self.encryption == oldSelf.encryption)").message("encryption cannot be changed; make another PodCheckpoint"),
+    validation = Rule::new("has(self.credentials) == has(oldSelf.credentials) && (!has(self.credentials) || self.credentials == oldSelf.credentials)").message("credentials cannot be changed; change what is in the Secret"),
+    validation = Rule::new("!has(self.credentials) || (has(self.store) && self.store.startsWith('oci://'))").message("credentials are for a registry: store must be oci://HOST/REPOSITORY")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PodCheckpointSpec {
@@ -52,11 +58,14 @@ pub struct PodCheckpointSpec {
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new(DNS_NAME).message("podName must be the name of a pod: lower-case letters, digits, '-' and '.'"))]
     pub pod_name: String,
-    /// Where it is kept. `shared://` is the directory that the installation names and every node mounts.
+    /// Where it is kept. `shared://` is the directory that the installation names and every node mounts; `oci://HOST[:PORT]/REPOSITORY` a repository in a registry.
     #[serde(default = "shared")]
     #[schemars(length(max = 1024))]
-    #[x_kube(validation = Rule::new("self == 'shared://'").message("the only store yet is shared://, the directory that the installation names"))]
+    #[x_kube(validation = Rule::new(STORE).message("store must be shared://, the directory that the installation names, or oci://HOST[:PORT]/REPOSITORY, in lower case and without a tag"))]
     pub store: String,
+    /// Who logs in to the registry, to write, to read and to delete. Default: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
     /// Seconds after which it is deleted, with what is stored. Default: it stays; one that failed stays for a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -97,6 +106,16 @@ impl Encryption {
     }
 }
 
+/// Where name and password for a registry are. Whoever names it must be allowed `get` on that Secret.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Credentials {
+    /// A Secret of type kubernetes.io/dockerconfigjson in the namespace of this object.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(DNS_NAME).message("secretName must be the name of a Secret: lower-case letters, digits, '-' and '.'"))]
+    pub secret_name: String,
+}
+
 /// What an encrypted checkpoint was encrypted with.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -107,7 +126,7 @@ pub struct Encrypted {
 
 impl Default for PodCheckpointSpec {
     fn default() -> Self {
-        Self { pod_name: String::new(), store: shared(), ttl_seconds: None, keep: None, encryption: None }
+        Self { pod_name: String::new(), store: shared(), credentials: None, ttl_seconds: None, keep: None, encryption: None }
     }
 }
 
@@ -146,7 +165,7 @@ pub struct PodCheckpointStatus {
     /// UID of the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_uid: Option<String>,
-    /// Where it lies below the store.
+    /// What names it behind the store: a path below the directory, or a tag of the repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// blake3 of its index, in hexadecimal; the index has the length and blake3 of every other file.
@@ -244,6 +263,9 @@ pub struct PodRestoreSpec {
     /// Where the key of an encrypted checkpoint is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
+    /// Who logs in to the registry, if the checkpoint is in one. Default: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
 }
 
 /// Where a restore stands.

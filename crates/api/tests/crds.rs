@@ -68,11 +68,13 @@ fn rules_are_there() {
     assert!(spec["properties"]["targetNode"]["x-kubernetes-validations"].is_array());
     let checkpoint = &schema("podcheckpoints.godwit.dev")["properties"];
     assert_eq!(checkpoint["spec"]["required"], serde_json::json!(["podName"]));
-    assert_eq!(checkpoint["spec"]["x-kubernetes-validations"].as_array().unwrap().len(), 3);
+    assert_eq!(checkpoint["spec"]["x-kubernetes-validations"].as_array().unwrap().len(), 5);
     let encryption = &checkpoint["spec"]["properties"]["encryption"];
     assert_eq!((&encryption["required"], &encryption["properties"]["key"]["default"]), (&serde_json::json!(["secretName"]), &serde_json::json!("key")));
     assert!(encryption["properties"]["secretName"]["x-kubernetes-validations"].is_array());
-    assert_eq!(checkpoint["spec"]["properties"]["store"]["x-kubernetes-validations"][0]["rule"], "self == 'shared://'");
+    let store = checkpoint["spec"]["properties"]["store"]["x-kubernetes-validations"][0]["rule"].as_str().unwrap();
+    assert!(store.starts_with("self == 'shared://' || self.matches('^oci://"), "{store}");
+    assert!(checkpoint["spec"]["properties"]["credentials"]["properties"]["secretName"]["x-kubernetes-validations"].is_array());
     assert_eq!(checkpoint["status"]["properties"]["pod"]["x-kubernetes-preserve-unknown-fields"], true);
     let restore = schema("podrestores.godwit.dev");
     assert_eq!(restore["properties"]["spec"]["x-kubernetes-validations"][0]["rule"], "self == oldSelf");

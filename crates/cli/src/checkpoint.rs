@@ -17,7 +17,7 @@ use kube::{Api, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use godwit_api::checkpoint::{CheckpointPhase, Encrypted, Encryption, RestorePhase};
+use godwit_api::checkpoint::{CheckpointPhase, Credentials, Encrypted, Encryption, RestorePhase, SHARED};
 use godwit_api::migration::Failure;
 use godwit_api::{PodCheckpoint, PodCheckpointSpec, PodRestore, PodRestoreSpec};
 
@@ -43,7 +43,8 @@ pub async fn checkpoint(order: &Checkpoint, place: &Place) -> Result<u8, Error> 
         ttl_seconds: order.ttl.map(|time| u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX)),
         keep: order.keep,
         encryption: order.encrypt_with.as_deref().map(secret),
-        ..PodCheckpointSpec::default()
+        credentials: order.registry_secret.clone().map(|secret_name| Credentials { secret_name }),
+        store: order.store.clone().unwrap_or_else(|| SHARED.to_owned()),
     };
     let mut object = PodCheckpoint::new("", spec);
     object.metadata = metadata(order.name.as_deref(), pod);
@@ -72,15 +73,16 @@ pub async fn checkpoint(order: &Checkpoint, place: &Place) -> Result<u8, Error> 
 pub async fn restore(order: &Restore, place: &Place) -> Result<u8, Error> {
     let cluster = Cluster::connect(&place.at).await?;
     let api: Api<PodRestore> = Api::namespaced(cluster.client().clone(), &cluster.namespace);
-    let encryption = match &order.decrypt_with {
-        Some(named) => Some(secret(named)),
-        // Who may not see it is told so by the order itself.
-        None => {
-            let kept: Api<PodCheckpoint> = Api::namespaced(cluster.client().clone(), &cluster.namespace);
-            kept.get(&order.checkpoint).await.ok().and_then(|kept| kept.spec.encryption)
-        }
+    // Who may not see it is told so by the order itself.
+    let kept: Api<PodCheckpoint> = Api::namespaced(cluster.client().clone(), &cluster.namespace);
+    let kept = kept.get(&order.checkpoint).await.ok().map(|kept| kept.spec).unwrap_or_default();
+    let spec = PodRestoreSpec {
+        checkpoint_name: order.checkpoint.clone(),
+        pod_name: order.name.clone(),
+        node_name: order.node.clone(),
+        encryption: order.decrypt_with.as_deref().map(secret).or(kept.encryption),
+        credentials: order.registry_secret.clone().map(|secret_name| Credentials { secret_name }).or(kept.credentials),
     };
-    let spec = PodRestoreSpec { checkpoint_name: order.checkpoint.clone(), pod_name: order.name.clone(), node_name: order.node.clone(), encryption };
     let mut object = PodRestore::new("", spec);
     object.metadata = metadata(None, &order.checkpoint);
     let ordered = api.create(&PostParams::default(), &object).await?;
@@ -175,6 +177,7 @@ fn describe(object: &PodCheckpoint) -> String {
     line("Freeze", status.freeze_ms.map(|ms| text::time(i64::from(ms) * 1000)).unwrap_or_default());
     line("Size", status.bytes.map(|bytes| format!("{} in {} files", text::bytes(bytes), status.files.unwrap_or_default())).unwrap_or_default());
     line("Store", status.path.map(|path| format!("{}{path}", object.spec.store)).unwrap_or_default());
+    line("Login", object.spec.credentials.as_ref().map(|named| format!("Secret {}", named.secret_name)).unwrap_or_default());
     line("Digest", status.digest.unwrap_or_default());
     line("Encrypted", object.spec.encryption.as_ref().map(|named| encrypted(named, status.encryption.as_ref())).unwrap_or_default());
     line("Stays", object.spec.ttl_seconds.map(|seconds| format!("{seconds} s")).unwrap_or_default());

@@ -251,6 +251,12 @@ pub struct Checkpoint {
     /// Encrypt it with a key from a Secret of the namespace: its value `key`, or the one that is named; 32 bytes, or base64 of them
     #[arg(long, value_name = "SECRET[/VALUE]")]
     pub encrypt_with: Option<String>,
+    /// Keep it in a registry instead of the installation's directory: oci://HOST[:PORT]/REPOSITORY
+    #[arg(long, value_name = "STORE")]
+    pub store: Option<String>,
+    /// The Secret (kubernetes.io/dockerconfigjson) of who logs in to the registry
+    #[arg(long, value_name = "SECRET")]
+    pub registry_secret: Option<String>,
     /// Only order it
     #[arg(long)]
     pub no_wait: bool,
@@ -313,6 +319,9 @@ pub struct Restore {
     /// The Secret with the key of an encrypted checkpoint; without it the one that it was encrypted with
     #[arg(long, value_name = "SECRET[/VALUE]")]
     pub decrypt_with: Option<String>,
+    /// The Secret of who logs in to the registry that it is in; without it the one that it was made with
+    #[arg(long, value_name = "SECRET")]
+    pub registry_secret: Option<String>,
     /// Only order it
     #[arg(long)]
     pub no_wait: bool,

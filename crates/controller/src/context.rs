@@ -162,18 +162,23 @@ impl Context {
             uid: status.source_pod_uid,
             ..ObjectReference::default()
         };
-        let note: String = note.chars().take(NOTE).collect();
+        let action = format!("{:?}", status.phase);
         for object in [record.object().object_ref(&()), pod] {
-            let event = Event {
-                type_: if bad { EventType::Warning } else { EventType::Normal },
-                reason: reason.to_owned(),
-                note: Some(note.clone()),
-                action: format!("{:?}", status.phase),
-                secondary: None,
-            };
-            if let Err(error) = self.recorder.publish(&event, &object).await {
-                tracing::debug!(%error, reason, "no event");
-            }
+            self.publish(&object, if bad { EventType::Warning } else { EventType::Normal }, reason, note, &action).await;
+        }
+    }
+
+    /// Publishes a warning on an object that is being deleted. Failing to do so stops nothing.
+    pub async fn warn_at_the_end(&self, object: &ObjectReference, reason: &str, note: &str) {
+        tracing::warn!(namespace = object.namespace, name = object.name, reason, note, "deleted");
+        self.publish(object, EventType::Warning, reason, note, "Deleting").await;
+    }
+
+    async fn publish(&self, object: &ObjectReference, type_: EventType, reason: &str, note: &str, action: &str) {
+        let note: String = note.chars().take(NOTE).collect();
+        let event = Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary: None };
+        if let Err(error) = self.recorder.publish(&event, object).await {
+            tracing::debug!(%error, reason, "no event");
         }
     }
 }

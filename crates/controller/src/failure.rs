@@ -183,6 +183,12 @@ pub fn key_missing(why: &str, remedy: &str) -> Failure {
     new("CheckpointKeyMissing", why.to_owned(), remedy)
 }
 
+/// Nobody can log in to the registry.
+#[must_use]
+pub fn login_missing(why: &str, remedy: &str) -> Failure {
+    new("RegistryLoginMissing", format!("nobody can log in to the registry of the checkpoint: {why}"), remedy)
+}
+
 /// What a Secret has is no key.
 #[must_use]
 pub fn key_invalid(secret: &str, key: &str) -> Failure {

@@ -43,6 +43,7 @@ pub fn install(lab: &Lab, faults: bool) -> Result<()> {
     let known = lab.try_kubectl(&["get", "namespace", NAMESPACE])?.code == 0;
     let switch = format!("faults.directory={}", if faults { FAULTS } else { "" });
     let chart = chart.to_string_lossy();
+    let authority = format!("checkpoints.registries.ca={}", lab.authority()[0].display());
     let values = concat!(env!("CARGO_MANIFEST_DIR"), "/../../lab/godwit/values.yaml");
     let arguments = [
         "helm",
@@ -60,6 +61,8 @@ pub fn install(lab: &Lab, faults: bool) -> Result<()> {
         values,
         "--set",
         &switch,
+        "--set-file",
+        &authority,
     ];
     lab.command(&arguments, LIMIT).context("the chart was not installed")?;
     if known {

@@ -69,6 +69,7 @@ pub struct Lab {
     program: String,
     nodes: Vec<Node>,
     network: String,
+    state: PathBuf,
 }
 
 impl Lab {
@@ -96,7 +97,8 @@ impl Lab {
         let nodes = read_nodes(&paths);
         ensure!(!nodes.is_empty(), "the lab has no nodes; start it with: godwit-lab up");
         let network = paths.lines().find_map(|line| line.strip_prefix("NETWORK=")).unwrap_or("bridge").to_owned();
-        Ok(Self { program, nodes, network })
+        let state = paths.lines().find_map(|line| line.strip_prefix("GODWIT_LAB=")).context("the lab does not say where it is")?.into();
+        Ok(Self { program, nodes, network, state })
     }
 
     /// All nodes.
@@ -109,6 +111,12 @@ impl Lab {
     #[must_use]
     pub fn network(&self) -> &str {
         &self.network
+    }
+
+    /// Certificate and key of the lab's authority, as PEM files.
+    #[must_use]
+    pub fn authority(&self) -> [PathBuf; 2] {
+        ["ca.crt", "ca.key"].map(|name| self.state.join("pki").join(name))
     }
 
     /// All pairs of nodes of one container runtime, virtual machines left out: the first pair of each runtime, then the second, and so on.

@@ -33,6 +33,8 @@ const COREDNS_GO: &str = include_str!("../../../lab/coredns/main.go");
 const COLLECTOR_MOD: &str = include_str!("../../../lab/collector/go.mod");
 const COLLECTOR_SUM: &str = include_str!("../../../lab/collector/go.sum");
 const COLLECTOR_GO: &str = include_str!("../../../lab/collector/main.go");
+const REGISTRY_MOD: &str = include_str!("../../../lab/registry/go.mod");
+const REGISTRY_SUM: &str = include_str!("../../../lab/registry/go.sum");
 const PRLIMIT_C: &str = include_str!("../../../lab/prlimit/prlimit.c");
 const PAUSE_C: &str = include_str!("../../../lab/pause/pause.c");
 
@@ -115,6 +117,18 @@ impl Ingredients {
                 go_mod: COLLECTOR_MOD,
                 go_sum: COLLECTOR_SUM,
                 main: Some(COLLECTOR_GO),
+                flags: "-s -w".to_owned(),
+            },
+        ));
+        all.push(go(
+            settings,
+            &GoProgram {
+                module: "registry",
+                package: "github.com/distribution/distribution/v3/cmd/registry".to_owned(),
+                path: settings.registry(),
+                go_mod: REGISTRY_MOD,
+                go_sum: REGISTRY_SUM,
+                main: None,
                 flags: "-s -w".to_owned(),
             },
         ));

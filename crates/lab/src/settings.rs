@@ -3,7 +3,7 @@
 //! ```text
 //! $GODWIT_LAB   lab.json  lock  kubeconfig  pki/  shared/  machines/<name>/{spec.json,pid,init.log,upper,work,root,lib,log}  trash/
 //!                                                   a virtual machine has share, disk.img and console.log besides
-//! $GODWIT_CACHE rootfs/{node,app,vm-tools}  vm/  kubernetes/  helm/  coredns/  collector/  compiled/  images/  build/  log/  target/  tools/
+//! $GODWIT_CACHE rootfs/{node,app,vm-tools}  vm/  kubernetes/  helm/  coredns/  collector/  registry/  compiled/  images/  build/  log/  target/  tools/
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -85,14 +85,20 @@ impl Settings {
         self.cache.join("collector/otelcol")
     }
 
+    /// The OCI registry, a program for clients.
+    pub fn registry(&self) -> PathBuf {
+        self.cache.join("registry/registry")
+    }
+
     /// Log of one build step in the cache.
     pub fn build_log(&self, name: &str) -> PathBuf {
         self.cache.join("log").join(format!("{name}.log"))
     }
 
-    /// Folders a client's PATH begins with: kubectl, helm, the collector, and the project's own binaries.
+    /// Folders a client's PATH begins with: kubectl, helm, the collector, the registry, and the project's own binaries.
     pub fn client_path(&self) -> Vec<PathBuf> {
-        let mut folders = vec![self.kubernetes(), self.cache.join("helm"), self.cache.join("collector")];
+        let mut folders = vec![self.kubernetes()];
+        folders.extend(["helm", "collector", "registry"].map(|name| self.cache.join(name)));
         folders.extend(own_folder());
         folders
     }

@@ -346,7 +346,7 @@ pub const ENTRIES: &[Entry] = &[
     keep(
         "CheckpointsOff",
         "The installation names no directory in which checkpoints are kept.",
-        "Set the chart's value `checkpoints.directory` to a directory that every node mounts, then upgrade the release.",
+        "Set the chart's value `checkpoints.directory` to a directory that every node mounts, then upgrade the release; or name a registry that it allows (`--store oci://…`).",
     ),
     keep("MemoryLimitTooLow", "A container had more in memory than the new one may have.", "Raise the memory limit of the new container."),
     keep(
@@ -356,11 +356,31 @@ pub const ENTRIES: &[Entry] = &[
     ),
     keep("OnTheMove", "The pod is being moved or restored while its checkpoint was ordered.", "Wait until that has ended, then try again."),
     keep("PodExists", "There is a pod with the name that the new one is to have.", "Choose another name with --name, or none."),
+    keep(
+        "RegistryLoginMissing",
+        "The Secret that says who logs in to the registry is not there, has nothing for this registry, or the controller may not read it.",
+        "Make one: `kubectl create secret docker-registry NAME --docker-server=HOST …`. That the controller may read it: `checkpoints.keyNamespaces` of the chart, or a RoleBinding to ClusterRole `godwit-checkpoint-keys`.",
+    ),
+    keep(
+        "StoreDenied",
+        "The registry does not let the one who logs in, or anybody who does not, push to the repository or pull from it.",
+        "Name a Secret of type `kubernetes.io/dockerconfigjson` with a login that may (`--registry-secret`).",
+    ),
     keep("StoreFull", "The checkpoint does not fit into the store.", "Delete checkpoints that are not needed any more, or enlarge the file system."),
     keep(
         "StoreMissing",
         "The node does not have the directory in which checkpoints are kept.",
         "Mount the shared file system there, on every node. Godwit does not make the directory, so that nothing is written beside a mount that is missing.",
+    ),
+    keep(
+        "StoreNotAllowed",
+        "The installation does not name this repository, or a path above it, among those in which checkpoints may be kept.",
+        "Add it to the chart's value `checkpoints.registries.allowed`, then upgrade the release.",
+    ),
+    keep(
+        "StoreUnreachable",
+        "The registry cannot be reached from the node, its certificate is not trusted, or it did not do what it was asked.",
+        "See that the nodes reach it, and that they trust its certificate (`checkpoints.registries.ca`) or ask by plain HTTP (`checkpoints.registries.plainHttp`).",
     ),
     keep(
         "StoreUnusable",

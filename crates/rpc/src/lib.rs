@@ -10,6 +10,7 @@
 //! - [`tls`] channels that know whom they talk to, and a listener that knows who calls.
 //! - [`authority`] the CA: made once, signs for a day.
 //! - [`key`] the key of encrypted checkpoints, which no log shows.
+//! - [`login`] who logs in to a registry, whose password no log shows.
 //! - [`logs`] log lines that say which migration they are about.
 //! - [`certificates`] (feature `kube`) how an agent gets its certificate through `certificates.k8s.io`.
 
@@ -20,12 +21,14 @@ pub mod credentials;
 pub mod failure;
 pub mod identity;
 pub mod key;
+pub mod login;
 pub mod logs;
 pub mod tls;
 
 pub use credentials::{Credentials, Material};
 pub use identity::Identity;
 pub use key::Key;
+pub use login::Login;
 
 /// Generated from `proto/godwit/agent/v1/agent.proto`, whose comments are the documentation.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

@@ -15,11 +15,11 @@ pub const SCENARIO: Scenario =
     Scenario::new("checkpoint-encrypted", "A checkpoint is encrypted with a key from a Secret: nothing of the pod is to be read in the store.", run);
 
 /// Two keys: base64 of 32 bytes.
-const KEY: &str = "QUVpT1UwMTIzNDU2Nzg5YWJjZGVmZ2hpamtsbW5vcHE=";
+pub const KEY: &str = "QUVpT1UwMTIzNDU2Nzg5YWJjZGVmZ2hpamtsbW5vcHE=";
 const OTHER: &str = "QUVpT1UwMTIzNDU2Nzg5YWJjZGVmZ2hpamtsbW5vcHI=";
 
 /// Counts, and has what nobody else may read in its memory and in a file.
-fn program(marker: &str) -> String {
+pub fn program(marker: &str) -> String {
     // In two halves, so that the pod's own spec, which is no part of the store anyhow, does not have it.
     let (first, second) = marker.split_at(marker.len() / 2);
     format!(
@@ -41,7 +41,7 @@ fn run(case: &Case) -> Result<()> {
     case.apply(&secrets)?;
     let before = case.standing_pods()?.len();
     expect(&case.kubectl_migrate(&["checkpoint", &pod, "--encrypt-with", "vault"])?, "CheckpointKeyMissing", "may not read Secret vault")?;
-    allow(case)?;
+    allow(case, &["vault", "other", "password", "nothing"])?;
     expect(&case.kubectl_migrate(&["checkpoint", &pod, "--encrypt-with", "nothing"])?, "CheckpointKeyMissing", "no Secret nothing")?;
     expect(&case.kubectl_migrate(&["checkpoint", &pod, "--encrypt-with", "vault/word"])?, "CheckpointKeyMissing", "no value word")?;
     expect(&case.kubectl_migrate(&["checkpoint", &pod, "--encrypt-with", "password"])?, "CheckpointKeyInvalid", "base64")?;
@@ -82,9 +82,9 @@ fn run(case: &Case) -> Result<()> {
 }
 
 /// The controller may read these Secrets and no others: a Role of the namespace's own.
-fn allow(case: &Case) -> Result<()> {
+pub fn allow(case: &Case, secrets: &[&str]) -> Result<()> {
     let name = "godwit-keys";
-    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["vault", "other", "password", "nothing"], "verbs": ["get"]}]);
+    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": secrets, "verbs": ["get"]}]);
     case.apply(&[
         json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": name}, "rules": rules}),
         json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": name},
@@ -180,7 +180,7 @@ fn files_with(case: &Case, checkpoint: &str, text: &str) -> Result<String> {
     case.lab.script_on_node(&case.pair.b, &format!("test -s {path}/index.json; grep -rlaF -e '{text}' {path} || true"))
 }
 
-fn expect(output: &Output, reason: &str, word: &str) -> Result<()> {
+pub fn expect(output: &Output, reason: &str, word: &str) -> Result<()> {
     let text = format!("{}{}", output.stdout, output.stderr);
     ensure!(
         output.code == 1 && text.contains(reason) && text.contains(word) && text.contains("What to do"),

@@ -7,6 +7,7 @@ mod blockers;
 mod cancel;
 mod checkpoint;
 mod checkpoint_encrypted;
+mod checkpoint_registry;
 mod connections;
 mod connections_crash;
 mod controller_crash;
@@ -51,7 +52,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 61] = [
+const SCENARIOS: [Scenario; 62] = [
     instruments::SCENARIO,
     pod_network::SCENARIO,
     bare_pod::SCENARIO,
@@ -83,6 +84,7 @@ const SCENARIOS: [Scenario; 61] = [
     there_and_back::SCENARIO,
     checkpoint::SCENARIO,
     checkpoint_encrypted::SCENARIO,
+    checkpoint_registry::SCENARIO,
     survivors::SCENARIO,
     refusals::SCENARIO,
     restore_differs::SCENARIO,

@@ -1,4 +1,4 @@
-//! Checkpoints: what a running pod is at one instant, kept in a directory that every node mounts, and new pods made of it.
+//! Checkpoints: what a running pod is at one instant, kept in a directory that every node mounts or in a registry, and new pods made of it.
 //!
 //! ```text
 //!   Agent.Checkpoint ─▶ take: files (running) ─▶ [frozen: criu dump ‖ files that changed] ─▶ thawed ─▶ store     the pod goes on
@@ -10,14 +10,18 @@
 //!     files/<n>.tar             directory n of the index while the pod still ran …
 //!     files/<n>.changes.tar     … and what had changed when it stood still
 //! ```
-//! Of an encrypted one every file is stored as [`cipher`] says, the index too, so that without the key there are only names of containers and sizes to be seen.
+//! In a registry the same files are blobs of one artifact ([`repository`]). Of an encrypted one every file is stored as [`cipher`] says, the index too, so that without the key there are only names of containers and sizes to be seen.
 //! Both jobs run on when the caller hangs up, and are told from the start to whoever calls again.
 
 pub mod cipher;
+mod deletion;
 pub mod grip;
 pub mod index;
 pub mod job;
 pub mod passage;
+pub mod place;
+pub mod registries;
+mod repository;
 pub mod restore;
 pub mod store;
 pub mod take;

@@ -34,7 +34,8 @@ use super::{
     index::{self, Index, Stored},
     job::{Job, State},
     passage::Passage,
-    store::{Store, damaged},
+    place::{Place, Shelf},
+    store::damaged,
 };
 use crate::{
     convert,
@@ -74,6 +75,8 @@ pub struct Order {
     pub checkpoint: Checkpoint,
     /// Digest of its index.
     pub digest: String,
+    /// Where it is kept.
+    pub shelf: Shelf,
 }
 
 /// One restore.
@@ -245,11 +248,11 @@ impl Restoration {
     async fn work(self: &Arc<Self>) -> Result<Restored, Failure> {
         let (node, order) = (&self.node, &self.order);
         // Before any container is waited for: what is plain is said at once.
-        let place = Store::open(&node.host, node.checkpoints.as_deref())?;
+        let shelf = Place::open(node, &order.shelf, &order.uid)?;
         let vault = self.vault.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let index = place.proven(&order.checkpoint, &order.digest, vault.as_ref())?;
+        let index = shelf.fetch(&order.checkpoint, &order.digest, vault.as_ref()).await?;
         same_containers(&index, &order.containers)?;
-        let place = place.place(&order.checkpoint);
+        let place = shelf.store.place(&order.checkpoint);
         self.all_there().await?;
         *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.step("images").await?;
@@ -265,7 +268,7 @@ impl Restoration {
             let directory = counterpart(&target.directories, described)?;
             self.bring_files(&place, &index, vault.as_ref(), number, directory).await?;
         }
-        drop(vault);
+        drop((vault, shelf));
         self.step("rights").await?;
         self.compare_rights(&target, &index, &here)?;
         self.step("restore").await?;

@@ -34,6 +34,8 @@ pub struct Store {
     root: PathBuf,
     /// As the node names it.
     name: PathBuf,
+    /// What to do when it is full.
+    remedy: &'static str,
 }
 
 /// A checkpoint that is being written. Dropped before it is finished, it is removed.
@@ -65,7 +67,13 @@ impl Store {
                 "mount the shared file system there, on every node; Godwit does not make the directory, so that nothing is written beside a mount that is missing",
             ));
         }
-        Ok(Self { root, name: name.to_owned() })
+        Ok(Self { root, name: name.to_owned(), remedy: "delete checkpoints that are not needed any more (kubectl migrate checkpoints), or enlarge the file system" })
+    }
+
+    /// A folder on this node's disk for one checkpoint on its way to or from elsewhere.
+    #[must_use]
+    pub fn spool(root: PathBuf, name: PathBuf) -> Self {
+        Self { root, name, remedy: "free space on this node's disk, or choose another node: what goes to a registry or comes from there is on disk meanwhile" }
     }
 
     /// Path of a checkpoint below the store.
@@ -95,7 +103,7 @@ impl Store {
             return Err(failure(
                 "StoreFull",
                 format!("the checkpoint needs {} MiB in {}, which has {} MiB free", bytes.saturating_add(SPARE) >> 20, self.name.display(), free >> 20),
-                "delete checkpoints that are not needed any more (kubectl migrate checkpoints), or enlarge the file system",
+                self.remedy,
             ));
         }
         Ok(())

@@ -29,7 +29,8 @@ use super::{
     index::{self, Index, Stored},
     job::Job,
     passage::Passage,
-    store::{self, Part, Store},
+    place::{Place, Shelf},
+    store::{self, Part},
 };
 use crate::{
     clock::Notes,
@@ -52,23 +53,24 @@ pub async fn take(
     node: &Arc<Node>,
     checkpoint: &Checkpoint,
     pod_uid: &str,
+    shelf: &Shelf,
     vault: Option<Vault>,
     job: &Job<CheckpointMade>,
 ) -> Result<CheckpointMade, Failure> {
-    let store = Store::open(&node.host, node.checkpoints.as_deref())?;
+    let place = Place::open(node, shelf, &checkpoint.uid)?;
     let inspected = inspect::inspect(&node.host, &node.cri, pod_uid).await?;
     // A previous call may have made it without anybody hearing so.
-    if let Some((index, digest)) = store.index(checkpoint, vault.as_ref())? {
-        return Ok(made(checkpoint, &index, digest, inspected.node, inspected.warnings));
+    if let Some((index, digest)) = place.known(checkpoint, vault.as_ref()).await? {
+        return Ok(made(place.path(checkpoint), &index, digest, inspected.node, inspected.warnings));
     }
     if let Some(blocker) = inspected.blockers.into_iter().next() {
         return Err(blocker);
     }
     let images = inspected.resident_bytes;
-    store.room(images.saturating_add(inspected.files_bytes.saturating_mul(2)))?;
+    place.store.room(images.saturating_add(inspected.files_bytes.saturating_mul(2)))?;
     room_on_run(node, images)?;
     godwit_fault::point("agent.checkpoint.begin").await.map_err(|error| internal("stopped", error))?;
-    let part = store.begin(checkpoint)?;
+    let part = place.store.begin(checkpoint)?;
     job.step("files");
     let mut pod = Subject::prepare(node, checkpoint, pod_uid, vault).await?;
     pod.pack_running(part.path()).await?;
@@ -77,13 +79,14 @@ pub async fn take(
     job.step("store");
     godwit_fault::point("agent.checkpoint.store").await.map_err(|error| internal("stopped", error))?;
     let (index, digest) = pod.store(node, checkpoint, part).await?;
+    place.keep(checkpoint, &index).await?;
     tracing::info!(checkpoint = checkpoint.name, namespace = checkpoint.namespace, freeze_ms = index.freeze_ms, bytes = index.bytes(), "checkpoint made");
-    Ok(made(checkpoint, &index, digest, inspected.node, inspected.warnings))
+    Ok(made(place.path(checkpoint), &index, digest, inspected.node, inspected.warnings))
 }
 
-fn made(checkpoint: &Checkpoint, index: &Index, digest: String, node: Option<godwit_rpc::v1::NodeFacts>, warnings: Vec<String>) -> CheckpointMade {
+fn made(path: String, index: &Index, digest: String, node: Option<godwit_rpc::v1::NodeFacts>, warnings: Vec<String>) -> CheckpointMade {
     CheckpointMade {
-        path: Store::path(checkpoint),
+        path,
         digest,
         bytes: index.bytes(),
         files: index.files.len() as u64,

@@ -14,7 +14,12 @@ use tonic::{Request, Response, Status};
 use super::{Replies, is_uid, named};
 use crate::{
     arbiter::Arbiter,
-    checkpoint::{self, cipher::Vault, job},
+    checkpoint::{
+        self,
+        cipher::Vault,
+        job,
+        place::{Place, Shelf},
+    },
     inspect,
     registry::Registry,
     source, target,
@@ -161,7 +166,8 @@ impl Agent for Control {
         admit(&request)?;
         let request = request.into_inner();
         let checkpoint = checkpoint::named(request.checkpoint)?;
-        let state = match self.registry.checkpoint(&checkpoint, &request.pod_uid, checkpoint::vault(&checkpoint, &request.key_id, request.key)) {
+        let vault = checkpoint::vault(&checkpoint, &request.key_id, request.key);
+        let state = match self.registry.checkpoint(&checkpoint, &request.pod_uid, Shelf::received(request.shelf), vault) {
             Ok(job) => job.wait(Duration::from_millis(request.wait_ms.into())).await,
             Err(why) => job::State::Failed(why),
         };
@@ -175,17 +181,18 @@ impl Agent for Control {
 
     async fn remove_checkpoint(&self, request: Request<v1::RemoveCheckpointRequest>) -> Result<Response<v1::RemoveCheckpointReply>, Status> {
         admit(&request)?;
-        let checkpoint = checkpoint::named(request.into_inner().checkpoint)?;
+        let request = request.into_inner();
+        let checkpoint = checkpoint::named(request.checkpoint)?;
         if !self.registry.forget_checkpoint(&checkpoint.uid) {
             return Err(Status::unavailable("the checkpoint is still being made"));
         }
-        let node = self.registry.node.clone();
-        let removed = tokio::task::spawn_blocking(move || match checkpoint::store::Store::open(&node.host, node.checkpoints.as_deref()) {
-            Ok(store) => store.remove(&checkpoint).map_err(|error| Status::unavailable(format!("the checkpoint cannot be deleted: {error}"))),
-            Err(why) => Err(Status::unavailable(why.message)),
-        });
-        removed.await.map_err(|error| Status::internal(error.to_string()))??;
-        Ok(Response::new(v1::RemoveCheckpointReply {}))
+        let place = Place::open(&self.registry.node, &Shelf::received(request.shelf), &checkpoint.uid).map_err(|why| Status::unavailable(why.message))?;
+        let left = match place.remove(&checkpoint).await {
+            Ok(left) => left.unwrap_or_default(),
+            Err(why) if request.once && place.is_remote() => why,
+            Err(why) => return Err(Status::unavailable(format!("the checkpoint cannot be deleted: {why}"))),
+        };
+        Ok(Response::new(v1::RemoveCheckpointReply { left }))
     }
 
     async fn restore_pod(&self, request: Request<v1::RestorePodRequest>) -> Result<Response<v1::RestorePodReply>, Status> {
@@ -195,8 +202,9 @@ impl Agent for Control {
         if !is_uid(&request.uid) || !is_uid(&request.pod_uid) {
             return Err(Status::invalid_argument("the request names no restore or pod by a UID"));
         }
+        let shelf = Shelf::received(request.shelf);
         let order =
-            checkpoint::restore::Order { uid: request.uid, pod_uid: request.pod_uid, containers: request.containers, checkpoint, digest: request.digest };
+            checkpoint::restore::Order { uid: request.uid, pod_uid: request.pod_uid, containers: request.containers, checkpoint, digest: request.digest, shelf };
         let vault = request.key.and_then(Key::received).map(|key| Vault::new(key, &order.checkpoint.uid));
         let restoration = self.registry.restore(order, vault);
         if request.abandon {

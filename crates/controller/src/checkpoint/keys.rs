@@ -22,28 +22,30 @@ use crate::failure;
 /// # Errors
 /// When the API server is away.
 pub async fn read(client: &Client, namespace: &str, named: &Encryption) -> Result<Result<Key, Failure>, Error> {
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let secret = match secrets.get_opt(&named.secret_name).await {
-        Ok(secret) => secret,
-        Err(kube::Error::Api(status)) if status.is_forbidden() => {
-            return Ok(Err(failure::key_missing(
-                &format!("the controller may not read Secret {} in namespace {namespace}", named.secret_name),
-                "Allow it there: name the namespace in the chart's value checkpoints.keyNamespaces, or bind ClusterRole godwit-checkpoint-keys to the controller's ServiceAccount.",
-            )));
-        }
-        Err(error) => return Err(error.into()),
-    };
-    Ok(choose(secret, namespace, named))
+    let secret = secret(client, namespace, &named.secret_name).await?;
+    Ok(secret.map_err(|(why, remedy)| failure::key_missing(&why, &remedy)).and_then(|secret| choose(secret, named)))
 }
 
-fn choose(secret: Option<Secret>, namespace: &str, named: &Encryption) -> Result<Key, Failure> {
+/// A Secret that an order names. The inner result says why there is none, and what to do.
+///
+/// # Errors
+/// When the API server is away.
+pub async fn secret(client: &Client, namespace: &str, name: &str) -> Result<Result<Secret, (String, String)>, Error> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let missing = |why: String, remedy: &str| Ok(Err((why, remedy.to_owned())));
+    match secrets.get_opt(name).await {
+        Ok(Some(secret)) => Ok(Ok(secret)),
+        Ok(None) => missing(format!("there is no Secret {name} in namespace {namespace}"), "Name the one that it was made with."),
+        Err(kube::Error::Api(status)) if status.is_forbidden() => missing(
+            format!("the controller may not read Secret {name} in namespace {namespace}"),
+            "Allow it there: name the namespace in the chart's value checkpoints.keyNamespaces, or bind ClusterRole godwit-checkpoint-keys to the controller's ServiceAccount.",
+        ),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn choose(secret: Secret, named: &Encryption) -> Result<Key, Failure> {
     let name = &named.secret_name;
-    let Some(secret) = secret else {
-        return Err(failure::key_missing(
-            &format!("there is no Secret {name} in namespace {namespace}"),
-            "Name the Secret that has the key of the checkpoint.",
-        ));
-    };
     let mut data = secret.data.unwrap_or_default();
     let found = data.get(&named.key).map(|value| Key::parse(&value.0));
     data.values_mut().for_each(|value| value.0.zeroize());
@@ -68,12 +70,11 @@ mod tests {
         let named = Encryption::with("vault");
         let secret = |data: serde_json::Value| serde_json::from_value::<Secret>(json!({"metadata": {"name": "vault"}, "data": data})).unwrap();
         // As in any Secret, values are base64 in JSON: the first is 32 bytes.
-        let raw = choose(Some(secret(json!({"key": "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="}))), "shop", &named).unwrap();
+        let raw = choose(secret(json!({"key": "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="})), &named).unwrap();
         assert_eq!(raw.bytes(), &[7; 32]);
-        let reason = |secret| choose(secret, "shop", &named).unwrap_err().reason;
-        assert_eq!(reason(None), "CheckpointKeyMissing");
-        assert_eq!(reason(Some(secret(json!({"other": "BwcH"})))), "CheckpointKeyMissing");
-        let invalid = choose(Some(secret(json!({"key": "c2VjcmV0IHdvcmQ="}))), "shop", &named).unwrap_err();
+        let missing = choose(secret(json!({"other": "BwcH"})), &named).unwrap_err();
+        assert_eq!(missing.reason, "CheckpointKeyMissing");
+        let invalid = choose(secret(json!({"key": "c2VjcmV0IHdvcmQ="})), &named).unwrap_err();
         assert_eq!(invalid.reason, "CheckpointKeyInvalid");
         assert!(!invalid.message.contains("secret word"));
     }

@@ -8,16 +8,16 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::controller::Action;
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 
 use godwit_api::checkpoint::{CheckpointPhase, CheckpointedContainer, Encrypted};
 use godwit_api::migration::Failure;
 use godwit_api::{PodCheckpoint, PodCheckpointStatus, names};
 use godwit_rpc::Key;
-use godwit_rpc::v1::{CheckpointMade, CheckpointRequest, RemoveCheckpointRequest, checkpoint_reply};
+use godwit_rpc::v1::{CheckpointMade, CheckpointRequest, RemoveCheckpointRequest, Shelf, checkpoint_reply};
 
-use super::{keys, name, retention, seal};
+use super::{keys, logins, name, retention, seal};
 use crate::answered::put_away;
 use crate::checks::facts;
 use crate::context::Context;
@@ -73,9 +73,9 @@ async fn begin(context: &Context, api: &Api<PodCheckpoint>, object: &PodCheckpoi
         return Ok(Action::requeue(Duration::ZERO));
     }
     let mut status = PodCheckpointStatus { start_time: Some(Time(Timestamp::now())), ..PodCheckpointStatus::default() };
-    let looked = match look(context, object).await? {
-        Ok(pod) => key(context, object).await?.map(|key| (pod, key)),
-        Err(why) => Err(why),
+    let looked = match (look(context, object).await?, shelf(context, object).await?.1) {
+        (Ok(pod), None) => key(context, object).await?.map(|key| (pod, key)),
+        (Err(why), _) | (_, Some(why)) => Err(why),
     };
     match looked {
         Ok((pod, key)) => {
@@ -111,6 +111,11 @@ async fn key(context: &Context, object: &PodCheckpoint) -> Result<Result<Option<
     Ok(keys::read(&context.client, &object.namespace().unwrap_or_default(), named).await?.map(Some))
 }
 
+/// Where it is kept; and why nobody logs in there, although somebody should.
+async fn shelf(context: &Context, object: &PodCheckpoint) -> Result<(Shelf, Option<Failure>), Error> {
+    logins::shelf(&context.client, &object.namespace().unwrap_or_default(), &object.spec.store, object.spec.credentials.as_ref()).await
+}
+
 /// What of the pod's object a restore needs.
 fn kept(pod: Pod) -> Pod {
     let metadata = ObjectMeta {
@@ -139,6 +144,7 @@ async fn work(context: &Context, api: &Api<PodCheckpoint>, object: &PodCheckpoin
         Ok(key) => (key, None),
         Err(why) => (None, Some(why)),
     };
+    let (shelf, no_login) = shelf(context, object).await?;
     let asked = context.agents.call(&node, PATIENCE, |mut agent| {
         let request = CheckpointRequest {
             checkpoint: Some(name(object)),
@@ -146,6 +152,7 @@ async fn work(context: &Context, api: &Api<PodCheckpoint>, object: &PodCheckpoin
             wait_ms: u32::try_from(WAIT.as_millis()).unwrap_or(u32::MAX),
             key_id: key_id.clone(),
             key: key.as_ref().map(Key::message),
+            shelf: Some(shelf.clone()),
         };
         async move { agent.checkpoint(request).await }
     });
@@ -153,8 +160,7 @@ async fn work(context: &Context, api: &Api<PodCheckpoint>, object: &PodCheckpoin
         Ok(reply) => match reply.state {
             Some(checkpoint_reply::State::Made(made)) => complete(context, object, &mut status, made),
             Some(checkpoint_reply::State::Failure(why)) => {
-                let why = phase::api_failure(why);
-                fail(&mut status, no_key.filter(|_| why.reason == "CheckpointKeyMissing").unwrap_or(why));
+                fail(&mut status, first_cause(phase::api_failure(why), no_key, no_login));
             }
             Some(checkpoint_reply::State::Doing(_)) | None => return Ok(Action::requeue(Duration::from_millis(20))),
         },
@@ -173,6 +179,16 @@ async fn work(context: &Context, api: &Api<PodCheckpoint>, object: &PodCheckpoin
         }
     }
     Ok(action)
+}
+
+/// Why an agent has failed that was not given what could not be read.
+pub(super) fn first_cause(why: Failure, no_key: Option<Failure>, no_login: Option<Failure>) -> Failure {
+    let first = match why.reason.as_str() {
+        "CheckpointKeyMissing" => no_key,
+        "StoreDenied" => no_login,
+        _ => None,
+    };
+    first.unwrap_or(why)
 }
 
 fn complete(context: &Context, object: &PodCheckpoint, status: &mut PodCheckpointStatus, made: CheckpointMade) {
@@ -212,7 +228,8 @@ async fn write(api: &Api<PodCheckpoint>, object: &PodCheckpoint, status: PodChec
 
 /// Whether it failed because there is no store, so that nothing of it can be in one. Nobody could be asked to delete it, either.
 fn had_no_store(status: &PodCheckpointStatus) -> bool {
-    status.path.is_none() && status.failure.as_ref().is_some_and(|why| ["StoreMissing", "CheckpointsOff"].contains(&why.reason.as_str()))
+    let reasons = ["StoreMissing", "CheckpointsOff", "StoreNotAllowed", "StoreDenied"];
+    status.path.is_none() && status.failure.as_ref().is_some_and(|why| reasons.contains(&why.reason.as_str()))
 }
 
 /// What is stored goes, then the object.
@@ -226,13 +243,20 @@ async fn remove(context: &Context, api: &Api<PodCheckpoint>, object: &PodCheckpo
         let own = all.iter().any(|one| one.name_any() == node);
         let chosen = if own { Some(node) } else { all.iter().find(|one| nodes::has_agent(one)).map(ResourceExt::name_any) };
         let Some(chosen) = chosen else { return Ok(Action::requeue(AGAIN)) };
+        // Without a login the registry decides: a namespace that goes with its Secrets must not wait for ever.
+        let (shelf, _) = shelf(context, object).await?;
+        let failed = object.status.as_ref().is_some_and(|status| status.phase == CheckpointPhase::Failed);
         let removed = context.agents.call(&chosen, WAIT, |mut agent| {
-            let request = RemoveCheckpointRequest { checkpoint: Some(name(object)) };
+            let request = RemoveCheckpointRequest { checkpoint: Some(name(object)), shelf: Some(shelf.clone()), once: failed };
             async move { agent.remove_checkpoint(request).await }
         });
-        if let Err(error) = removed.await {
-            tracing::warn!(namespace = object.namespace(), name = object.name_any(), node = chosen, cause = error.cause(), "a checkpoint is not deleted yet");
-            return Ok(Action::requeue(AGAIN));
+        match removed.await {
+            Err(error) => {
+                tracing::warn!(namespace = object.namespace(), name = object.name_any(), node = chosen, cause = error.cause(), "a checkpoint is not deleted yet");
+                return Ok(Action::requeue(AGAIN));
+            }
+            Ok(reply) if !reply.left.is_empty() => context.warn_at_the_end(&object.object_ref(&()), "CheckpointStays", &reply.left).await,
+            Ok(_) => {}
         }
     }
     let finalizers: Vec<_> = object.finalizers().iter().filter(|one| *one != names::FINALIZER_CHECKPOINT).collect();

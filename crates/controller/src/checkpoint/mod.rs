@@ -7,6 +7,7 @@
 //! As with migrations: what is about to be done is written before it is done, and every effect may be repeated.
 
 mod keys;
+mod logins;
 pub mod make;
 pub mod restore;
 mod retention;

@@ -16,9 +16,9 @@ use godwit_api::migration::Failure;
 use godwit_api::{PodCheckpoint, PodCheckpointStatus, PodRestore, PodRestoreStatus, names};
 use godwit_migration::plan::nodes as comparison;
 use godwit_rpc::Key;
-use godwit_rpc::v1::{AssessRequest, RestorePodRequest, restore_pod_reply};
+use godwit_rpc::v1::{AssessRequest, RestorePodRequest, Shelf, restore_pod_reply};
 
-use super::{keys, seal};
+use super::{keys, logins, make, seal};
 use crate::aftermath::{self, Arrival, Look};
 use crate::answered::put_away;
 use crate::context::Context;
@@ -212,6 +212,12 @@ impl Restore<'_> {
         Ok(read.and_then(|key| if key.id() == encrypted.key_id { Ok(Some(key)) } else { Err(failure::key_wrong(&name, &key.id(), &encrypted.key_id)) }))
     }
 
+    /// Where it is kept; and why nobody logs in there, although somebody should.
+    async fn shelf(&self, origin: &Origin) -> Result<(Shelf, Option<Failure>), Error> {
+        let namespace = self.object.namespace().unwrap_or_default();
+        logins::shelf(&self.context.client, &namespace, &origin.checkpoint.spec.store, self.object.spec.credentials.as_ref()).await
+    }
+
     /// Chooses nodes and a name, and writes them down.
     async fn begin(&self, mut status: PodRestoreStatus) -> Result<Action, Error> {
         if self.finalizer(true).await? {
@@ -223,6 +229,9 @@ impl Restore<'_> {
             Err(why) => return self.fail(status, why).await,
         };
         if let Err(why) = self.key(&origin).await? {
+            return self.fail(status, why).await;
+        }
+        if let (_, Some(why)) = self.shelf(&origin).await? {
             return self.fail(status, why).await;
         }
         match self.nodes(&origin).await? {
@@ -372,6 +381,7 @@ impl Restore<'_> {
             Ok(key) => (key, None),
             Err(why) => (None, Some(why)),
         };
+        let (shelf, no_login) = self.shelf(&origin).await?;
         let containers = origin.pod.spec.iter().flat_map(|spec| &spec.containers).map(|container| container.name.clone());
         let request = RestorePodRequest {
             uid: self.uid(),
@@ -383,6 +393,7 @@ impl Restore<'_> {
             abandon: false,
             hold,
             key: key.as_ref().map(Key::message),
+            shelf: Some(shelf),
         };
         let node = status.node.clone().unwrap_or_default();
         let asked = self.context.agents.call(&node, PATIENCE, |mut agent| {
@@ -397,8 +408,7 @@ impl Restore<'_> {
                 self.write(status).await
             }
             Ok(Some(restore_pod_reply::State::Failure(why))) => {
-                let why = phase::api_failure(why);
-                self.fail(status, no_key.filter(|_| why.reason == "CheckpointKeyMissing").unwrap_or(why)).await
+                self.fail(status, make::first_cause(phase::api_failure(why), no_key, no_login)).await
             }
             Ok(Some(restore_pod_reply::State::Doing(_)) | None) => match pods::hopeless(&pod) {
                 Some(why) => {
