@@ -122,7 +122,13 @@ impl Registry {
     ///
     /// # Errors
     /// When the pod is on its way, another checkpoint of it is being made, or the key is not there, which only its beginning needs.
-    pub fn checkpoint(&self, checkpoint: &Checkpoint, pod_uid: &str, shelf: Shelf, vault: Result<Option<Vault>, Failure>) -> Result<Job<CheckpointMade>, Failure> {
+    pub fn checkpoint(
+        &self,
+        checkpoint: &Checkpoint,
+        pod_uid: &str,
+        shelf: Shelf,
+        vault: Result<Option<Vault>, Failure>,
+    ) -> Result<Job<CheckpointMade>, Failure> {
         let mut checkpoints = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(keeping) = checkpoints.get(&checkpoint.uid) {
             return Ok(keeping.job.clone());

@@ -19,7 +19,8 @@ pub const SHARED: &str = "shared://";
 /// What a repository in an OCI registry begins with.
 pub const OCI: &str = "oci://";
 /// CEL: the directory, or a host, perhaps with a port, and a repository below it (OCI Distribution Specification 1.1, "Pulling manifests").
-const STORE: &str = "self == 'shared://' || self.matches('^oci://[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)+$')";
+const STORE: &str =
+    "self == 'shared://' || self.matches('^oci://[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)+$')";
 
 fn shared() -> String {
     SHARED.to_owned()

@@ -294,7 +294,7 @@ mod tests {
              NODE=n4 containerd 10.0.0.7\nNODE=n5 crio 10.0.0.8\nNODE=n6 containerd 10.0.0.9\n",
         );
         assert_eq!(nodes.len(), 9);
-        let lab = Lab { program: String::new(), network: String::new(), nodes };
+        let lab = Lab { program: String::new(), network: String::new(), nodes, state: PathBuf::new() };
         let pair = |runtime: &str, a: &str, b: &str| Pair { runtime: runtime.into(), vm: false, a: a.into(), b: b.into() };
         assert_eq!(lab.pairs(), [pair("containerd", "n1", "n3"), pair("crio", "n2", "n5"), pair("containerd", "n4", "n6")]);
         assert_eq!(lab.pairs()[0].other("n1"), "n3");

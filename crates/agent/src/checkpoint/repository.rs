@@ -220,10 +220,8 @@ impl Repository {
             tokio::task::spawn_blocking(move || pack(&archive, &small, &from)).await
         };
         packed.map_err(|error| internal("packing ended early", error))?.map_err(|error| unwritten(&error))?;
-        let mut layers = vec![
-            self.send(&reference, &folder.join(index::FILE), INDEX, index::FILE).await?,
-            self.send(&reference, &archive, FILES, SMALL).await?,
-        ];
+        let mut layers =
+            vec![self.send(&reference, &folder.join(index::FILE), INDEX, index::FILE).await?, self.send(&reference, &archive, FILES, SMALL).await?];
         for (path, _) in large {
             let file = index::below(folder, path).map_err(|error| internal("the checkpoint cannot be sent", error))?;
             layers.push(self.send(&reference, &file, FILE, path).await?);
@@ -353,17 +351,20 @@ fn is_damaged(error: &OciDistributionError) -> bool {
 
 /// Whether it may go better in a moment.
 fn is_passing(error: &OciDistributionError) -> bool {
-    !is_damaged(error) && matches!(
-        error,
-        OciDistributionError::RequestError(_) | OciDistributionError::IoError(_) | OciDistributionError::ServerError { code: 429 | 500..=599, .. }
-    )
+    !is_damaged(error)
+        && matches!(
+            error,
+            OciDistributionError::RequestError(_) | OciDistributionError::IoError(_) | OciDistributionError::ServerError { code: 429 | 500..=599, .. }
+        )
 }
 
 /// The error with its causes: what is wrong is in the last one.
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
     // Some of them tell their cause's text themselves.
-    causes.fold(String::new(), |text, cause| if text.contains(&cause) { text } else { [text, cause].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ") })
+    causes.fold(String::new(), |text, cause| {
+        if text.contains(&cause) { text } else { [text, cause].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ") }
+    })
 }
 
 /// Packs files into an archive that nobody else can read.

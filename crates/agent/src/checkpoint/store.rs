@@ -67,7 +67,11 @@ impl Store {
                 "mount the shared file system there, on every node; Godwit does not make the directory, so that nothing is written beside a mount that is missing",
             ));
         }
-        Ok(Self { root, name: name.to_owned(), remedy: "delete checkpoints that are not needed any more (kubectl migrate checkpoints), or enlarge the file system" })
+        Ok(Self {
+            root,
+            name: name.to_owned(),
+            remedy: "delete checkpoints that are not needed any more (kubectl migrate checkpoints), or enlarge the file system",
+        })
     }
 
     /// A folder on this node's disk for one checkpoint on its way to or from elsewhere.

@@ -203,8 +203,14 @@ impl Agent for Control {
             return Err(Status::invalid_argument("the request names no restore or pod by a UID"));
         }
         let shelf = Shelf::received(request.shelf);
-        let order =
-            checkpoint::restore::Order { uid: request.uid, pod_uid: request.pod_uid, containers: request.containers, checkpoint, digest: request.digest, shelf };
+        let order = checkpoint::restore::Order {
+            uid: request.uid,
+            pod_uid: request.pod_uid,
+            containers: request.containers,
+            checkpoint,
+            digest: request.digest,
+            shelf,
+        };
         let vault = request.key.and_then(Key::received).map(|key| Vault::new(key, &order.checkpoint.uid));
         let restoration = self.registry.restore(order, vault);
         if request.abandon {

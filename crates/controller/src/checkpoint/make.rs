@@ -252,7 +252,13 @@ async fn remove(context: &Context, api: &Api<PodCheckpoint>, object: &PodCheckpo
         });
         match removed.await {
             Err(error) => {
-                tracing::warn!(namespace = object.namespace(), name = object.name_any(), node = chosen, cause = error.cause(), "a checkpoint is not deleted yet");
+                tracing::warn!(
+                    namespace = object.namespace(),
+                    name = object.name_any(),
+                    node = chosen,
+                    cause = error.cause(),
+                    "a checkpoint is not deleted yet"
+                );
                 return Ok(Action::requeue(AGAIN));
             }
             Ok(reply) if !reply.left.is_empty() => context.warn_at_the_end(&object.object_ref(&()), "CheckpointStays", &reply.left).await,

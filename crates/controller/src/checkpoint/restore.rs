@@ -407,9 +407,7 @@ impl Restore<'_> {
                 status.completion_time = Some(Time(Timestamp::now()));
                 self.write(status).await
             }
-            Ok(Some(restore_pod_reply::State::Failure(why))) => {
-                self.fail(status, make::first_cause(phase::api_failure(why), no_key, no_login)).await
-            }
+            Ok(Some(restore_pod_reply::State::Failure(why))) => self.fail(status, make::first_cause(phase::api_failure(why), no_key, no_login)).await,
             Ok(Some(restore_pod_reply::State::Doing(_)) | None) => match pods::hopeless(&pod) {
                 Some(why) => {
                     self.give_up(&status).await?;
