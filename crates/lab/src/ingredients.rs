@@ -185,7 +185,7 @@ impl Ingredients {
     /// Makes the workload root if it is missing.
     pub fn ensure_app(&self, progress: &Progress) -> Result<()> {
         let stale = self.all.iter().find(|one| one.entry.path().ends_with("app") && !one.entry.is_fresh());
-        stale.map_or(Ok(()), |one| in_the_machines_network(|| progress.step(&one.title, || one.entry.ensure(&one.make))))
+        stale.map_or(Ok(()), |one| outside(|| progress.step(&one.title, || one.entry.ensure(&one.make))))
     }
 
     /// Makes what is missing: the Debian roots beside the Go programs.
@@ -199,17 +199,17 @@ impl Ingredients {
             Ok(())
         };
         std::thread::scope(|scope| {
-            let built = scope.spawn(|| in_the_machines_network(|| make(&built)));
-            let others = in_the_machines_network(|| make(&others));
+            let built = scope.spawn(|| outside(|| make(&built)));
+            let others = outside(|| make(&others));
             built.join().map_err(|_| anyhow!("the builder thread ended early"))?.and(others)
         })
     }
 }
 
-/// Does it on a thread in the network of the machine's first process: whoever adds a node from the clients' network, as tests do, fetches nothing there.
-fn in_the_machines_network(work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+/// Does it on a thread in the network outside of the lab: whoever adds a node from the clients' network, as tests do, fetches nothing there.
+fn outside(work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     std::thread::scope(|scope| {
-        let done = scope.spawn(|| namespaces::join_network(1).and_then(|()| work()));
+        let done = scope.spawn(|| namespaces::join_outside().and_then(|()| work()));
         done.join().map_err(|_| anyhow!("the builder thread ended early"))?
     })
 }

@@ -1,11 +1,15 @@
 //! Entering a machine: its cgroups and namespaces, then a command.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::fd::IntoRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::cgroups::Cgroups;
@@ -31,10 +35,25 @@ pub fn join_network(pid: i32) -> Result<()> {
     join(pid, CloneFlags::CLONE_NEWNET)
 }
 
+/// Names the descriptor of the network from which somebody went into another one: it stays open in all that is started there.
+const OUTSIDE: &str = "GODWIT_LAB_OUTSIDE";
+
 /// Replaces this process by a command in the network namespace of `pid`; everything else stays this machine's.
 pub fn exec_in_network(pid: i32, command: &mut Command) -> Result<()> {
+    if std::env::var_os(OUTSIDE).is_none() {
+        let here = File::open("/proc/self/ns/net").context("the network of this process is unknown")?;
+        fcntl_setfd(&here, FdFlags::empty()).context("the network of this process cannot be kept")?;
+        command.env(OUTSIDE, here.into_raw_fd().to_string());
+    }
     join_network(pid)?;
     Err(command.exec()).context(format!("{:?} cannot be run", command.get_program()))
+}
+
+/// Joins the network from which this process, or one that started it, went into the lab's: this thread only.
+pub fn join_outside() -> Result<()> {
+    let Some(number) = std::env::var_os(OUTSIDE) else { return Ok(()) };
+    let outside = File::open(Path::new("/proc/self/fd").join(number)).context("the network outside of the lab is not open any more")?;
+    setns(outside, CloneFlags::CLONE_NEWNET).context("the network outside of the lab cannot be joined")
 }
 
 /// Runs a command inside a machine and returns its exit code (128 + signal if one ended it).
