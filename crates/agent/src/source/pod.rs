@@ -59,6 +59,8 @@ pub struct SourcePod {
     pub total: u64,
     /// The parts of the dump, for the timeline.
     pub notes: Notes,
+    /// Nobody needs what is on its way any more.
+    taken_back: watch::Sender<bool>,
 }
 
 impl SourcePod {
@@ -91,7 +93,7 @@ impl SourcePod {
             let containers = pod.containers.iter().map(|container| container.name.clone()).zip(cgroups).collect();
             let sent = Arc::<AtomicU64>::default();
             let memory = Travel::new(containers, sent.clone());
-            Ok(Self { travelling, sent, host: host.clone(), memory, pod, dumps, grip, total, notes: Notes::default() })
+            Ok(Self { travelling, sent, host: host.clone(), memory, pod, dumps, grip, total, notes: Notes::default(), taken_back: watch::Sender::default() })
         })
         .await
         .map_err(|error| internal("preparing ended early", error))?
@@ -135,8 +137,7 @@ impl SourcePod {
     /// # Errors
     /// When one cannot be read or the target does not take it.
     pub async fn copy_files(&self, client: &HandoffClient<Channel>, migration: &Migration) -> Result<(), Failure> {
-        let sent = self.sent.clone();
-        let mut travelling = self.travelling.lock().await;
+        let (sent, mut travelling) = (self.sent.clone(), self.travelling.lock().await);
         let all = travelling.iter_mut().map(|travelling| {
             let (mut client, sent) = (client.clone(), sent.clone());
             async move {
@@ -145,7 +146,22 @@ impl SourcePod {
                 Ok::<(), Failure>(())
             }
         });
-        futures::future::try_join_all(all).await.map(|_| ())
+        self.while_needed(futures::future::try_join_all(all)).await.map(|_| ())
+    }
+
+    /// From here on nothing that is on its way is waited for: the pod, which stands still, is to go on as soon as CRIU has let go of it.
+    pub fn take_back(&self) {
+        self.taken_back.send_replace(true);
+    }
+
+    /// What becomes of a transfer, or at once that nobody needs it any more.
+    async fn while_needed<T>(&self, transfer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let mut taken_back = self.taken_back.subscribe();
+        tokio::select! {
+            outcome = transfer => outcome,
+            // It fails only when the pod itself is gone.
+            _ = taken_back.wait_for(|back| *back) => Err(internal("nothing more is sent", "the migration is taken back")),
+        }
     }
 
     /// Starts the dumps of all containers, which wait until [`SourcePod::dump`].
@@ -170,7 +186,16 @@ impl SourcePod {
         }
         self.notes.push(timer.stop());
         let (told, late) = watch::channel(None);
-        let (dumped, ()) = tokio::join!(self.dump_all(client, migration, Some(late)), self.memory.send_late(client, migration, &told));
+        let pages = async {
+            let sending = async {
+                self.memory.send_late(client, migration, &told).await;
+                Ok(())
+            };
+            if let Err(why) = self.while_needed(sending).await {
+                told.send_replace(Some(Err(why)));
+            }
+        };
+        let (dumped, ()) = tokio::join!(self.dump_all(client, migration, Some(late)), pages);
         dumped
     }
 
@@ -209,6 +234,7 @@ impl SourcePod {
             stream::follow(&directory, &head, &out, &finished, &[godwit_criu::descriptors::FILE], &count)
         });
         let call = crate::task::spawn(async move { client.files(ReceiverStream::new(chunks)).await });
+        let sending = call.abort_handle();
         let dumped = async {
             dump.run(&self.host, &self.notes).await?;
             if let Some(late) = late {
@@ -222,13 +248,20 @@ impl SourcePod {
         let timer = Timer::start(super::session::ROLE, "receipt").about(&dump.name);
         if dumped.is_err() {
             // What was sent of a dump that failed is of no use.
-            call.abort();
+            sending.abort();
         }
         finish.send_replace(true);
-        let read = reading.await.map_err(|error| internal("reading the images ended early", error))?;
-        dumped?;
-        let receipt: Receipt =
-            call.await.map_err(|error| internal("sending the images ended early", error))?.map_err(|status| unreachable(&status))?.into_inner();
+        let arriving = async {
+            let read = reading.await.map_err(|error| internal("reading the images ended early", error))?;
+            dumped?;
+            let receipt: Receipt =
+                call.await.map_err(|error| internal("sending the images ended early", error))?.map_err(|status| unreachable(&status))?.into_inner();
+            Ok((read, receipt))
+        };
+        let arrived = self.while_needed(arriving).await;
+        // It has ended, or is of no use any more.
+        sending.abort();
+        let (read, receipt) = arrived?;
         self.notes.push(timer.stop());
         if let Some(refusal) = receipt.failure {
             return Err(refusal);

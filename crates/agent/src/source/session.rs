@@ -534,6 +534,10 @@ impl Worker {
     }
 
     async fn thaw(&mut self) {
+        if let Some(pod) = &self.pod {
+            pod.take_back();
+        }
+        // CRIU has let go of the pod when this has ended.
         if let Some(dump) = self.dump.take() {
             let _ = dump.await;
         }
