@@ -1,6 +1,6 @@
 //! A stream that is corrupted, cut or stalled, and a target whose memory file system is full: the pod is taken back and goes on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use godwit_demo::migrate;
@@ -16,6 +16,10 @@ const IMAGES: &str = "/run/godwit/images";
 /// How long a test may take to do its mischief.
 const HOLD: Duration = Duration::from_secs(6);
 const LIMIT: Duration = Duration::from_secs(60);
+/// For how long a pod that stands still before a network that takes nothing is left so.
+const STILL: Duration = Duration::from_secs(3);
+/// How soon it goes on when the migration is cancelled then; the network is given up after 10 to 15 s.
+const SOON: Duration = Duration::from_secs(6);
 
 fn run(case: &Case) -> Result<()> {
     let mut road = Road::start(case)?;
@@ -23,6 +27,7 @@ fn run(case: &Case) -> Result<()> {
     corrupted(&mut road, "truncated", "truncate -s -1 $f")?;
     network(&mut road, "cut", "reject with tcp reset")?;
     network(&mut road, "stalled", "drop")?;
+    cancelled(&mut road)?;
     full(&mut road)
 }
 
@@ -36,8 +41,27 @@ fn corrupted(road: &mut Road<'_>, name: &str, mischief: &str) -> Result<()> {
     taken_back(road, name)
 }
 
-/// Nothing more passes between the agents once the pod is frozen.
 fn network(road: &mut Road<'_>, name: &str, verdict: &str) -> Result<()> {
+    let phase = cut_off(road, name, verdict, |road| end(road, name))?;
+    is_taken_back(name, &phase)
+}
+
+/// Whoever cancels a migration does not wait for the network.
+fn cancelled(road: &mut Road<'_>) -> Result<()> {
+    let name = "cancelled";
+    let phase = cut_off(road, name, "drop", |road| {
+        road.witness.expect_silence(STILL)?;
+        let asked = Instant::now();
+        migrate::cancel(&road.case.lab, &road.case.namespace, name)?;
+        road.witness.wait_for_ticks(1, SOON).context("the pod waits for the network")?;
+        road.case.note(format!("cancelled: went on after {} ms", asked.elapsed().as_millis()));
+        road.settled(name)
+    })?;
+    is_taken_back(name, &phase)
+}
+
+/// Nothing more passes between the agents once the pod is frozen, until this has happened.
+fn cut_off(road: &mut Road<'_>, name: &str, verdict: &str, then: impl FnOnce(&mut Road<'_>) -> Result<String>) -> Result<String> {
     let (node, held) = (road.node.clone(), road.at("agent.source.frozen", Order::Delay(Duration::from_secs(2)))?);
     start(road, name)?;
     held.wait(LIMIT)?;
@@ -46,9 +70,9 @@ fn network(road: &mut Road<'_>, name: &str, verdict: &str) -> Result<()> {
          nft add chain inet e2e in '{{ type filter hook input priority 0; }}'; nft add rule inet e2e in tcp sport 7410 {verdict}"
     );
     road.case.lab.script_on_node(&node, &rules)?;
-    let ended = end(road, name);
+    let ended = then(road);
     road.case.lab.script_on_node(&node, "nft delete table inet e2e")?;
-    ended.and_then(|phase| is_taken_back(name, &phase))
+    ended
 }
 
 /// The target's memory file system takes no more than two megabytes.
