@@ -120,7 +120,9 @@ impl Place {
     pub async fn fetch(&self, checkpoint: &Checkpoint, digest: &str, vault: Option<&Vault>) -> Result<Index, Failure> {
         let Some(repository) = &self.repository else { return self.store.proven(checkpoint, digest, vault) };
         let folder = self.store.place(checkpoint);
-        repository.index(checkpoint, &folder).await?;
+        if !repository.index(checkpoint, &folder).await? {
+            return Err(repository.missing(checkpoint));
+        }
         let index = self.store.proven(checkpoint, digest, vault)?;
         self.store.room(index.bytes())?;
         repository.pull(checkpoint, &index, &folder).await?;

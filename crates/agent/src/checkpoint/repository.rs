@@ -280,6 +280,16 @@ impl Repository {
         }
     }
 
+    /// The registry does not have it.
+    #[must_use]
+    pub fn missing(&self, checkpoint: &Checkpoint) -> Failure {
+        failure(
+            "CheckpointMissing",
+            format!("checkpoint {} is not in {}/{}", checkpoint.name, self.address.host, self.address.repository),
+            "if it was deleted there by hand, delete the PodCheckpoint too",
+        )
+    }
+
     /// What the registry has said, for people.
     fn told(&self, error: &OciDistributionError) -> Failure {
         let host = &self.address.host;
