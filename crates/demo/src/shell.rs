@@ -112,19 +112,14 @@ fn describe(command: &Command) -> String {
     line
 }
 
-/// Pause between two questions, at least and at most.
-const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(800)];
-
-/// Asks again and again until the answer is there, for a quarter of the time: most questions are a kubectl, and those who wait share the machine with what they wait for.
+/// Asks again and again until the answer is there.
 ///
 /// # Errors
 /// When `limit` passes: `what`, and the last reason why not.
 pub fn wait_until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let end = Instant::now() + limit;
     loop {
-        let asked = Instant::now();
         let answer = look();
-        let pause = (asked.elapsed() * 3).clamp(PAUSES[0], PAUSES[1]);
         if let Ok(Some(found)) = answer {
             return Ok(found);
         }
@@ -132,7 +127,7 @@ pub fn wait_until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Resu
             let why = answer.err().map_or_else(String::new, |error| format!(": {error:#}"));
             bail!("{what}: not within {} s{why}", limit.as_secs());
         }
-        thread::sleep(pause);
+        thread::sleep(Duration::from_millis(100));
     }
 }
 
