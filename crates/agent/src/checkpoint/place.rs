@@ -12,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use godwit_api::checkpoint::OCI;
 use godwit_node::host::Host;
 use godwit_rpc::{
     Login,
@@ -22,14 +23,12 @@ use super::{
     cipher::Vault,
     index::Index,
     repository::{self, Repository},
-    store::Store,
+    store::{self, Store},
 };
 use crate::{failure::internal, node::Node};
 
 /// Folder of what is on its way to or from a repository, as the node names it.
 const SPOOL: &str = "/var/lib/godwit/spool";
-/// What a store in a registry begins with.
-const OCI: &str = "oci://";
 
 /// Which store, and who logs in there.
 #[derive(Clone, Debug, Default)]
@@ -95,8 +94,8 @@ impl Place {
             repository.try_writing(checkpoint).await?;
             let folder = self.store.place(checkpoint);
             let there = repository.index(checkpoint, &folder).await?;
-            let index = if there { self.store.index(checkpoint, vault)? } else { None };
-            fs::remove_dir_all(&folder).or_else(absent).map_err(|error| internal("what came from the registry cannot be removed", error))?;
+            let index = if there.is_some() { self.store.index(checkpoint, vault)? } else { None };
+            store::remove(&folder).map_err(|error| internal("what came from the registry cannot be removed", error))?;
             return Ok(index);
         }
         self.store.index(checkpoint, vault)
@@ -120,12 +119,10 @@ impl Place {
     pub async fn fetch(&self, checkpoint: &Checkpoint, digest: &str, vault: Option<&Vault>) -> Result<Index, Failure> {
         let Some(repository) = &self.repository else { return self.store.proven(checkpoint, digest, vault) };
         let folder = self.store.place(checkpoint);
-        if !repository.index(checkpoint, &folder).await? {
-            return Err(repository.missing(checkpoint));
-        }
+        let manifest = repository.index(checkpoint, &folder).await?.ok_or_else(|| repository.missing(checkpoint))?;
         let index = self.store.proven(checkpoint, digest, vault)?;
         self.store.room(index.bytes())?;
-        repository.pull(checkpoint, &index, &folder).await?;
+        repository.pull(checkpoint, &manifest, &index, &folder).await?;
         Ok(index)
     }
 
@@ -150,11 +147,7 @@ impl Place {
 /// # Errors
 /// When it cannot be removed.
 pub fn sweep(host: &Host) -> io::Result<()> {
-    fs::remove_dir_all(host.path(SPOOL)).or_else(absent)
-}
-
-fn absent(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+    store::remove(&host.path(SPOOL))
 }
 
 /// A folder on this node's disk that goes with its owner.
@@ -162,7 +155,7 @@ struct Spool(PathBuf);
 
 impl Spool {
     fn make(&self) -> io::Result<()> {
-        fs::remove_dir_all(&self.0).or_else(absent)?;
+        store::remove(&self.0)?;
         let make = || fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0);
         // Another one's end may take the folder of all away in between.
         make().or_else(|_| make())
@@ -171,7 +164,7 @@ impl Spool {
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0).or_else(absent) {
+        if let Err(error) = store::remove(&self.0) {
             tracing::warn!(%error, path = %self.0.display(), "what was on its way to or from a registry cannot be removed; the next start of the agent tries again");
         }
         // The folder of all, if this was the last one.

@@ -36,7 +36,7 @@ use super::{
     deletion::{Deleted, Deletion},
     index::{self, Index},
     registries::{Address, Registries},
-    store::{damaged, unwritten},
+    store::{LONGEST, damaged, unwritten},
 };
 use crate::failure::{failure, internal};
 
@@ -52,8 +52,6 @@ const NOTHING: (&[u8], &str) = (b"{}", "sha256:44136fa355b3678a1146ad16f7e8649e9
 const SMALL: &str = "small.tar";
 /// A file that is shorter goes into the archive, in bytes.
 const LARGE: u64 = 1 << 20;
-/// An index is not longer than this, in bytes.
-const LONGEST: u64 = 64 << 20;
 /// How often a transfer is tried.
 const TRIES: usize = 3;
 /// How long a registry may say nothing.
@@ -118,17 +116,17 @@ impl Repository {
         self.client.push_blob(&reference, NOTHING.0, NOTHING.1).await.map(drop).map_err(|error| self.told(&error))
     }
 
-    /// Brings the index of a checkpoint into a folder. `false`: the registry does not have the checkpoint.
+    /// Brings the index of a checkpoint into a folder, and gives its manifest. `None`: the registry does not have the checkpoint.
     ///
     /// # Errors
     /// `StoreUnreachable` or `StoreDenied`; `CheckpointDamaged` when it is no checkpoint of ours.
-    pub async fn index(&self, checkpoint: &Checkpoint, folder: &Path) -> Result<bool, Failure> {
-        let Some(manifest) = self.manifest(checkpoint).await? else { return Ok(false) };
+    pub async fn index(&self, checkpoint: &Checkpoint, folder: &Path) -> Result<Option<OciImageManifest>, Failure> {
+        let Some(manifest) = self.manifest(checkpoint).await? else { return Ok(None) };
         let Some(layer) = manifest.layers.iter().find(|layer| layer.media_type == INDEX) else {
             return Err(damaged(checkpoint, "its manifest names no index"));
         };
         self.bring(checkpoint, layer, &folder.join(index::FILE), LONGEST).await?;
-        Ok(true)
+        Ok(Some(manifest))
     }
 
     async fn manifest(&self, checkpoint: &Checkpoint) -> Result<Option<OciImageManifest>, Failure> {
@@ -146,12 +144,11 @@ impl Repository {
         }
     }
 
-    /// Brings everything that the index names into a folder.
+    /// Brings everything that the index names, of what the manifest names, into a folder.
     ///
     /// # Errors
     /// `StoreUnreachable` or `StoreDenied`; `CheckpointDamaged` when something is not there.
-    pub async fn pull(&self, checkpoint: &Checkpoint, index: &Index, folder: &Path) -> Result<(), Failure> {
-        let manifest = self.manifest(checkpoint).await?.ok_or_else(|| damaged(checkpoint, "the registry has its manifest no more"))?;
+    pub async fn pull(&self, checkpoint: &Checkpoint, manifest: &OciImageManifest, index: &Index, folder: &Path) -> Result<(), Failure> {
         for layer in &manifest.layers {
             let title = layer.annotations.as_ref().and_then(|all| all.get(TITLE)).map(String::as_str).unwrap_or_default();
             if layer.media_type == FILES {

@@ -25,7 +25,7 @@ use crate::failure::{failure, internal};
 /// What must stay free beside a checkpoint, in bytes.
 const SPARE: u64 = 64 << 20;
 /// An index is not longer than this, in bytes.
-const LONGEST: u64 = 64 << 20;
+pub const LONGEST: u64 = 64 << 20;
 
 /// The store of this node.
 #[derive(Clone, Debug)]
@@ -286,7 +286,11 @@ fn sync_tree(directory: &Path) -> io::Result<()> {
     fs::File::open(directory)?.sync_all()
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// Removes a folder, if it is there.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
