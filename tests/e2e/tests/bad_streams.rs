@@ -17,9 +17,11 @@ const IMAGES: &str = "/run/godwit/images";
 const HOLD: Duration = Duration::from_secs(6);
 const LIMIT: Duration = Duration::from_secs(60);
 /// For how long a pod that stands still before a network that takes nothing is left so.
-const STILL: Duration = Duration::from_secs(3);
-/// How soon it goes on when the migration is cancelled then; the network is given up after 10 to 15 s.
-const SOON: Duration = Duration::from_secs(6);
+const STILL: Duration = Duration::from_millis(2500);
+/// How soon it goes on when the migration is cancelled then: before the network is given up.
+const SOON: Duration = Duration::from_secs(2);
+/// The longest that a pod may stand still for a network that is gone: held for 2 s by the test, then 5 s until the kernel gives a silent peer up.
+const GIVEN_UP: Duration = Duration::from_secs(10);
 
 fn run(case: &Case) -> Result<()> {
     let mut road = Road::start(case)?;
@@ -42,7 +44,10 @@ fn corrupted(road: &mut Road<'_>, name: &str, mischief: &str) -> Result<()> {
 }
 
 fn network(road: &mut Road<'_>, name: &str, verdict: &str) -> Result<()> {
+    let before = road.witness.latest()?;
     let phase = cut_off(road, name, verdict, |road| end(road, name))?;
+    let still = road.witness.longest_gap_after(before.n);
+    ensure!(still < GIVEN_UP, "a pod stood still for {still:?} when the network was {name}");
     is_taken_back(name, &phase)
 }
 
@@ -67,7 +72,7 @@ fn cut_off(road: &mut Road<'_>, name: &str, verdict: &str, then: impl FnOnce(&mu
     held.wait(LIMIT)?;
     let rules = format!(
         "nft add table inet e2e; nft add chain inet e2e out '{{ type filter hook output priority 0; }}'; nft add rule inet e2e out tcp dport 7410 {verdict}; \
-         nft add chain inet e2e in '{{ type filter hook input priority 0; }}'; nft add rule inet e2e in tcp sport 7410 {verdict}"
+         nft add chain inet e2e in '{{ type filter hook input priority 0; }}'; nft add rule inet e2e in tcp sport 7410 'tcp flags & rst == 0' {verdict}"
     );
     road.case.lab.script_on_node(&node, &rules)?;
     let ended = then(road);

@@ -13,6 +13,10 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use crate::credentials::Credentials;
 use crate::identity::{Identity, UnknownIdentity};
 
+/// How long a peer's kernel may leave what was sent without an answer, or take nothing more, before its connection is given up. A pod that is frozen waits no
+/// longer than this for a network that is gone. Pings below HTTP would notice later: they wait behind what is on its way.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// Why no connection came about. Seen as the source of a `tonic::Status` with code `Unavailable`.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -84,7 +88,11 @@ pub fn connect(address: &str, expected: Identity, credentials: Arc<Credentials>)
 
 async fn dial(address: String, name: ServerName<'static>, expected: Identity, credentials: &Credentials) -> Result<TlsStream<TcpStream>, ConnectError> {
     let tcp = TcpStream::connect(&address).await.map_err(|source| ConnectError::Tcp { address: address.clone(), source })?;
-    tcp.set_nodelay(true).map_err(|source| ConnectError::Tcp { address: address.clone(), source })?;
+    let millis = u32::try_from(SILENCE.as_millis()).unwrap_or(u32::MAX);
+    // TCP_USER_TIMEOUT, tcp(7).
+    tcp.set_nodelay(true)
+        .and_then(|()| Ok(rustix::net::sockopt::set_tcp_user_timeout(&tcp, millis)?))
+        .map_err(|source| ConnectError::Tcp { address: address.clone(), source })?;
     let tls = TlsConnector::from(Arc::clone(&credentials.now().client)).connect(name, tcp).await.map_err(|source| ConnectError::Tls {
         address: address.clone(),
         expected: expected.clone(),
