@@ -1,10 +1,11 @@
 //! Whether what was moved or restored still runs after a while: said in the record's condition `Healthy`, with a diagnosis if it does not. Never taken back: the commit was.
 //!
 //! ```text
-//!   Succeeded ── 10 s ──▶ the pod's containers, its events, signals to it ─▶ Runs | Ended | ContainerDied | NotReady | PodGone
+//!   Succeeded ── 10 s ──▶ the pod's containers, its events, signals to it, its logs ─▶ Runs | Ended | ContainerDied | NotReady | LogSilent | PodGone
 //! ```
 //! A restored container that dies looks like any other that crashed: exit code 137 says SIGKILL, but not whose. What the kubelet or the kernel's OOM killer did is known
 //! to Kubernetes; other senders are known to nobody but the kernel, which tells the agent of the pod's node: that watches until some time after the pod has begun to run.
+//! The agent also knows how often a container used to write to its log before, and whether it does still.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use godwit_api::migration::Phase;
-use godwit_rpc::v1::{Death, DeathsReply, DeathsRequest, agent_client::AgentClient};
+use godwit_rpc::v1::{AftermathReply, AftermathRequest, Death, agent_client::AgentClient};
 use tonic::transport::Channel;
 
 use crate::context::Context;
@@ -52,6 +53,15 @@ pub enum Verdict {
     },
     /// It runs, but its probes fail.
     NotReady(String),
+    /// It runs and is Ready, but logs nothing any more.
+    Silent {
+        /// The container's name.
+        container: String,
+        /// For how long.
+        silent: Duration,
+        /// Its longest silence before.
+        before: Duration,
+    },
     /// The pod was deleted.
     Gone,
 }
@@ -63,6 +73,7 @@ impl Verdict {
             Self::Ended(_) => "Ended",
             Self::Died { .. } => "ContainerDied",
             Self::NotReady(_) => "NotReady",
+            Self::Silent { .. } => "LogSilent",
             Self::Gone => "PodGone",
         }
     }
@@ -88,6 +99,14 @@ impl fmt::Display for Verdict {
                 write!(f, "container {container} died within {seconds} s: {how}. See kubectl logs --previous -c {container}")
             }
             Self::NotReady(why) => write!(f, "it runs, but is not Ready after {seconds} s: {why}"),
+            Self::Silent { container, silent, before } => {
+                let (silent, before) = (silent.as_secs(), before.as_secs_f64());
+                write!(
+                    f,
+                    "container {container} runs, but has logged nothing for {silent} s; before, it was never silent for more than {before:.1} s. See kubectl logs -c \
+                     {container}, and whether its clients still reach it"
+                )
+            }
             Self::Gone => write!(f, "the pod was deleted within {seconds} s"),
         }
     }
@@ -135,18 +154,18 @@ impl Arrival<'_> {
         let pod = pods.get_opt(self.name).await?.filter(|pod| pod.uid().as_deref() == Some(self.uid));
         let events: Api<Event> = Api::namespaced(context.client.clone(), self.namespace);
         let events = events.list(&ListParams::default().fields(&format!("regarding.uid={}", self.uid))).await?.items;
-        let seen = if pod.as_ref().is_some_and(has_died) { self.signals(context).await } else { DeathsReply::default() };
+        let seen = self.told(context).await;
         Ok(Look::Done(judge(pod.as_ref(), &events, &seen)))
     }
 
-    /// What the kernel has told the agent of the pod's node about signals.
-    async fn signals(&self, context: &Context) -> DeathsReply {
+    /// What the agent of the pod's node has seen of it.
+    async fn told(&self, context: &Context) -> AftermathReply {
         let ask = |mut agent: AgentClient<Channel>| {
-            let request = DeathsRequest { pod_uid: self.uid.to_owned() };
-            async move { agent.deaths(request).await }
+            let request = AftermathRequest { pod_uid: self.uid.to_owned() };
+            async move { agent.aftermath(request).await }
         };
         let told = context.agents.call(self.node, PATIENCE, ask).await;
-        told.unwrap_or_else(|error| DeathsReply { deaths: Vec::new(), blind: format!("the agent of its node does not answer: {}", error.cause()) })
+        told.unwrap_or_else(|error| AftermathReply { blind: format!("the agent of its node does not answer: {}", error.cause()), ..AftermathReply::default() })
     }
 }
 
@@ -167,9 +186,12 @@ pub async fn look(context: &Context, record: &mut Record) -> Result<Option<Durat
         Look::Done(verdict) => verdict,
     };
     record.write(|status| verdict.write(&mut status.conditions, status.observed_generation)).await?;
-    if let Verdict::Died { .. } = verdict {
-        context.event(record, true, "DiedAfterMove", &verdict.to_string()).await;
-    }
+    let event = match verdict {
+        Verdict::Died { .. } => "DiedAfterMove",
+        Verdict::Silent { .. } => "SilentAfterMove",
+        _ => return Ok(None),
+    };
+    context.event(record, true, event, &verdict.to_string()).await;
     Ok(None)
 }
 
@@ -179,13 +201,9 @@ pub fn is_judged(conditions: &[Condition]) -> bool {
     conditions.iter().any(|one| one.type_ == HEALTHY)
 }
 
-fn has_died(pod: &Pod) -> bool {
-    pods::containers(pod).iter().filter_map(ended).any(|end| end.exit_code != 0)
-}
-
-/// What became of a pod; `seen` are signals to its tasks.
+/// What became of a pod; `seen` is what the agent of its node knows.
 #[must_use]
-pub fn judge(pod: Option<&Pod>, events: &[Event], seen: &DeathsReply) -> Verdict {
+pub fn judge(pod: Option<&Pod>, events: &[Event], seen: &AftermathReply) -> Verdict {
     let Some(pod) = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none()) else { return Verdict::Gone };
     let containers = pods::containers(pod);
     let ends = || containers.iter().filter_map(|status| Some((status, ended(status)?)));
@@ -199,7 +217,12 @@ pub fn judge(pod: Option<&Pod>, events: &[Event], seen: &DeathsReply) -> Verdict
         return Verdict::Ended(status.name.clone());
     }
     if pods::is(pod, "Ready") {
-        return Verdict::Runs(containers.len());
+        let silent = seen.silences.first().map(|silence| Verdict::Silent {
+            container: silence.container.clone(),
+            silent: Duration::from_millis(silence.silent_ms),
+            before: Duration::from_millis(silence.before_ms),
+        });
+        return silent.unwrap_or(Verdict::Runs(containers.len()));
     }
     Verdict::NotReady(notes(events, &["Unhealthy"], "").unwrap_or_else(|| "see its probes and readiness gates".to_owned()))
 }
@@ -211,7 +234,7 @@ fn ended(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
 }
 
 /// How it ended. What the kernel has told is about its first life here.
-fn how(status: &ContainerStatus, end: &ContainerStateTerminated, events: &[Event], seen: &DeathsReply) -> String {
+fn how(status: &ContainerStatus, end: &ContainerStateTerminated, events: &[Event], seen: &AftermathReply) -> String {
     if end.reason.as_deref() == Some(OUT_OF_MEMORY) {
         return format!("the kernel killed it (exit code {}): it had no memory left below its limit", end.exit_code);
     }
@@ -279,6 +302,7 @@ fn name(signal: i32) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use godwit_rpc::v1::Silence;
     use serde_json::json;
 
     use super::*;
@@ -299,15 +323,15 @@ mod tests {
         serde_json::from_value(json!({"metadata": {}, "eventTime": null, "reason": reason, "note": note})).unwrap()
     }
 
-    fn unseen() -> DeathsReply {
-        DeathsReply::default()
+    fn unseen() -> AftermathReply {
+        AftermathReply::default()
     }
 
     fn said(rest: &serde_json::Value, events: &[Event]) -> String {
-        said_with(rest, events, &DeathsReply { deaths: Vec::new(), blind: "no tracefs".into() })
+        said_with(rest, events, &AftermathReply { blind: "no tracefs".into(), ..AftermathReply::default() })
     }
 
-    fn said_with(rest: &serde_json::Value, events: &[Event], seen: &DeathsReply) -> String {
+    fn said_with(rest: &serde_json::Value, events: &[Event], seen: &AftermathReply) -> String {
         let verdict = judge(Some(&pod(container(rest), true)), events, seen);
         assert_eq!(verdict.reason(), "ContainerDied");
         verdict.to_string()
@@ -344,7 +368,7 @@ mod tests {
             signal,
             told: format!("signal {signal} to python3[4711], sent by bash[812], a process of the node"),
         };
-        let seen = DeathsReply { deaths: vec![death("other", 9), death("main", 15), death("main", 9), death("", 9)], blind: String::new() };
+        let seen = AftermathReply { deaths: vec![death("other", 9), death("main", 15), death("main", 9), death("", 9)], ..AftermathReply::default() };
         let ended = |code: i32| json!({"restartCount": 1, "lastState": {"terminated": {"exitCode": code, "reason": "Error"}}});
         assert!(said_with(&ended(137), &[], &seen).contains("exit code 137: signal 9 to python3[4711], sent by bash[812]"));
         assert!(said_with(&ended(143), &[], &seen).contains("exit code 143: signal 15 to"));
@@ -352,7 +376,7 @@ mod tests {
         // Somebody else was faster than the kubelet.
         assert!(said_with(&ended(137), &[probe()], &seen).contains("exit code 137: signal 9 to python3[4711], sent by bash[812]"));
         let runtime = Death { container: "main".into(), signal: 9, told: "SIGKILL, sent by runc[5] of the container runtime".into(), at_us: 1 };
-        let by_runtime = DeathsReply { deaths: vec![runtime], blind: String::new() };
+        let by_runtime = AftermathReply { deaths: vec![runtime], ..AftermathReply::default() };
         assert!(
             said_with(&ended(137), &[probe()], &by_runtime)
                 .contains("from the kubelet, which says: Container main failed liveness probe, will be restarted (the kernel:")
@@ -362,6 +386,21 @@ mod tests {
         assert!(said_with(&ended(137), &[], &unseen()).contains("was sent no SIGKILL"));
         assert!(said_with(&ended(139), &[], &unseen()).contains("SIGSEGV"));
         assert!(said(&ended(137), &[]).contains("could not be seen: no tracefs"));
+    }
+
+    #[test]
+    fn a_log_that_stands_still_is_told() {
+        let silence = Silence { container: "main".into(), silent_ms: 10_300, before_ms: 240 };
+        let seen = AftermathReply { silences: vec![silence], ..AftermathReply::default() };
+        let pod = |ready| pod(container(&json!({"state": {"running": {}}})), ready);
+        let verdict = judge(Some(&pod(true)), &[], &seen);
+        assert_eq!((verdict.reason(), verdict.is_well()), ("LogSilent", false));
+        assert!(
+            verdict.to_string().starts_with("container main runs, but has logged nothing for 10 s; before, it was never silent for more than 0.2 s"),
+            "{verdict}"
+        );
+        // What its probes say explains more.
+        assert_eq!(judge(Some(&pod(false)), &[], &seen).reason(), "NotReady");
     }
 
     #[test]

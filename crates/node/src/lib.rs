@@ -21,6 +21,7 @@ pub mod cri;
 pub mod facts;
 mod finding;
 pub mod host;
+pub mod log;
 mod mounts;
 mod probe;
 pub mod process;

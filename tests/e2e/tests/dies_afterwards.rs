@@ -1,4 +1,7 @@
-//! A move that has succeeded may still end badly: a container that dies soon after it is told in the record, with what killed it as far as anybody knows.
+//! A move that has succeeded may still end badly: a container that dies soon after it is told in the record, with what killed it as far as anybody knows, and one that
+//! runs but logs nothing any more.
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use godwit_demo::objects::{Pod, python};
@@ -15,6 +18,10 @@ pub const SCENARIO: Scenario = Scenario::new("dies-afterwards", "What dies soon 
 pub const MACHINES: Scenario =
     Scenario::new("killer", "On real kernels it is told who sent SIGKILL to a pod that had just come.", machines).machines(OnMachines::Only).each_class();
 
+/// Writes to its log until it is told to be quiet.
+const CHATTER: &str = "import os, time\nwhile True:\n    os.path.exists('/tmp/quiet') or print('here', flush=True)\n    time.sleep(0.2)\n";
+/// For how long it must have done so.
+const STEADY: Duration = Duration::from_secs(22);
 /// Runs until it is told to crash, or shot.
 const PROGRAM: &str = include_str!("programs/mortal.py");
 
@@ -22,6 +29,10 @@ fn run(case: &Case) -> Result<()> {
     let probe = json!({"exec": {"command": ["test", "!", "-e", "/tmp/ill"]}, "periodSeconds": 1, "failureThreshold": 1});
     let pod = |name| Pod::new(name, [python("main", PROGRAM, &[])]);
     store(case)?;
+    for name in ["quiet", "chatting"] {
+        case.start(Pod::new(name, [python("main", CHATTER, &[])]))?;
+    }
+    let chatting_since = Instant::now();
     case.start(pod("well"))?;
     case.start(pod("killed"))?;
     case.start(pod("ill").first("readinessProbe", probe))?;
@@ -33,6 +44,10 @@ fn run(case: &Case) -> Result<()> {
     ok(case.kubectl_migrate(&["checkpoint", "ill", "--name", "kept"])?)?;
     ok(case.kubectl_migrate(&["restore", "kept", "--name", "copy", "--node", &case.pair.b])?)?;
     case.end("copy", "main")?;
+    std::thread::sleep(STEADY.saturating_sub(chatting_since.elapsed()));
+    let quiet = case.migrate("quiet", &case.pair.b)?.moved()?;
+    case.exec(&quiet.target_pod()?, "main", &["touch", "/tmp/quiet"])?;
+    let chatting = case.migrate("chatting", &case.pair.b)?.moved()?;
     let ill = case.migrate("ill", &case.pair.b)?.moved()?;
     case.exec(&ill.target_pod()?, "main", &["touch", "/tmp/ill"])?;
 
@@ -48,6 +63,11 @@ fn run(case: &Case) -> Result<()> {
     ensure!(told == "ContainerDied" && blind.iter().all(|part| message.contains(part)), "a program that was shot is told as {told}: {message}");
     let (told, message) = verdict(case, &ill)?;
     ensure!(told == "NotReady" && message.contains("Readiness probe failed"), "a failing probe is told as {told}: {message}");
+
+    let (told, message) = verdict(case, &chatting)?;
+    ensure!(told == "Runs", "a pod that logs as before is told as {told}: {message}");
+    let (told, message) = verdict(case, &quiet)?;
+    ensure!(told == "LogSilent" && message.contains("container main"), "a pod that has fallen silent is told as {told}: {message}");
 
     let status = case.kubectl_migrate(&["status", name(&killed)?])?.success()?;
     ensure!(status.contains("SIGSEGV"), "kubectl migrate status does not tell:\n{status}");

@@ -285,7 +285,9 @@ impl Restoration {
             .containers
             .iter()
             .map(|container| ContainerShape { name: container.name.clone(), shape: serde_json::to_vec(&container.shape).unwrap_or_default() });
-        target.verify(&shapes.collect::<Vec<_>>()).await?;
+        let shapes: Vec<_> = shapes.collect();
+        target.verify(&shapes).await?;
+        node.deaths.listen(&order.pod_uid, target.voices(&shapes));
         target.end_connections()?;
         gate.open().map_err(|error| internal("cannot open the traffic gate", error))?;
         self.job.step("resume");

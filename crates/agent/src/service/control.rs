@@ -226,7 +226,7 @@ impl Agent for Control {
         Ok(Response::new(v1::RestorePodReply { state: Some(state) }))
     }
 
-    async fn deaths(&self, request: Request<v1::DeathsRequest>) -> Result<Response<v1::DeathsReply>, Status> {
+    async fn aftermath(&self, request: Request<v1::AftermathRequest>) -> Result<Response<v1::AftermathReply>, Status> {
         admit(&request)?;
         Ok(Response::new(self.registry.node.deaths.of(&request.into_inner().pod_uid)))
     }

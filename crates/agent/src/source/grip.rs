@@ -11,9 +11,11 @@ use godwit_node::{
     cgroup::{self, Cgroup},
     facts,
     host::Host,
+    log,
     process::{self, Shape},
 };
 use godwit_rpc::v1::Failure;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{fence, init::Init};
@@ -34,6 +36,9 @@ struct Held {
     name: String,
     init: Init,
     cgroup: Cgroup,
+    /// As in [`Shape`].
+    #[serde(default)]
+    silence_ms: Option<u64>,
 }
 
 /// A pod as it was when the switch began.
@@ -65,7 +70,9 @@ impl Grip {
         let mut containers = Vec::new();
         for (container, cgroup) in pod.containers.iter().zip(&cgroups) {
             let init = Init::of(container.pid).map_err(|error| internal("a process of the pod has just ended", error))?;
-            containers.push(Held { name: container.name.clone(), init, cgroup: cgroup.clone() });
+            let silence = log::silence(&host.path(&container.log_path), Timestamp::now());
+            let silence_ms = silence.and_then(|silence| u64::try_from(silence.as_millis()).ok());
+            containers.push(Held { name: container.name.clone(), init, cgroup: cgroup.clone(), silence_ms });
         }
         Ok(Self {
             boot_id: facts::boot_id().map_err(|error| internal("cannot read the boot id", error))?,
@@ -161,7 +168,8 @@ impl Grip {
             .iter()
             .map(|held| {
                 let tree = process::tree(&held.cgroup).map_err(|error| internal("cannot list processes", error))?;
-                let shape = serde_json::to_vec(&Shape::of(held.init.pid(), &tree)).map_err(|error| internal("cannot describe the processes", error))?;
+                let shape = Shape { silence_ms: held.silence_ms, ..Shape::of(held.init.pid(), &tree) };
+                let shape = serde_json::to_vec(&shape).map_err(|error| internal("cannot describe the processes", error))?;
                 Ok((held.name.clone(), shape))
             })
             .collect()

@@ -1,5 +1,5 @@
 //! Deadly signals to pods that have just come, and who sent them: a restored container that dies by SIGKILL (exit code 137) looks the same whoever killed it, and only the
-//! kernel knows.
+//! kernel knows. And what such a pod logs no longer, see [`super::voices`].
 //!
 //! ```text
 //!   before the freeze ──▶ watch: the kernel's signal_generate ──▶ to a task of the pod? ──▶ kept, for the controller's look after the move (aftermath)
@@ -13,11 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use godwit_node::host::Host;
-use godwit_rpc::v1::{Death, DeathsReply};
+use godwit_rpc::v1::{AftermathReply, Death};
 use godwit_trace::Level;
 use godwit_trace::read::signal::Sent;
+use jiff::Timestamp;
 use rustix::time::ClockId;
 
+use super::voices::Voice;
 use crate::trace::{
     kernel,
     memory::MEMORY,
@@ -53,6 +55,9 @@ struct State {
     seen: Vec<Death>,
     /// Why nothing is seen.
     blind: String,
+    /// Since when it runs.
+    since: Option<Timestamp>,
+    voices: Vec<Voice>,
 }
 
 impl Deaths {
@@ -63,7 +68,7 @@ impl Deaths {
         if watches.contains_key(pod_uid) {
             return;
         }
-        let state = State { until: Instant::now() + BEFORE, firsts: HashMap::new(), seen: Vec::new(), blind: String::new() };
+        let state = State { until: Instant::now() + BEFORE, firsts: HashMap::new(), seen: Vec::new(), blind: String::new(), since: None, voices: Vec::new() };
         let watch = Arc::new(Watch { uid: pod_uid.to_owned(), state: Mutex::new(state) });
         watches.insert(watch.uid.clone(), watch.clone());
         let (host, about, watching) = (host.clone(), about.to_owned(), watch.clone());
@@ -81,9 +86,17 @@ impl Deaths {
         });
     }
 
+    /// The logs of these containers are to go on.
+    pub fn listen(&self, uid: &str, voices: Vec<Voice>) {
+        self.change(uid, |state| state.voices = voices);
+    }
+
     /// The pod runs: the watch ends after a while.
     pub fn runs(&self, uid: &str) {
-        self.change(uid, |state| state.until = Instant::now() + AFTER);
+        self.change(uid, |state| {
+            state.until = Instant::now() + AFTER;
+            state.since.get_or_insert_with(Timestamp::now);
+        });
     }
 
     /// It was taken back.
@@ -100,14 +113,13 @@ impl Deaths {
     }
 
     /// What was seen.
-    pub fn of(&self, uid: &str) -> DeathsReply {
-        match self.all().get(uid) {
-            Some(watch) => {
-                let state = watch.state();
-                DeathsReply { deaths: state.seen.clone(), blind: state.blind.clone() }
-            }
-            None => DeathsReply { deaths: Vec::new(), blind: "the agent of its node has been started anew since, and remembers nothing".into() },
-        }
+    pub fn of(&self, uid: &str) -> AftermathReply {
+        let Some(watch) = self.all().get(uid).cloned() else {
+            return AftermathReply { blind: "the agent of its node has been started anew since, and remembers nothing".into(), ..AftermathReply::default() };
+        };
+        let state = watch.state();
+        let silence = |voice: &Voice| voice.silence(state.since?, Timestamp::now());
+        AftermathReply { deaths: state.seen.clone(), blind: state.blind.clone(), silences: state.voices.iter().filter_map(silence).collect() }
     }
 
     fn all(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Watch>>> {

@@ -11,6 +11,7 @@ pub mod pod;
 pub mod receive;
 pub mod roots;
 pub mod session;
+pub mod voices;
 
 use std::time::Duration;
 

@@ -30,6 +30,7 @@ use super::{
     compare::Expected,
     desk::{Desk, KeeperOrder, Seat, Seen, Verdict},
     pages::Pages,
+    voices::Voice,
 };
 use crate::{
     convert,
@@ -54,6 +55,14 @@ struct Slot {
     cgroup: OnceLock<Cgroup>,
     /// What its images say. The same.
     expected: OnceLock<Expected>,
+}
+
+impl Slot {
+    /// What it consisted of at the source.
+    fn shape(&self, expected: &[ContainerShape]) -> Option<Shape> {
+        let own = expected.iter().find(|container| container.name == self.name)?;
+        serde_json::from_slice(&own.shape).ok()
+    }
 }
 
 /// The target pod at hand.
@@ -191,11 +200,7 @@ impl TargetPod {
     pub async fn verify(&self, expected: &[ContainerShape]) -> Result<(), Failure> {
         for slot in &self.slots {
             let pid = slot.seat.watch().borrow().gate.unwrap_or_default();
-            let shape: Shape = expected
-                .iter()
-                .find(|container| container.name == slot.name)
-                .and_then(|container| serde_json::from_slice(&container.shape).ok())
-                .ok_or_else(|| internal("the source did not say what to expect", &slot.name))?;
+            let shape = slot.shape(expected).ok_or_else(|| internal("the source did not say what to expect", &slot.name))?;
             let cgroup = Cgroup::of(&self.host, pid).map_err(|error| convert::finding(error.finding()))?;
             let restored = process::tree(&cgroup).map_err(|error| internal("cannot list the restored processes", error))?;
             let mut differences = shape.missing_in(&Shape::of(pid, &restored));
@@ -216,6 +221,16 @@ impl TargetPod {
             }
         }
         Ok(())
+    }
+
+    /// The containers whose logs were written to steadily before.
+    #[must_use]
+    pub fn voices(&self, expected: &[ContainerShape]) -> Vec<Voice> {
+        let voice = |slot: &Slot| {
+            let before = Duration::from_millis(slot.shape(expected)?.silence_ms?);
+            Some(Voice { container: slot.name.clone(), log: self.host.path(&slot.container.log_path), before })
+        };
+        self.slots.iter().filter_map(voice).collect()
     }
 
     /// Processes that the kubelet would kill, because they are not in their container's cgroup, or would charge to another pod.

@@ -613,11 +613,14 @@ impl Worker {
 
     fn verify(&mut self) {
         self.next_step("verify");
-        let (pod, shapes, session) = (self.pod.clone(), self.shapes.clone(), self.session.clone());
+        let (node, pod, shapes, session) = (self.node.clone(), self.pod.clone(), self.shapes.clone(), self.session.clone());
         crate::task::spawn(async move {
             let outcome = match pod {
                 Some(pod) => match godwit_fault::point("agent.target.verify").await {
-                    Ok(()) => pod.verify(&shapes).await,
+                    Ok(()) => {
+                        node.deaths.listen(&session.migration.target_pod_uid, pod.voices(&shapes));
+                        pod.verify(&shapes).await
+                    }
                     Err(error) => Err(internal("stopped", error)),
                 },
                 None => Err(internal("cannot verify", "the target pod is not at hand")),

@@ -13,6 +13,9 @@ use super::{Process, descendants};
 pub struct Shape {
     /// Its processes.
     pub processes: Vec<ShapeOf>,
+    /// The longest time in which it wrote nothing to its log, in milliseconds, of the last seconds before it was held; none if that is not known. See [`crate::log`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence_ms: Option<u64>,
 }
 
 /// One process of a shape.
@@ -34,7 +37,7 @@ impl Shape {
     pub fn of(init: i32, processes: &[Process]) -> Self {
         let mut processes: Vec<ShapeOf> = descendants(init, processes).into_iter().map(ShapeOf::of).collect();
         processes.sort_by_key(|process| process.nspid);
-        Self { processes }
+        Self { processes, silence_ms: None }
     }
 
     /// What of this (the source's) shape is missing or different in the restored one, in words; empty when all of it is there. More descriptors than expected are no
