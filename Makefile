@@ -67,21 +67,30 @@ lint: bootstrap ## Formatting, clippy, licences and sources of dependencies.
 	@scripts/deny
 
 .PHONY: test
-test: lint cache test-unit image test-e2e test-routed-briefly ## Everything: lint, unit tests, end-to-end tests on the lab.
+test: lint cache test-unit image test-road ## Lint, unit tests, and the road end to end: pods that move, and all that can fail on the way.
 	@echo "make test: all passed"
+
+.PHONY: test-all
+test-all: test test-rest ## Everything: also what goes along the road, such as connections, checkpoints, traces, and the routed network.
+	@echo "make test-all: all passed"
+
+.PHONY: test-rest
+test-rest: image test-beside test-routed-briefly ## What make test-all has and make test has not.
+	@echo "make test-rest: all passed"
 
 .PHONY: test-unit
 test-unit: cache ## Unit tests, the protocol's model, and tests against this kernel's CRIU and runc.
 	cargo test --release --locked -p godwit-lab
 	cargo test --release --locked $(UNIT)
 
-.PHONY: test-e2e
-test-e2e: image lab ## End-to-end tests on the lab. With GODWIT_E2E_VMS=some a few between virtual machines too.
-ifneq ($(E2E),)
+# A target for each part of the end-to-end tests, and one for all: with GODWIT_E2E_VMS=some a few run between virtual machines too.
+.PHONY: test-e2e test-road test-beside
+test-e2e: image lab ## All end-to-end tests on the lab.
+test-road: export GODWIT_E2E_PART := road
+test-beside: export GODWIT_E2E_PART := rest
+test-road test-beside: image lab
+test-e2e test-road test-beside:
 	GODWIT_E2E_VMS=$${GODWIT_E2E_VMS:-none} cargo test --release --locked -p godwit-e2e --test e2e
-else
-	@echo "make test-e2e: there are no end-to-end tests in tests/e2e yet"
-endif
 
 # What runs on the routed network too: parts of scenarios' names.
 ROUTED := pod-network bare-pod connections same-address tunnel redis http-server loopback deployment kubectl-afterwards there-and-back

@@ -1,7 +1,7 @@
 //! More pairs of nodes for a whole run: they join the lab for the scenarios that may run side by side, and go again.
 //!
-//! A scenario waits most of its time, for a kubelet or a deadline, so two pairs for each runtime take little more than half the time of one. `GODWIT_E2E_PAIRS`
-//! says how many pairs each runtime has, 1 or 2; without it a whole run has 2, and a run of chosen scenarios 1.
+//! A scenario waits most of its time, for a kubelet or a deadline, so four pairs take far less time than two: two for each of two runtimes, or four for one.
+//! `GODWIT_E2E_PAIRS` says how many pairs there are for each of two runtimes, 1 or 2; without it a whole run has 2, and a run of chosen scenarios 1.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use godwit_demo::install;
 use godwit_demo::lab::Lab;
 use godwit_demo::notice::step;
 
-/// Nodes that are added, by runtime.
-const NODES: [(&str, [&str; 2]); 2] = [("containerd", ["e", "f"]), ("crio", ["g", "h"])];
+/// Nodes that are added, by runtime, pair for pair.
+const NODES: [(&str, [[&str; 2]; 3]); 2] = [("containerd", [["e", "f"], ["i", "j"], ["k", "l"]]), ("crio", [["g", "h"], ["m", "n"], ["o", "p"]])];
 /// How long joining and leaving may take.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -23,16 +23,14 @@ pub struct Widened {
 }
 
 impl Widened {
-    /// The lab with a second pair for each of its runtimes, or as it is.
+    /// The lab with more pairs for each of its runtimes, or as it is.
     ///
     /// # Errors
     /// When `GODWIT_E2E_PAIRS` says something else, or nodes do not come up.
     pub fn for_run(lab: &Lab, whole: bool) -> Result<Self> {
         let pairs = if wanted(&std::env::var("GODWIT_E2E_PAIRS").unwrap_or_default(), whole)? { 2 } else { 1 };
-        let of = |runtime: &str| lab.pairs().iter().filter(|pair| pair.runtime == runtime).count();
-        let missing = NODES.iter().filter(|(runtime, _)| (1..pairs).contains(&of(runtime)));
-        let new: Vec<(String, String)> =
-            missing.flat_map(|(runtime, letters)| letters.map(|letter| (format!("{letter}:{runtime}"), format!("node-{letter}")))).collect();
+        let there: Vec<String> = lab.pairs().into_iter().map(|pair| pair.runtime).collect();
+        let new = missing(&there, pairs);
         if new.is_empty() {
             return Ok(Self { lab: lab.clone(), added: Vec::new() });
         }
@@ -60,6 +58,15 @@ impl Widened {
     }
 }
 
+/// What `node add` takes, and the name, of each node that `there` lacks: the runtime of each of its pairs. `pairs` are those of each of two runtimes.
+fn missing(there: &[String], pairs: usize) -> Vec<(String, String)> {
+    let of = |runtime: &str| there.iter().filter(|other| *other == runtime).count();
+    let runtimes = NODES.iter().filter(|(runtime, _)| of(runtime) > 0);
+    let each = if pairs > 1 { pairs * NODES.len() / runtimes.clone().count().max(1) } else { pairs };
+    let letters = runtimes.flat_map(|(runtime, all)| all.iter().take(each.saturating_sub(of(runtime))).flatten().map(move |letter| (letter, runtime)));
+    letters.map(|(letter, runtime)| (format!("{letter}:{runtime}"), format!("node-{letter}"))).collect()
+}
+
 /// Whether there shall be two pairs for each runtime.
 fn wanted(word: &str, whole: bool) -> Result<bool> {
     Ok(match word {
@@ -82,5 +89,16 @@ mod tests {
             [true, false, false, true]
         );
         assert!(wanted("3", true).unwrap_err().to_string().contains("1 or 2"));
+    }
+
+    #[test]
+    fn one_runtime_has_as_many_pairs_as_two() {
+        let names = |there: &[&str], pairs| {
+            missing(&there.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), pairs).into_iter().map(|(spec, _)| spec).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&["containerd", "crio"], 2), ["e:containerd", "f:containerd", "g:crio", "h:crio"]);
+        assert_eq!(names(&["containerd"], 2), ["e:containerd", "f:containerd", "i:containerd", "j:containerd", "k:containerd", "l:containerd"]);
+        assert_eq!(names(&["crio", "crio", "crio"], 2), ["g:crio", "h:crio"]);
+        assert!(names(&["containerd"], 1).is_empty() && names(&[], 2).is_empty());
     }
 }

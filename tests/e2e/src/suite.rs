@@ -1,8 +1,8 @@
 //! Runs scenarios: the pairs side by side, each with the next scenario that its runtime has not run yet, what is cluster-wide at the end and alone.
 //!
-//! Arguments are parts of names, or with `=` before it a whole name; without any, everything runs. `--list` names everything. Environment: `GODWIT_E2E_INSTALLED=1` takes Godwit as it is,
-//! `GODWIT_E2E_KEEP=1` keeps the namespace of what failed, `GODWIT_E2E_RUNTIME=containerd` (or `crio`) leaves the other runtime out. For virtual machines see [`crate::machines`],
-//! for more pairs [`crate::pairs`].
+//! Arguments are parts of names, or with `=` before it a whole name; without any, everything runs. `--list` names everything. Environment: `GODWIT_E2E_PART=road` runs what proves the road
+//! itself, `GODWIT_E2E_PART=rest` all else. `GODWIT_E2E_INSTALLED=1` takes Godwit as it is, `GODWIT_E2E_KEEP=1` keeps the namespace of what failed, `GODWIT_E2E_RUNTIME=containerd` (or `crio`)
+//! leaves the other runtime out. For virtual machines see [`crate::machines`], for more pairs [`crate::pairs`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,10 +33,17 @@ const LOOKS: usize = 15;
 /// How long namespaces may take to go at the end.
 const GONE: Duration = Duration::from_secs(120);
 
-/// Runs what the command line asks for.
+/// Runs what the command line asks for, of parts and their names.
 #[must_use]
-pub fn main(scenarios: &[Scenario]) -> ExitCode {
+pub fn main(parts: &[(&str, &[Scenario])]) -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    let part = std::env::var("GODWIT_E2E_PART").unwrap_or_default();
+    if !part.is_empty() && parts.iter().all(|(name, _)| *name != part) {
+        let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+        line(&format!("✘ GODWIT_E2E_PART is {part:?}; it can be {}", names.join(" or ")));
+        return ExitCode::FAILURE;
+    }
+    let scenarios: Vec<Scenario> = parts.iter().filter(|(name, _)| part.is_empty() || *name == part).flat_map(|(_, all)| all.iter().copied()).collect();
     if words.iter().any(|word| word == "--list") {
         for scenario in scenarios {
             line(&format!("{:<24} {}", scenario.name, scenario.sentence));

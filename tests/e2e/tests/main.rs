@@ -51,12 +51,40 @@ use std::process::ExitCode;
 
 use godwit_e2e::Scenario;
 
-/// From what a user sees first to what should never happen.
-const SCENARIOS: [Scenario; 62] = [
+/// The road itself, from what a user sees first to what should never happen: a pod moves, or goes on where it was. `make test` runs it.
+const ROAD: [Scenario; 27] = [
     instruments::SCENARIO,
-    pod_network::SCENARIO,
     bare_pod::SCENARIO,
     redis::SCENARIO,
+    http_server::SCENARIO,
+    menagerie::SCENARIO,
+    heap::SCENARIO,
+    limits::SCENARIO,
+    loopback::SCENARIO,
+    files::SCENARIO,
+    deployment::SCENARIO,
+    deployment::CONNECTED,
+    kubectl_afterwards::SCENARIO,
+    crash_afterwards::SCENARIO,
+    there_and_back::SCENARIO,
+    refusals::SCENARIO,
+    strangers::SCENARIO,
+    blockers::SCENARIO,
+    cancel::SCENARIO,
+    rivals::SCENARIO,
+    pod_deleted::SCENARIO,
+    bad_streams::SCENARIO,
+    agents_crash::FAIL,
+    agents_crash::CRASH,
+    controller_crash::SCENARIO,
+    unfit_targets::SCENARIO,
+    uninstall::SCENARIO,
+    node_dies::SCENARIO,
+];
+
+/// What goes along that road, and beside it: connections, memory while the pod runs, checkpoints, and everything that tells what happened. `make test-rest` runs it.
+const REST: [Scenario; 35] = [
+    pod_network::SCENARIO,
     connections::ALL_KINDS,
     connections::MANY_OF_THEM,
     connections::RELEASED,
@@ -67,32 +95,15 @@ const SCENARIOS: [Scenario; 62] = [
     same_address::MANY_OF_THEM,
     same_address::TAKEN,
     same_address::AGENTS,
-    http_server::SCENARIO,
-    menagerie::SCENARIO,
-    heap::SCENARIO,
     memory::SCENARIO,
     memory::GIVEN_UP,
-    limits::SCENARIO,
-    loopback::SCENARIO,
-    files::SCENARIO,
-    deployment::SCENARIO,
-    deployment::CONNECTED,
-    kubectl_afterwards::SCENARIO,
-    crash_afterwards::SCENARIO,
     dies_afterwards::SCENARIO,
     dies_afterwards::MACHINES,
-    there_and_back::SCENARIO,
     checkpoint::SCENARIO,
     checkpoint_encrypted::SCENARIO,
     checkpoint_registry::SCENARIO,
     survivors::SCENARIO,
-    refusals::SCENARIO,
     restore_differs::SCENARIO,
-    strangers::SCENARIO,
-    blockers::SCENARIO,
-    cancel::SCENARIO,
-    rivals::SCENARIO,
-    pod_deleted::SCENARIO,
     timeline::SCENARIO,
     trace::SCENARIO,
     trace::MACHINES,
@@ -102,21 +113,14 @@ const SCENARIOS: [Scenario; 62] = [
     docs::PAGES,
     metrics::SCENARIO,
     otlp::SCENARIO,
-    bad_streams::SCENARIO,
-    agents_crash::FAIL,
-    agents_crash::CRASH,
     connections_crash::AGENTS,
     connections_crash::CONTROLLER,
     agents_crash::MEMORY_CRASH,
-    controller_crash::SCENARIO,
-    unfit_targets::SCENARIO,
     report_manifest::SCENARIO,
-    uninstall::SCENARIO,
     docs::QUICK_START,
-    node_dies::SCENARIO,
     same_address::NODE_DIES,
 ];
 
 fn main() -> ExitCode {
-    godwit_e2e::suite::main(&SCENARIOS)
+    godwit_e2e::suite::main(&[("road", &ROAD), ("rest", &REST)])
 }
