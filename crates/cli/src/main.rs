@@ -43,7 +43,10 @@ async fn main() -> ExitCode {
     match commands::run(options).await {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("✘ {error}");
+            // Whoever reads no further, as `head` does, knows it.
+            if !matches!(&error, error::Error::Print(cause) if cause.kind() == std::io::ErrorKind::BrokenPipe) {
+                eprintln!("✘ {error}");
+            }
             ExitCode::from(error.code())
         }
     }

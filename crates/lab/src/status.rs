@@ -1,5 +1,6 @@
 //! `godwit-lab status`: machines and their services, as a table or as JSON.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -44,22 +45,24 @@ struct MachineReport {
 pub fn print(settings: &Settings, json: bool) -> Result<ExitCode> {
     let record = Record::read(settings);
     let report = look(settings, record.as_ref());
-    if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else if !report.up {
-        println!("the lab is down");
-    } else {
-        println!("{}", table(&report));
-        println!("\nnetwork: {}", report.network.unwrap_or_default().name());
-        match kubectl(settings, &["get", "nodes", "-o", "wide"]) {
-            Ok(nodes) => print!("\n{nodes}"),
-            Err(error) => println!("\n{error:#}"),
-        }
-        if !report.healthy {
-            println!("\nthe lab is not healthy; godwit-lab up mends it");
-        }
+    let text = match (json, report.up) {
+        (true, _) => serde_json::to_string_pretty(&report)? + "\n",
+        (false, false) => "the lab is down\n".to_owned(),
+        (false, true) => for_people(settings, &report),
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads no further, as `head` does, knows it.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => {}
     }
     Ok(if report.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn for_people(settings: &Settings, report: &Report) -> String {
+    let nodes = kubectl(settings, &["get", "nodes", "-o", "wide"]).unwrap_or_else(|error| format!("{error:#}\n"));
+    let network = report.network.unwrap_or_default().name();
+    let ill = if report.healthy { "" } else { "\nthe lab is not healthy; godwit-lab up mends it\n" };
+    format!("{}\n\nnetwork: {network}\n\n{nodes}{ill}", table(report))
 }
 
 fn look(settings: &Settings, record: Option<&Record>) -> Report {
