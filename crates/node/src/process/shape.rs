@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_and_what_criu_adds_is_not() {
-        let before = Shape { processes: vec![process(1, 2, &[(0, "pipe"), (5, "file /a")]), process(7, 1, &[]), process(9, 0, &[])] };
+        let before = Shape { processes: vec![process(1, 2, &[(0, "pipe"), (5, "file /a")]), process(7, 1, &[]), process(9, 0, &[])], silence_ms: None };
         assert!(before.missing_in(&before).is_empty());
         let mut after = before.clone();
         after.processes[0].fds.push((1023, "socket".to_owned()));
