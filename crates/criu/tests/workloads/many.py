@@ -65,5 +65,5 @@ def asked(*_):
     with open('/data/facts.new', 'w') as f: f.write(repr(facts()))
     os.rename('/data/facts.new', '/data/facts')
 signal.signal(signal.SIGUSR1, asked); signal.siginterrupt(signal.SIGUSR1, False)
-open('/data/ready', 'w').close()
+os.mknod('/data/ready')                          # without a descriptor, which would count
 while True: time.sleep(0.05)
