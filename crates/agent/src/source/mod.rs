@@ -6,6 +6,7 @@ pub mod files;
 pub mod grip;
 pub mod init;
 pub mod memory;
+mod need;
 pub mod orphans;
 pub mod packer;
 pub mod pod;

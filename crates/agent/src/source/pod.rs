@@ -29,6 +29,7 @@ use super::{
     files::Travelling,
     grip::Grip,
     memory::veil_of,
+    need::Need,
     stream,
     travel::{Late, Travel},
 };
@@ -59,8 +60,7 @@ pub struct SourcePod {
     pub total: u64,
     /// The parts of the dump, for the timeline.
     pub notes: Notes,
-    /// Nobody needs what is on its way any more.
-    taken_back: watch::Sender<bool>,
+    need: Need,
 }
 
 impl SourcePod {
@@ -93,7 +93,7 @@ impl SourcePod {
             let containers = pod.containers.iter().map(|container| container.name.clone()).zip(cgroups).collect();
             let sent = Arc::<AtomicU64>::default();
             let memory = Travel::new(containers, sent.clone());
-            Ok(Self { travelling, sent, host: host.clone(), memory, pod, dumps, grip, total, notes: Notes::default(), taken_back: watch::Sender::default() })
+            Ok(Self { travelling, sent, host: host.clone(), memory, pod, dumps, grip, total, notes: Notes::default(), need: Need::default() })
         })
         .await
         .map_err(|error| internal("preparing ended early", error))?
@@ -146,22 +146,12 @@ impl SourcePod {
                 Ok::<(), Failure>(())
             }
         });
-        self.while_needed(futures::future::try_join_all(all)).await.map(|_| ())
+        self.need.of(futures::future::try_join_all(all)).await.map(|_| ())
     }
 
     /// From here on nothing that is on its way is waited for: the pod, which stands still, is to go on as soon as CRIU has let go of it.
     pub fn take_back(&self) {
-        self.taken_back.send_replace(true);
-    }
-
-    /// What becomes of a transfer, or at once that nobody needs it any more.
-    async fn while_needed<T>(&self, transfer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        let mut taken_back = self.taken_back.subscribe();
-        tokio::select! {
-            outcome = transfer => outcome,
-            // It fails only when the pod itself is gone.
-            _ = taken_back.wait_for(|back| *back) => Err(internal("nothing more is sent", "the migration is taken back")),
-        }
+        self.need.end(internal("nothing more is sent", "the migration is taken back"));
     }
 
     /// Starts the dumps of all containers, which wait until [`SourcePod::dump`].
@@ -191,7 +181,7 @@ impl SourcePod {
                 self.memory.send_late(client, migration, &told).await;
                 Ok(())
             };
-            if let Err(why) = self.while_needed(sending).await {
+            if let Err(why) = self.need.of(sending).await {
                 told.send_replace(Some(Err(why)));
             }
         };
@@ -256,27 +246,27 @@ impl SourcePod {
             dumped?;
             let receipt: Receipt =
                 call.await.map_err(|error| internal("sending the images ended early", error))?.map_err(|status| unreachable(&status))?.into_inner();
-            Ok((read, receipt))
+            if let Some(refusal) = receipt.failure {
+                return Err(refusal);
+            }
+            let sent = read.map_err(|error| internal("cannot read the images", error))?;
+            if (sent.files, sent.bytes) != (receipt.files, receipt.bytes) {
+                return Err(failure(
+                    "TransferDamaged",
+                    format!(
+                        "{} images with {} bytes were sent for container {}, {} with {} arrived",
+                        sent.files, sent.bytes, dump.name, receipt.files, receipt.bytes
+                    ),
+                    "try again; look for a fault in the network between the nodes",
+                ));
+            }
+            Ok(())
         };
-        let arrived = self.while_needed(arriving).await;
+        let arrived = self.need.of(arriving).await;
         // It has ended, or is of no use any more.
         sending.abort();
-        let (read, receipt) = arrived?;
+        arrived?;
         self.notes.push(timer.stop());
-        if let Some(refusal) = receipt.failure {
-            return Err(refusal);
-        }
-        let sent = read.map_err(|error| internal("cannot read the images", error))?;
-        if (sent.files, sent.bytes) != (receipt.files, receipt.bytes) {
-            return Err(failure(
-                "TransferDamaged",
-                format!(
-                    "{} images with {} bytes were sent for container {}, {} with {} arrived",
-                    sent.files, sent.bytes, dump.name, receipt.files, receipt.bytes
-                ),
-                "try again; look for a fault in the network between the nodes",
-            ));
-        }
         Ok(())
     }
 }
