@@ -38,8 +38,8 @@ impl Fault {
             Order::Delay(time) => format!("delay {}", time.as_millis()),
             Order::Fail => "fail".to_owned(),
         };
-        // Renamed into place: an order is never read half written.
-        let script = format!("mkdir -p {FAULTS}; echo {text} > {FAULTS}/.new; mv {FAULTS}/.new {FAULTS}/{point}");
+        // Renamed into place: an order is never read half written. Scenarios side by side may write to the same node at once.
+        let script = format!("mkdir -p {FAULTS}; echo {text} > {FAULTS}/.new.$$; mv {FAULTS}/.new.$$ {FAULTS}/{point}");
         for node in nodes {
             lab.script_on_node(node, &script)?;
         }
