@@ -15,7 +15,7 @@ use godwit_e2e::watch::{Asker, Watch};
 use godwit_e2e::{Case, OnMachines, Scenario, http};
 use serde_json::{Value, json};
 
-use crate::http_server::{PORT, read, server};
+use crate::http_server::{PORT, ask, read, server};
 
 pub const SCENARIO: Scenario =
     Scenario::new("deployment", "A replica moves; its Service and its ReplicaSet hardly notice.", run).each_class().machines(OnMachines::All);
@@ -27,7 +27,7 @@ const NAME: &str = "shop";
 /// Longest time without any answer from two replicas of which one stands still for a moment.
 const SILENCE: Duration = Duration::from_secs(2);
 /// The same where everything is emulated: a freeze takes seconds, and of the questions meanwhile one in two goes to the replica that stands still.
-const EMULATED_SILENCE: Duration = Duration::from_secs(10);
+const EMULATED_SILENCE: Duration = Duration::from_secs(20);
 /// For how long the owner has both, the source and the target.
 const SHARED: Duration = Duration::from_secs(3);
 
@@ -48,7 +48,7 @@ fn run(case: &Case) -> Result<()> {
     let all = wait_until("two replicas", MINUTE, || Ok(Some(ready(case)?).filter(|all| all.len() == 2)))?;
     let chosen = all.iter().find(|pod| pods::node(pod) == case.pair.a).or(all.first()).context("no replica")?;
     let target = case.pair.other(pods::node(chosen)).to_owned();
-    let (identity, number) = read(&http::get(address(chosen)?, "/")?)?;
+    let (identity, number) = ask(address(chosen)?)?;
 
     let endpoints = Watch::start(case, "endpointslices", &format!("kubernetes.io/service-name={NAME}"))?;
     let replicas = Watch::start(case, "pods", &format!("app={NAME}"))?;
@@ -63,7 +63,7 @@ fn run(case: &Case) -> Result<()> {
     ensure!(pods::node(&arrived) == target, "{name} is on {}, not on {target}", pods::node(&arrived));
     pods::wait_gone(&case.lab, &case.namespace, pods::name(chosen), MINUTE)?;
 
-    let (same, later) = read(&http::get(address(&arrived)?, "/")?)?;
+    let (same, later) = ask(address(&arrived)?)?;
     ensure!(same == identity && later > number, "{identity} had answered {number} times; {same} at the target says {later}");
     wait_until("the Service answered by what moved", MINUTE, || Ok((read(&http::get(shop, "/")?)?.0 == identity).then_some(())))?;
 

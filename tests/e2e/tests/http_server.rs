@@ -29,7 +29,8 @@ pub fn read(answer: &str) -> Result<(String, u64)> {
     Ok((identity.to_owned(), number.parse()?))
 }
 
-fn ask(server: SocketAddr) -> Result<(String, u64)> {
+/// Asks until there is an answer.
+pub fn ask(server: SocketAddr) -> Result<(String, u64)> {
     wait_until("an answer", MINUTE, || Ok(Some(read(&http::get(server, "/")?)?)))
 }
 
