@@ -19,6 +19,7 @@ use std::{
 use anyhow::{Context, bail};
 use godwit_api::names::RUNTIME_HANDLER;
 use godwit_node::{
+    cgroup,
     cri::{self, Kind},
     host::Host,
 };
@@ -191,7 +192,7 @@ async fn wait_for_handler(host: &Host, patience: Duration) -> Option<cri::Client
 pub async fn restart(client: &cri::Client, host: &Host) -> anyhow::Result<()> {
     let process = drop_in(client.kind()).process;
     // An answer that does not come holds nothing up.
-    let _ = tokio::time::timeout(CALM_WITHIN, wait_for_calm(client)).await;
+    let _ = tokio::time::timeout(CALM_WITHIN, wait_for_calm(client, host)).await;
     if host.path("/run/systemd/system").exists() {
         let status = host.command("systemctl", ["restart", process])?.status().await?;
         if !status.success() {
@@ -202,17 +203,22 @@ pub async fn restart(client: &cri::Client, host: &Host) -> anyhow::Result<()> {
     signal(host, process, Signal::SIGTERM).map_err(|error| anyhow::anyhow!("cannot restart {process}: {error}"))
 }
 
-/// Waits until no pod of the node is being started. A runtime that goes away between the kubelet's CreateContainer and StartContainer makes it give up the created container
-/// and start another beside it, which counts as a restart of a pod that has just come.
-async fn wait_for_calm(client: &cri::Client) {
+/// Waits until no pod of the node is being started or taken away. A runtime that goes away between the kubelet's CreateContainer and StartContainer makes it give up the created container
+/// and start another beside it, which counts as a restart of a pod that has just come; one that goes away while it makes a sandbox may leave a shim that nobody knows of.
+async fn wait_for_calm(client: &cri::Client, host: &Host) {
     let mut calm = 0;
     while calm < CALM_LOOKS {
-        calm = match client.starting().await {
+        let expected = own_pid().and_then(|pid| cgroup::pods_beside(host, pid).ok()).unwrap_or_default();
+        calm = match client.starting(expected).await {
             Ok(starting) if !starting.is_empty() => 0,
             _ => calm + 1,
         };
         tokio::time::sleep(CALM_PAUSE).await;
     }
+}
+
+fn own_pid() -> Option<i32> {
+    i32::try_from(std::process::id()).ok()
 }
 
 /// Has a service of the node read its settings again.

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Finding;
 pub use freeze::{before_freeze, freeze_all};
-pub use locate::elsewhere;
+pub use locate::{elsewhere, pods_beside};
 
 /// Which of the two kinds of hierarchy.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
@@ -150,7 +150,7 @@ impl Cgroup {
     /// The pod's cgroup: the nearest ancestor (or itself) that the kubelet made for a pod, `pod<uid>` or `…-pod<uid>.slice`.
     #[must_use]
     pub fn pod(&self) -> Option<Self> {
-        let is_pod = |cgroup: &Self| cgroup.name.file_name().and_then(|name| name.to_str()).is_some_and(names_a_pod);
+        let is_pod = |cgroup: &Self| cgroup.name.file_name().and_then(|name| name.to_str()).and_then(pod_uid).is_some();
         std::iter::successors(Some(self.clone()), Self::parent).find(is_pod)
     }
 
@@ -216,11 +216,12 @@ fn gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ENODEV)
 }
 
-/// Both cgroup drivers of the kubelet: `pod<uid>` by cgroupfs, `kubepods-…-pod<uid with underscores>.slice` by systemd.
-fn names_a_pod(name: &str) -> bool {
+/// The UID of the pod that a cgroup was made for, by its name. Both cgroup drivers of the kubelet: `pod<uid>` by cgroupfs, `kubepods-…-pod<uid with underscores>.slice` by systemd.
+fn pod_uid(name: &str) -> Option<String> {
     let uid = match name.strip_suffix(".slice") {
-        Some(slice) => slice.rsplit_once("-pod").map(|(_, uid)| uid),
-        None => name.strip_prefix("pod"),
+        Some(slice) => slice.rsplit_once("-pod")?.1,
+        None => name.strip_prefix("pod")?,
     };
-    uid.is_some_and(|uid| !uid.is_empty() && uid.chars().all(|c| c.is_ascii_hexdigit() || c == '-' || c == '_'))
+    let is_uid = !uid.is_empty() && uid.chars().all(|c| c.is_ascii_hexdigit() || c == '-' || c == '_');
+    is_uid.then(|| uid.replace('_', "-"))
 }

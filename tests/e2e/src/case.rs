@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use godwit_demo::install::NAMESPACE;
 use godwit_demo::lab::{Lab, Pair};
 use godwit_demo::migrate::{self, Move};
 use godwit_demo::objects::{Pod, container};
@@ -224,6 +225,15 @@ impl Case {
     /// When kubectl does not succeed.
     pub fn logs(&self, pod: &str, container: &str) -> Result<String> {
         self.lab.kubectl(&["logs", "-n", &self.namespace, pod, "-c", container])
+    }
+
+    /// What one of Godwit's own parts has written, on all nodes. Asked again when it fails: another scenario may replace an agent between the list and a log.
+    ///
+    /// # Errors
+    /// When it cannot be read for a minute.
+    pub fn godwit_logs(&self, part: &str) -> Result<String> {
+        let selector = format!("app.kubernetes.io/name={part}");
+        wait_until(&format!("the logs of {part}"), MINUTE, || self.lab.kubectl(&["logs", "-n", NAMESPACE, "-l", &selector, "--tail=-1"]).map(Some))
     }
 
     /// What a command in a container prints.

@@ -29,10 +29,11 @@ find /run/godwit /var/lib/godwit -maxdepth 2 -path /var/lib/godwit/faults -prune
 cat /proc/[0-9]*/comm 2>/dev/null | grep -E '^(criu|godwit-runtime|keeper|runc|crun|nft|tar|containerd-shim.*|conmon)$' | sed 's/^/process /' || true
 "#;
 
-/// Prints whose things those may be: sandboxes, containers, and what runs in the cgroups of pods.
+/// Prints whose things those may be: what a runtime has and knows of, and what runs in the cgroups of pods.
 const WHOSE: &str = r#"
-crictl pods 2>&1 | cut -c 1-140
-crictl ps -a 2>&1 | cut -c 1-140
+ps -eo pid,ppid,stat,etimes,wchan:20,args --sort=etimes | grep -E 'containerd-shi[m]|conmo[n]|cri[u]|run[c]|cru[n]' | cut -c 1-200
+ctr -n k8s.io tasks list 2>/dev/null || true
+ls /run/containerd/io.containerd.runtime.v2.task/k8s.io 2>/dev/null || true
 find /sys/fs/cgroup/pids /sys/fs/cgroup/kubepods* -type d -path '*kubepods*/*pod*' -printf '%p ' -execdir sh -c 'tr "\n" " " < "$1/cgroup.procs"; echo' sh '{}' ';' 2>/dev/null || true
 "#;
 

@@ -200,14 +200,16 @@ fn settled(lab: &Lab) -> Result<BTreeMap<String, Things>> {
     Ok(seen)
 }
 
-/// The causes of an error without what was found in its namespace, which begins with an empty line: some lines.
+/// The causes of an error in one line, without what was found in its namespace, which begins with an empty line. The beginning says what was asked for, the end why it was not done.
 fn cause(error: &anyhow::Error) -> String {
+    const HALF: usize = 200;
     let links: Vec<String> = error.chain().map(ToString::to_string).filter(|text| !text.starts_with('\n')).collect();
-    let whole = links.join(": ");
-    let lines: Vec<&str> = whole.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-    // The beginning says what was asked for, the end why it was not done.
-    let short = if lines.len() > 8 { [&lines[..4], &["…"], &lines[lines.len() - 4..]].concat() } else { lines };
-    short.join("\n  ").chars().take(1500).collect()
+    let whole: Vec<char> = links.join(": ").split_whitespace().collect::<Vec<_>>().join(" ").chars().collect();
+    if whole.len() <= 2 * HALF {
+        return whole.into_iter().collect();
+    }
+    let (beginning, end) = (&whole[..HALF], &whole[whole.len() - HALF..]);
+    beginning.iter().chain(&[' ', '…', ' ']).chain(end).collect()
 }
 
 impl Suite {

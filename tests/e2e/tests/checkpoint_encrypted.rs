@@ -163,7 +163,7 @@ fn damaged(case: &Case) -> Result<()> {
 /// No log of Godwit has the key.
 fn unspoken(case: &Case) -> Result<()> {
     for app in ["godwit-controller", "godwit-agent"] {
-        let logs = case.lab.kubectl(&["logs", "-n", "godwit-system", "-l", &format!("app.kubernetes.io/name={app}"), "--tail=-1"])?;
+        let logs = case.godwit_logs(app)?;
         ensure!(!logs.contains(KEY) && !logs.contains("AEiOU0123456789"), "a log of {app} has the key");
     }
     Ok(())

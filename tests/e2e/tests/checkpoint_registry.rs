@@ -196,7 +196,7 @@ fn spools_are_empty(case: &Case) -> Result<()> {
 /// No log of Godwit has the password.
 fn unspoken(case: &Case) -> Result<()> {
     for app in ["godwit-controller", "godwit-agent"] {
-        let logs = case.lab.kubectl(&["logs", "-n", "godwit-system", "-l", &format!("app.kubernetes.io/name={app}"), "--tail=-1"])?;
+        let logs = case.godwit_logs(app)?;
         ensure!(!logs.contains(PASSWORD), "a log of {app} has the password");
     }
     Ok(())

@@ -128,8 +128,7 @@ fn now() -> Result<u64> {
 
 /// How often the controllers have said that the collector is away.
 fn complaints(case: &Case) -> Result<usize> {
-    let logs = case.lab.kubectl(&["logs", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=godwit-controller", "--tail=-1"])?;
-    Ok(logs.matches(AWAY).count())
+    Ok(case.godwit_logs("godwit-controller")?.matches(AWAY).count())
 }
 
 /// The record names its trace, which is its UID.

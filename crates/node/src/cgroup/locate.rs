@@ -3,6 +3,7 @@
 //! `/proc/PID/cgroup` and the root field of mountinfo are relative to the cgroup namespace of the *reader* (cgroup_namespaces(7)), and the agent's container may have its own:
 //! both are read by a short-lived thread that has joined the node's.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::thread;
 
 use nix::sched::{CloneFlags, setns};
 
-use super::{Cgroup, Error, Version, names_a_pod};
+use super::{Cgroup, Error, Version, pod_uid};
 use crate::mounts::Mount;
 use crate::{Host, mounts};
 
@@ -40,6 +41,27 @@ impl Cgroup {
     }
 }
 
+/// UIDs of the pods that have a cgroup on the node, as seen from a process of one of them: the kubelet makes it before the pod's sandbox, and removes it after that. None when the process
+/// is in no pod.
+///
+/// # Errors
+/// As [`Cgroup::of`].
+pub fn pods_beside(host: &Host, pid: i32) -> Result<BTreeSet<String>, Error> {
+    let all = std::iter::successors(Cgroup::of(host, pid)?.pod().and_then(|pod| pod.parent()), Cgroup::parent).take_while(is_of_kubepods).last();
+    Ok(all.map(|all| pods_below(&all.path())).unwrap_or_default())
+}
+
+/// Directly below the kubelet's cgroup, or below that of a class of service.
+fn pods_below(directory: &Path) -> BTreeSet<String> {
+    let directories = walkdir::WalkDir::new(directory).min_depth(1).max_depth(2).into_iter().filter_map(Result::ok);
+    directories.filter_map(|entry| pod_uid(entry.file_name().to_str()?)).collect()
+}
+
+/// `kubepods` or `kubepods.slice`, or one of their classes of service.
+fn is_of_kubepods(cgroup: &Cgroup) -> bool {
+    cgroup.name.iter().any(|part| part == "kubepods" || part == "kubepods.slice")
+}
+
 /// Those of these processes that are not where the ones of `own`, a container of a pod, have to be, each with the cgroup that is wrong: outside of `own` in its hierarchy, or in the
 /// cgroup of another pod in any. Those that have ended are left out.
 ///
@@ -59,7 +81,7 @@ fn stray(lines: &str, own: &Cgroup) -> Option<String> {
         let Some((controllers, path)) = line.split_once(':').and_then(|(_, rest)| rest.split_once(':')) else { return false };
         let parts: Vec<_> = Path::new(path).iter().collect();
         // The first: what a pod makes below its own cgroup is its own affair.
-        let other = parts.iter().find(|part| part.to_str().is_some_and(names_a_pod)).is_some_and(|part| *part != pod);
+        let other = parts.iter().find(|part| part.to_str().and_then(pod_uid).is_some()).is_some_and(|part| *part != pod);
         let ours = match own.version {
             Version::V1 => controllers.split(',').any(|controller| controller == "freezer"),
             Version::V2 => controllers.is_empty(),
@@ -103,6 +125,7 @@ fn in_cgroup_namespace<T: Send>(host: &Host, work: impl FnOnce(&Host) -> io::Res
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -162,5 +185,14 @@ mod tests {
             assert_eq!(whole.container(), Some(of(&format!("{pod}/{container}"))));
         }
         assert_eq!(of("system.slice/podman.service").pod(), None);
+    }
+
+    #[test]
+    fn the_pods_of_all_classes_are_listed() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["pod1a-2b/c0ffee", "burstable/pod3c-4d/pod9f", "kubepods-besteffort.slice/kubepods-besteffort-pod5e_6f.slice", "besteffort"] {
+            fs::create_dir_all(root.path().join(name)).unwrap();
+        }
+        assert_eq!(pods_below(root.path()).into_iter().collect::<Vec<_>>(), ["1a-2b", "3c-4d", "5e-6f"]);
     }
 }

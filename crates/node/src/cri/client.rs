@@ -113,21 +113,17 @@ impl Client {
         Ok(reply.runtime_handlers.into_iter().map(|handler| handler.name).collect())
     }
 
-    /// The sandboxes (ids) whose pods are being started: no container of theirs runs yet, or one is created and does not. A pod whose image cannot be pulled, or whose
+    /// UIDs of the pods that are being started: no container of theirs runs yet, or one is created and does not. A pod whose image cannot be pulled, or whose
     /// containers end again and again, is among them for as long; one that starts its next container beside others that run is seen only while that is created.
+    /// Those of `expected` that have no sandbox are among them too: it may just be made, or be taken away.
     ///
     /// # Errors
     /// The runtime failed.
-    pub async fn starting(&self) -> Result<BTreeSet<String>, Error> {
+    pub async fn starting(&self, expected: BTreeSet<String>) -> Result<BTreeSet<String>, Error> {
         // In this order: a container that is made in between belongs to a sandbox that counts as starting.
-        let mut starting: BTreeSet<String> = self.sandboxes(PodSandboxFilter::default()).await?.filter(is_ready).map(|sandbox| sandbox.id).collect();
+        let sandboxes: Vec<PodSandbox> = self.sandboxes(PodSandboxFilter::default()).await?.filter(is_ready).collect();
         let containers = self.list(ContainerFilter::default()).await?;
-        let are = |state| containers.iter().filter(move |container| container.state() == state).map(|container| &container.pod_sandbox_id);
-        are(ContainerState::ContainerRunning).for_each(|sandbox| {
-            starting.remove(sandbox);
-        });
-        starting.extend(are(ContainerState::ContainerCreated).cloned());
-        Ok(starting)
+        Ok(not_started(&sandboxes, &containers, expected))
     }
 
     /// The sandbox of a pod: the one that is ready, else the newest; none when the node has none.
@@ -205,6 +201,15 @@ fn is_ready(sandbox: &PodSandbox) -> bool {
     sandbox.state() == PodSandboxState::SandboxReady
 }
 
+fn not_started(ready: &[PodSandbox], containers: &[v1::Container], expected: BTreeSet<String>) -> BTreeSet<String> {
+    let pod = |labels: &HashMap<String, String>| labels.get(LABEL_POD_UID).cloned();
+    let with = |state| containers.iter().filter(move |container| container.state() == state).filter_map(|container| pod(&container.labels)).collect();
+    let (running, created): (BTreeSet<String>, BTreeSet<String>) = (with(ContainerState::ContainerRunning), with(ContainerState::ContainerCreated));
+    let there: BTreeSet<String> = ready.iter().filter_map(|sandbox| pod(&sandbox.labels)).collect();
+    let absent = expected.difference(&there);
+    there.difference(&running).chain(&created).chain(absent).cloned().collect()
+}
+
 fn selector(pod_uid: &str) -> HashMap<String, String> {
     HashMap::from([(LABEL_POD_UID.to_owned(), pod_uid.to_owned())])
 }
@@ -226,4 +231,24 @@ fn configured(host: &Host) -> Option<PathBuf> {
     let text = fs::read_to_string(host.path(KUBELET_CONFIG)).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix("containerRuntimeEndpoint:"))?;
     Some(value.trim().trim_matches(['"', '\'']).trim_start_matches("unix://").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_being_started_until_its_containers_run() {
+        let ready = ["runs", "next", "empty"].map(|uid| PodSandbox { labels: selector(uid), ..PodSandbox::default() });
+        let container = |uid: &str, state: ContainerState| v1::Container { labels: selector(uid), state: state.into(), ..v1::Container::default() };
+        let containers = [
+            container("runs", ContainerState::ContainerRunning),
+            container("next", ContainerState::ContainerRunning),
+            container("next", ContainerState::ContainerCreated),
+            container("empty", ContainerState::ContainerExited),
+        ];
+        let expected = ["runs", "sandbox-to-come"].map(str::to_owned).into();
+        let starting = not_started(&ready, &containers, expected);
+        assert_eq!(starting.into_iter().collect::<Vec<_>>(), ["empty", "next", "sandbox-to-come"]);
+    }
 }
