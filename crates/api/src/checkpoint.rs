@@ -18,6 +18,14 @@ use crate::migration::{DNS_NAME, Failure};
 pub const SHARED: &str = "shared://";
 /// What a repository in an OCI registry begins with.
 pub const OCI: &str = "oci://";
+
+/// Whether a repository (`HOST[:PORT]/PATH`) is `place`, a registry or a path in one, or lies below it.
+#[must_use]
+pub fn is_within(repository: &str, place: &str) -> bool {
+    let place = place.trim_end_matches('/');
+    !place.is_empty() && repository.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// CEL: the directory, or a host, perhaps with a port, and a repository below it (OCI Distribution Specification 1.1, "Pulling manifests").
 const STORE: &str =
     "self == 'shared://' || self.matches('^oci://[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)+$')";

@@ -1,5 +1,6 @@
 //! Registries that checkpoints may go to: what the installation says of them.
 
+use godwit_api::checkpoint::is_within;
 use godwit_node::host::Host;
 use godwit_rpc::v1::Failure;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
@@ -40,13 +41,9 @@ impl Registries {
     /// # Errors
     /// `StoreNotAllowed`.
     pub fn address(&self, repository: &str) -> Result<Address, Failure> {
-        let below = |allowed: &str| {
-            let allowed = allowed.trim_end_matches('/');
-            !allowed.is_empty() && repository.strip_prefix(allowed).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
         let split = repository.split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty());
         match split {
-            Some((host, path)) if self.allowed.iter().any(|allowed| below(allowed)) => {
+            Some((host, path)) if self.allowed.iter().any(|allowed| is_within(repository, allowed)) => {
                 Ok(Address { host: host.to_owned(), repository: path.to_owned(), plain: self.plain.iter().any(|plain| plain == host) })
             }
             _ => Err(failure(

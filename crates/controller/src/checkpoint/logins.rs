@@ -14,7 +14,7 @@ use kube::Client;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use godwit_api::checkpoint::{Credentials, OCI};
+use godwit_api::checkpoint::{Credentials, OCI, is_within};
 use godwit_api::migration::Failure;
 use godwit_rpc::{Login, v1::Shelf};
 
@@ -86,8 +86,7 @@ fn choose(secret: Secret, name: &str, store: &str) -> Result<Login, Failure> {
 }
 
 fn covers(server: &str, repository: &str) -> bool {
-    let server = server.strip_prefix("https://").or_else(|| server.strip_prefix("http://")).unwrap_or(server).trim_end_matches('/');
-    !server.is_empty() && repository.strip_prefix(server).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    is_within(repository, server.strip_prefix("https://").or_else(|| server.strip_prefix("http://")).unwrap_or(server))
 }
 
 #[cfg(test)]
