@@ -28,6 +28,8 @@ pub const NODE_LABEL_READY: &str = "godwit.dev/agent";
 
 /// Name of the agents' DaemonSet, and their pods' label `app.kubernetes.io/name`.
 pub const AGENT: &str = "godwit-agent";
+/// Name of the controller's Deployment, and its pods' label `app.kubernetes.io/name`.
+pub const CONTROLLER: &str = "godwit-controller";
 
 /// Signer of the certificates for controller and agents (`certificates.k8s.io`).
 pub const SIGNER: &str = "godwit.dev/mtls";

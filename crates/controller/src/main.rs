@@ -18,6 +18,7 @@ mod checks;
 mod context;
 mod error;
 mod failure;
+mod finalizer;
 mod lease;
 mod lpm;
 mod naming;
@@ -53,6 +54,8 @@ enum Command {
     FaultPoints,
     /// Before Godwit is uninstalled: end the agents, each of which takes the runtime handler off its node, and wait until they have gone.
     RemoveAgents(removal::Options),
+    /// After Godwit was uninstalled: take its finalizers off checkpoints and restores, so that these can be deleted.
+    LiftFinalizers(finalizer::Options),
 }
 
 #[tokio::main]
@@ -71,6 +74,7 @@ async fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Some(Command::RemoveAgents(options)) => removal::remove_agents(&options).await,
+        Some(Command::LiftFinalizers(options)) => finalizer::lift(&options).await,
         None => run::run(options.run).await,
     }
 }

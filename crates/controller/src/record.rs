@@ -8,9 +8,8 @@ use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
-use serde_json::json;
 
 use godwit_api::migration::{Failure, Phase, PodMigrationStatus, Step};
 use godwit_api::{PodMigration, names};
@@ -18,6 +17,7 @@ use godwit_migration::timeline;
 use godwit_rpc::v1;
 
 use crate::error::Error;
+use crate::finalizer;
 
 /// Seconds for everything before the commit, if the user names none.
 pub const DEADLINE: u32 = 120;
@@ -173,17 +173,8 @@ impl Record {
     /// When the API server does not answer.
     pub async fn hold(&mut self, hold: bool) -> Result<(), Error> {
         loop {
-            let mut finalizers = self.object.finalizers().to_vec();
-            if finalizers.iter().any(|one| one == names::FINALIZER) == hold {
-                return Ok(());
-            }
-            if hold {
-                finalizers.push(names::FINALIZER.into());
-            } else {
-                finalizers.retain(|one| one != names::FINALIZER);
-            }
-            let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": self.object.resource_version()}});
-            match self.api.patch(&self.object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+            let Some(patch) = finalizer::patch(&self.object.metadata, names::FINALIZER, hold) else { return Ok(()) };
+            match self.api.patch(&self.object.name_any(), &PatchParams::default(), &patch).await {
                 Ok(written) => {
                     self.object = written;
                     return Ok(());

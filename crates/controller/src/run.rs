@@ -35,7 +35,7 @@ pub struct Options {
     #[arg(long, env = "POD_NAMESPACE", default_value = "godwit-system")]
     namespace: String,
     /// Name of this replica.
-    #[arg(long, env = "POD_NAME", default_value = "godwit-controller")]
+    #[arg(long, env = "POD_NAME", default_value = names::CONTROLLER)]
     identity: String,
     /// Service account of the agents.
     #[arg(long, env = "GODWIT_AGENT_ACCOUNT", default_value = "godwit-agent")]
@@ -122,7 +122,7 @@ async fn lead(client: Client, options: &Options, traces: Exporter) -> anyhow::Re
     let controller = Controller::new(migrations, watcher::Config::default());
     let context = Arc::new(Context {
         agents: Agents::new(client.clone(), credentials),
-        recorder: Recorder::new(client.clone(), Reporter { controller: "godwit-controller".into(), instance: Some(options.identity.clone()) }),
+        recorder: Recorder::new(client.clone(), Reporter { controller: names::CONTROLLER.into(), instance: Some(options.identity.clone()) }),
         seen: controller.store(),
         admission: tokio::sync::Mutex::new(()),
         limit: options.per_node.max(1),

@@ -6,10 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, PatchParams, PostParams};
 use kube::runtime::controller::Action;
 use kube::{Api, Resource, ResourceExt};
-use serde_json::json;
 
 use godwit_api::checkpoint::{CheckpointPhase, CheckpointedContainer, Encrypted};
 use godwit_api::migration::Failure;
@@ -22,7 +21,7 @@ use crate::answered::put_away;
 use crate::checks::facts;
 use crate::context::Context;
 use crate::error::Error;
-use crate::{nodes, phase, plan, pods};
+use crate::{finalizer, nodes, phase, plan, pods};
 
 /// How long one call waits.
 const WAIT: Duration = Duration::from_secs(2);
@@ -43,6 +42,11 @@ pub async fn reconcile(object: Arc<PodCheckpoint>, context: Arc<Context>) -> Res
     let Some(object) = api.get_opt(&object.name_any()).await? else { return Ok(Action::await_change()) };
     if object.metadata.deletion_timestamp.is_some() {
         return remove(&context, &api, &object).await;
+    }
+    // Before anything is stored, and again when Godwit was uninstalled meanwhile, which lifts it.
+    if let Some(patch) = finalizer::patch(&object.metadata, names::FINALIZER_CHECKPOINT, true) {
+        api.patch(&object.name_any(), &PatchParams::default(), &patch).await?;
+        return Ok(Action::requeue(Duration::ZERO));
     }
     let status = object.status.clone().unwrap_or_default();
     match status.phase {
@@ -65,13 +69,6 @@ pub fn retry(object: Arc<PodCheckpoint>, error: &Error, _: Arc<Context>) -> Acti
 
 /// Looks at the pod, and writes down what will be done.
 async fn begin(context: &Context, api: &Api<PodCheckpoint>, object: &PodCheckpoint) -> Result<Action, Error> {
-    if !object.finalizers().iter().any(|one| one == names::FINALIZER_CHECKPOINT) {
-        let mut finalizers = object.finalizers().to_vec();
-        finalizers.push(names::FINALIZER_CHECKPOINT.into());
-        let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
-        api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
-        return Ok(Action::requeue(Duration::ZERO));
-    }
     let mut status = PodCheckpointStatus { start_time: Some(Time(Timestamp::now())), ..PodCheckpointStatus::default() };
     let looked = match (look(context, object).await?, shelf(context, object).await?.1) {
         (Ok(pod), None) => key(context, object).await?.map(|key| (pod, key)),
@@ -234,9 +231,7 @@ fn had_no_store(status: &PodCheckpointStatus) -> bool {
 
 /// What is stored goes, then the object.
 async fn remove(context: &Context, api: &Api<PodCheckpoint>, object: &PodCheckpoint) -> Result<Action, Error> {
-    if !object.finalizers().iter().any(|one| one == names::FINALIZER_CHECKPOINT) {
-        return Ok(Action::await_change());
-    }
+    let Some(patch) = finalizer::patch(&object.metadata, names::FINALIZER_CHECKPOINT, false) else { return Ok(Action::await_change()) };
     if let Some(node) = object.status.as_ref().filter(|status| !had_no_store(status)).and_then(|status| status.node.clone()) {
         // Its own agent knows whether it is still at work; when that node is gone, any other sees the same directory.
         let all = context.nodes().list(&ListParams::default()).await?.items;
@@ -265,9 +260,7 @@ async fn remove(context: &Context, api: &Api<PodCheckpoint>, object: &PodCheckpo
             Ok(_) => {}
         }
     }
-    let finalizers: Vec<_> = object.finalizers().iter().filter(|one| *one != names::FINALIZER_CHECKPOINT).collect();
-    let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
-    match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+    match api.patch(&object.name_any(), &PatchParams::default(), &patch).await {
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(Action::requeue(Duration::from_millis(100))),
         Err(error) => Err(error.into()),
         Ok(_) => Ok(Action::await_change()),
@@ -277,6 +270,8 @@ async fn remove(context: &Context, api: &Api<PodCheckpoint>, object: &PodCheckpo
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use serde_json::json;
+
     use super::*;
 
     #[test]

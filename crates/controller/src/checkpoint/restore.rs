@@ -24,7 +24,7 @@ use crate::answered::put_away;
 use crate::context::Context;
 use crate::error::Error;
 use crate::pods::Images;
-use crate::{checks, failure, naming, nodes, phase, pods, target};
+use crate::{checks, failure, finalizer, naming, nodes, phase, pods, target};
 
 /// How long one call waits.
 const WAIT: Duration = Duration::from_secs(1);
@@ -96,18 +96,8 @@ impl Restore<'_> {
 
     /// Sets the finalizer or takes it away. `true`: it had to be changed.
     async fn finalizer(&self, wanted: bool) -> Result<bool, Error> {
-        let there = self.object.finalizers().iter().any(|one| one == names::FINALIZER_CHECKPOINT);
-        if there == wanted {
-            return Ok(false);
-        }
-        let mut finalizers = self.object.finalizers().to_vec();
-        if wanted {
-            finalizers.push(names::FINALIZER_CHECKPOINT.into());
-        } else {
-            finalizers.retain(|one| one != names::FINALIZER_CHECKPOINT);
-        }
-        let patch = json!({"metadata": {"resourceVersion": self.object.resource_version(), "finalizers": finalizers}});
-        match self.api.patch(&self.object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+        let Some(patch) = finalizer::patch(&self.object.metadata, names::FINALIZER_CHECKPOINT, wanted) else { return Ok(false) };
+        match self.api.patch(&self.object.name_any(), &PatchParams::default(), &patch).await {
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(true),
             Err(error) => Err(error.into()),
             Ok(_) => Ok(true),

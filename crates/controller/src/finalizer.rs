@@ -1,0 +1,114 @@
+//! Our finalizers on objects: put there, taken away, and lifted when Godwit has been uninstalled.
+//!
+//! `godwit-controller lift-finalizers` is the chart's post-delete hook. Without a controller nobody would take a finalizer away: the objects, and the namespaces that they are
+//! in, could not be deleted any more. What is stored of a checkpoint stays, and is the object's again as soon as Godwit is back, whose controller puts the finalizer there
+//! anew. Migrations and their Handovers keep theirs: an arbiter is never taken away from a pod that may be in between.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use godwit_api::{PodCheckpoint, PodRestore, names};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ListParams, ObjectMeta, Patch, PatchParams};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Command line.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Namespace of Godwit's own pods.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "godwit-system")]
+    namespace: String,
+    /// Seconds to wait until the controllers have ended: one that runs would put its finalizers back.
+    #[arg(long, default_value_t = 60)]
+    patience: u64,
+}
+
+/// The patch that puts a finalizer on an object or takes it away; `None` if it is as wanted. The API server refuses it when somebody else has changed the object meanwhile.
+pub fn patch(metadata: &ObjectMeta, finalizer: &str, wanted: bool) -> Option<Patch<Value>> {
+    let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
+    if finalizers.iter().any(|one| one == finalizer) == wanted {
+        return None;
+    }
+    if wanted {
+        finalizers.push(finalizer.to_owned());
+    } else {
+        finalizers.retain(|one| one != finalizer);
+    }
+    Some(Patch::Merge(json!({"metadata": {"resourceVersion": metadata.resource_version, "finalizers": finalizers}})))
+}
+
+/// Waits until no controller runs, then lifts the finalizers of all checkpoints and restores.
+///
+/// # Errors
+/// When the API server refuses, or a controller does not end in time.
+pub async fn lift(options: &Options) -> anyhow::Result<()> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let client = Client::try_default().await.context("no way to the API server")?;
+    let controllers: Api<Pod> = Api::namespaced(client.clone(), &options.namespace);
+    let ours = ListParams::default().labels(&format!("app.kubernetes.io/name={}", names::CONTROLLER));
+    let end = Instant::now() + Duration::from_secs(options.patience);
+    loop {
+        let left = controllers.list_metadata(&ours).await.context("the pods of the controller cannot be listed")?.items.len();
+        if left == 0 {
+            break;
+        }
+        if Instant::now() > end {
+            bail!("{left} controllers have not ended after {} s: look at their pods", options.patience);
+        }
+        sleep(PAUSE).await;
+    }
+    let lifted = lift_all::<PodCheckpoint>(&client).await? + lift_all::<PodRestore>(&client).await?;
+    tracing::info!(lifted, "finalizers of checkpoints and restores are lifted");
+    Ok(())
+}
+
+/// Of all objects of a kind. Returns how many had one.
+async fn lift_all<K>(client: &Client) -> anyhow::Result<usize>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let kind = K::plural(&());
+    let objects = match Api::<K>::all(client.clone()).list_metadata(&ListParams::default()).await {
+        // Its definition is gone, and with it all objects.
+        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(0),
+        listed => listed.with_context(|| format!("{kind} cannot be listed"))?,
+    };
+    let mut lifted = 0;
+    for object in objects {
+        let Some(patch) = patch(&object.metadata, names::FINALIZER_CHECKPOINT, false) else { continue };
+        let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+        match Api::<K>::namespaced(client.clone(), &namespace).patch_metadata(&name, &PatchParams::default(), &patch).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            patched => {
+                patched.with_context(|| format!("{name} of {kind} in {namespace} keeps its finalizer"))?;
+                lifted += 1;
+            }
+        }
+    }
+    Ok(lifted)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn others_finalizers_stay() {
+        let metadata = ObjectMeta { finalizers: Some(vec!["a/b".into(), "ours/x".into()]), resource_version: Some("7".into()), ..ObjectMeta::default() };
+        let Patch::Merge(value) = patch(&metadata, "ours/x", false).unwrap() else { unreachable!("a merge patch") };
+        assert_eq!(value, json!({"metadata": {"resourceVersion": "7", "finalizers": ["a/b"]}}));
+        assert!(patch(&metadata, "ours/x", true).is_none());
+        assert!(patch(&ObjectMeta::default(), "ours/x", false).is_none());
+        let Patch::Merge(value) = patch(&metadata, "ours/y", true).unwrap() else { unreachable!("a merge patch") };
+        assert_eq!(value["metadata"]["finalizers"], json!(["a/b", "ours/x", "ours/y"]));
+    }
+}
