@@ -26,3 +26,16 @@ pub mod resp;
 pub mod shell;
 pub mod talker;
 pub mod witness;
+
+use anyhow::Result;
+
+/// Where `make demo` works, and leaves its pod.
+pub const NAMESPACE: &str = "godwit-demo";
+
+/// Takes away what `make demo` has left. Its pod came by migration: an uninstall of Godwit would spare its node.
+///
+/// # Errors
+/// When kubectl does not succeed.
+pub fn clear(lab: &lab::Lab) -> Result<()> {
+    lab.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=50s"]).map(drop)
+}

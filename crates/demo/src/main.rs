@@ -12,9 +12,8 @@ use godwit_demo::load::{Load, Seen};
 use godwit_demo::migrate::{Move, migrate};
 use godwit_demo::notice::{line, step};
 use godwit_demo::objects::{Pod, container, service};
-use godwit_demo::{install, pods};
+use godwit_demo::{NAMESPACE, clear, install, pods};
 
-const NAMESPACE: &str = "godwit-demo";
 const POD: &str = "redis";
 const PORT: u16 = 6379;
 const KEYS: u32 = 100_000;
@@ -64,7 +63,7 @@ fn run() -> Result<bool> {
 }
 
 fn start_redis(lab: &Lab, pair: &Pair) -> Result<()> {
-    lab.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=50s"])?;
+    clear(lab)?;
     lab.kubectl(&["create", "namespace", NAMESPACE])?;
     let command = ["redis-server", "--protected-mode", "no", "--save", ""];
     let pod = Pod::new(POD, [container(POD, &command)]).on(&pair.a);

@@ -81,6 +81,7 @@ fn run(scenarios: &[Scenario], whole: bool) -> Result<usize> {
     let extent = Extent::from_env(whole)?;
     let lab = Lab::enter()?;
     line(&format!("on the {} network", lab.network()));
+    godwit_demo::clear(&lab).context("the pod that make demo has left stays")?;
     if !is_set("GODWIT_E2E_INSTALLED") {
         step("Godwit installed by its Helm chart", || install::install(&lab, true))?;
     } else if !install::has_faults(&lab)? {

@@ -47,10 +47,14 @@ fn run(case: &Case) -> Result<()> {
     }
     let mute = checks.iter().find(|check| check["state"] != "Ok" && check["fix"].as_str().is_none_or(str::is_empty));
     ensure!(mute.is_none(), "no way out in {mute:?}");
-    let text = case.kubectl_migrate(&["doctor"])?;
-    for words in [case.pair.a.as_str(), node, "✔ pods can move", "userfaultfd WP async", "cluster"] {
-        ensure!(text.stdout.contains(words), "{words:?} is not in:\n{}{}", text.stdout, text.stderr);
-    }
+    // Another scenario may just have killed an agent somewhere.
+    let text = wait_until("all nodes are well", MINUTE, || {
+        let text = case.kubectl_migrate(&["doctor"])?;
+        for words in [case.pair.a.as_str(), node, "✔ pods can move", "userfaultfd WP async", "cluster"] {
+            ensure!(text.stdout.contains(words), "{words:?} is not in:\n{}{}", text.stdout, text.stderr);
+        }
+        Ok(Some(text))
+    })?;
     case.note(text.stdout.lines().last().unwrap_or_default().trim_start_matches(['✔', ' ']).to_owned());
 
     broken(case, node)?;

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use godwit_demo::install::{self, NAMESPACE};
+use godwit_demo::install;
 use godwit_demo::lab::CLIENT_ADDRESS;
 use godwit_demo::pods;
 use godwit_demo::shell::{self, wait_until};

@@ -44,7 +44,7 @@ fn programs() -> Vec<Pod> {
 }
 
 /// So many programs at a time: other scenarios run beside this one, and each program becomes four pods.
-const AT_A_TIME: usize = 3;
+const AT_A_TIME: usize = 2;
 
 fn run(case: &Case) -> Result<()> {
     store(case)?;
