@@ -37,8 +37,9 @@ const VEIL_IN_IMAGE: &str = "/usr/local/lib/libgodwit_veil.so";
 pub const VEIL_ON_NODE: &str = "/opt/godwit/lib/libgodwit_veil.so";
 /// Which runtime is below the wrapper, for the wrapper.
 const SETTINGS: &str = "/opt/godwit/etc/runtime.json";
-/// For how long a restart of the runtime waits for pods that are being started. One whose image cannot be pulled would hold it up for ever.
-const CALM_WITHIN: Duration = Duration::from_secs(15);
+/// For how long a restart of the runtime waits for pods that are being started or taken away, and then, as one whose network or volume does not come would hold it up for ever,
+/// once more for those that the runtime knows. One whose image cannot be pulled is waited for twice as long.
+const CALM_WITHIN: Duration = Duration::from_secs(12);
 /// So many looks in a row must see none.
 const CALM_LOOKS: u32 = 3;
 /// Between two looks.
@@ -184,15 +185,19 @@ async fn wait_for_handler(host: &Host, patience: Duration) -> Option<cri::Client
     None
 }
 
-/// Restarts the node's container runtime, when no pod is being started if it can be: through systemd where it runs, else by ending the process for its supervisor to
+/// Restarts the node's container runtime, when no pod is being started or taken away if it can be: through systemd where it runs, else by ending the process for its supervisor to
 /// start it again.
 ///
 /// # Errors
 /// When there is no such process, or systemd refuses.
 pub async fn restart(client: &cri::Client, host: &Host) -> anyhow::Result<()> {
     let process = drop_in(client.kind()).process;
-    // An answer that does not come holds nothing up.
-    let _ = tokio::time::timeout(CALM_WITHIN, wait_for_calm(client, host)).await;
+    for beside in [true, false] {
+        // An answer that does not come holds nothing up.
+        if tokio::time::timeout(CALM_WITHIN, wait_for_calm(client, beside.then_some(host))).await.is_ok() {
+            break;
+        }
+    }
     if host.path("/run/systemd/system").exists() {
         let status = host.command("systemctl", ["restart", process])?.status().await?;
         if !status.success() {
@@ -203,22 +208,20 @@ pub async fn restart(client: &cri::Client, host: &Host) -> anyhow::Result<()> {
     signal(host, process, Signal::SIGTERM).map_err(|error| anyhow::anyhow!("cannot restart {process}: {error}"))
 }
 
-/// Waits until no pod of the node is being started or taken away. A runtime that goes away between the kubelet's CreateContainer and StartContainer makes it give up the created container
-/// and start another beside it, which counts as a restart of a pod that has just come; one that goes away while it makes a sandbox may leave a shim that nobody knows of.
-async fn wait_for_calm(client: &cri::Client, host: &Host) {
+/// Waits until no pod of the node is being started, and, with the host to look at, none without a sandbox is expected. A runtime that goes away between the kubelet's
+/// CreateContainer and StartContainer makes it give up the created container and start another beside it, which counts as a restart of a pod that has just come; one that goes
+/// away while it makes a sandbox may leave a shim that nobody knows of.
+async fn wait_for_calm(client: &cri::Client, host: Option<&Host>) {
     let mut calm = 0;
     while calm < CALM_LOOKS {
-        let expected = own_pid().and_then(|pid| cgroup::pods_beside(host, pid).ok()).unwrap_or_default();
-        calm = match client.starting(expected).await {
-            Ok(starting) if !starting.is_empty() => 0,
+        let expected = host.map(|host| cgroup::pods_beside(host, std::process::id().cast_signed())).transpose();
+        let expected = expected.inspect_err(|error| tracing::debug!(%error, "the pods' cgroups are not seen")).ok().flatten().unwrap_or_default();
+        calm = match client.unsettled(expected).await {
+            Ok(unsettled) if !unsettled.is_empty() => 0,
             _ => calm + 1,
         };
         tokio::time::sleep(CALM_PAUSE).await;
     }
-}
-
-fn own_pid() -> Option<i32> {
-    i32::try_from(std::process::id()).ok()
 }
 
 /// Has a service of the node read its settings again.

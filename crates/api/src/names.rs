@@ -28,7 +28,7 @@ pub const NODE_LABEL_READY: &str = "godwit.dev/agent";
 
 /// Name of the agents' DaemonSet, and their pods' label `app.kubernetes.io/name`.
 pub const AGENT: &str = "godwit-agent";
-/// Name of the controller's Deployment, and its pods' label `app.kubernetes.io/name`.
+/// Name of the controller's Deployment, and who its events are from.
 pub const CONTROLLER: &str = "godwit-controller";
 
 /// Signer of the certificates for controller and agents (`certificates.k8s.io`).

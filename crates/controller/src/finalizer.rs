@@ -1,35 +1,18 @@
 //! Our finalizers on objects: put there, taken away, and lifted when Godwit has been uninstalled.
 //!
-//! `godwit-controller lift-finalizers` is the chart's post-delete hook. Without a controller nobody would take a finalizer away: the objects, and the namespaces that they are
-//! in, could not be deleted any more. What is stored of a checkpoint stays, and is the object's again as soon as Godwit is back, whose controller puts the finalizer there
-//! anew. Migrations and their Handovers keep theirs: an arbiter is never taken away from a pod that may be in between.
+//! `godwit-controller lift-finalizers` is the chart's post-delete hook: the controllers have lost their rights, and can put nothing back. Without a controller nobody would take
+//! a finalizer away: the objects, and the namespaces that they are in, could not be deleted any more. What is stored of a checkpoint stays, and is the object's again as soon as
+//! Godwit is back, whose controller puts the finalizer there anew. Migrations and their Handovers keep theirs: an arbiter is never taken away from a pod that may be in between.
 
 use std::fmt::Debug;
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use godwit_api::{PodCheckpoint, PodRestore, names};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, ObjectMeta, Patch, PatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
-
-/// Between two looks.
-const PAUSE: Duration = Duration::from_millis(500);
-
-/// Command line.
-#[derive(Debug, clap::Args)]
-pub struct Options {
-    /// Namespace of Godwit's own pods.
-    #[arg(long, env = "POD_NAMESPACE", default_value = "godwit-system")]
-    namespace: String,
-    /// Seconds to wait until the controllers have ended: one that runs would put its finalizers back.
-    #[arg(long, default_value_t = 60)]
-    patience: u64,
-}
 
 /// The patch that puts a finalizer on an object or takes it away; `None` if it is as wanted. The API server refuses it when somebody else has changed the object meanwhile.
 pub fn patch(metadata: &ObjectMeta, finalizer: &str, wanted: bool) -> Option<Patch<Value>> {
@@ -45,55 +28,40 @@ pub fn patch(metadata: &ObjectMeta, finalizer: &str, wanted: bool) -> Option<Pat
     Some(Patch::Merge(json!({"metadata": {"resourceVersion": metadata.resource_version, "finalizers": finalizers}})))
 }
 
-/// Waits until no controller runs, then lifts the finalizers of all checkpoints and restores.
+/// Lifts the finalizers of all checkpoints and restores.
 ///
 /// # Errors
-/// When the API server refuses, or a controller does not end in time.
-pub async fn lift(options: &Options) -> anyhow::Result<()> {
+/// When the API server refuses; what could be done has been.
+pub async fn lift() -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = Client::try_default().await.context("no way to the API server")?;
-    let controllers: Api<Pod> = Api::namespaced(client.clone(), &options.namespace);
-    let ours = ListParams::default().labels(&format!("app.kubernetes.io/name={}", names::CONTROLLER));
-    let end = Instant::now() + Duration::from_secs(options.patience);
-    loop {
-        let left = controllers.list_metadata(&ours).await.context("the pods of the controller cannot be listed")?.items.len();
-        if left == 0 {
-            break;
-        }
-        if Instant::now() > end {
-            bail!("{left} controllers have not ended after {} s: look at their pods", options.patience);
-        }
-        sleep(PAUSE).await;
-    }
-    let lifted = lift_all::<PodCheckpoint>(&client).await? + lift_all::<PodRestore>(&client).await?;
-    tracing::info!(lifted, "finalizers of checkpoints and restores are lifted");
-    Ok(())
+    let (checkpoints, restores) = tokio::join!(lift_all::<PodCheckpoint>(&client), lift_all::<PodRestore>(&client));
+    checkpoints.and(restores)
 }
 
-/// Of all objects of a kind. Returns how many had one.
-async fn lift_all<K>(client: &Client) -> anyhow::Result<usize>
+/// Of all objects of a kind.
+async fn lift_all<K>(client: &Client) -> anyhow::Result<()>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {
     let kind = K::plural(&());
     let objects = match Api::<K>::all(client.clone()).list_metadata(&ListParams::default()).await {
         // Its definition is gone, and with it all objects.
-        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(0),
+        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
         listed => listed.with_context(|| format!("{kind} cannot be listed"))?,
     };
-    let mut lifted = 0;
+    let mut outcome = Ok(());
     for object in objects {
         let Some(patch) = patch(&object.metadata, names::FINALIZER_CHECKPOINT, false) else { continue };
         let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
         match Api::<K>::namespaced(client.clone(), &namespace).patch_metadata(&name, &PatchParams::default(), &patch).await {
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            patched => {
-                patched.with_context(|| format!("{name} of {kind} in {namespace} keeps its finalizer"))?;
-                lifted += 1;
-            }
+            // The Job tries again, and finds the others done.
+            Err(error) => outcome = Err(error).with_context(|| format!("{name} of {kind} in {namespace} keeps its finalizer")),
+            Ok(_) => tracing::info!(kind = &*kind, namespace, name, "the finalizer is lifted"),
         }
     }
-    Ok(lifted)
+    outcome
 }
 
 #[cfg(test)]

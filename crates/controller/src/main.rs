@@ -55,7 +55,7 @@ enum Command {
     /// Before Godwit is uninstalled: end the agents, each of which takes the runtime handler off its node, and wait until they have gone.
     RemoveAgents(removal::Options),
     /// After Godwit was uninstalled: take its finalizers off checkpoints and restores, so that these can be deleted.
-    LiftFinalizers(finalizer::Options),
+    LiftFinalizers,
 }
 
 #[tokio::main]
@@ -74,7 +74,7 @@ async fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Some(Command::RemoveAgents(options)) => removal::remove_agents(&options).await,
-        Some(Command::LiftFinalizers(options)) => finalizer::lift(&options).await,
+        Some(Command::LiftFinalizers) => finalizer::lift().await,
         None => run::run(options.run).await,
     }
 }

@@ -44,7 +44,10 @@ pub async fn remove_agents(options: &Options) -> anyhow::Result<()> {
         }
         if Instant::now() > end {
             let left = set.status.map_or(0, |status| status.current_number_scheduled);
-            bail!("{left} agents have not ended after {} s: look at their pods; to uninstall all the same: helm uninstall --no-hooks", options.patience);
+            bail!(
+                "{left} agents have not ended after {} s: look at their pods, delete by force those of nodes that are gone (kubectl delete pod --force), and uninstall again",
+                options.patience
+            );
         }
         sleep(PAUSE).await;
     }

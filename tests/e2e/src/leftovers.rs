@@ -29,7 +29,7 @@ find /run/godwit /var/lib/godwit -maxdepth 2 -path /var/lib/godwit/faults -prune
 cat /proc/[0-9]*/comm 2>/dev/null | grep -E '^(criu|godwit-runtime|keeper|runc|crun|nft|tar|containerd-shim.*|conmon)$' | sed 's/^/process /' || true
 "#;
 
-/// Prints whose things those may be: what a runtime has and knows of, and what runs in the cgroups of pods.
+/// Prints whose things those may be: processes of runtimes, what containerd has and knows of, and what runs in the cgroups of pods.
 const WHOSE: &str = r#"
 ps -eo pid,ppid,stat,etimes,wchan:20,args --sort=etimes | grep -E 'containerd-shi[m]|conmo[n]|cri[u]|run[c]|cru[n]' | cut -c 1-200
 ctr -n k8s.io tasks list 2>/dev/null || true

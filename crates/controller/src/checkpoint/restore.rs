@@ -57,6 +57,10 @@ pub async fn reconcile(object: Arc<PodRestore>, context: Arc<Context>) -> Result
         restore.finalizer(false).await?;
         return Ok(Action::await_change());
     }
+    // Before a pod is made, and again when Godwit was uninstalled meanwhile, which lifts it.
+    if restore.finalizer(true).await? {
+        return Ok(Action::requeue(Duration::ZERO));
+    }
     match status.phase {
         RestorePhase::Pending => restore.begin(status).await,
         RestorePhase::Preparing => restore.place(status).await,
@@ -210,9 +214,6 @@ impl Restore<'_> {
 
     /// Chooses nodes and a name, and writes them down.
     async fn begin(&self, mut status: PodRestoreStatus) -> Result<Action, Error> {
-        if self.finalizer(true).await? {
-            return Ok(Action::requeue(Duration::ZERO));
-        }
         status.start_time.get_or_insert_with(|| Time(Timestamp::now()));
         let origin = match self.origin().await? {
             Ok(origin) => origin,

@@ -41,25 +41,28 @@ impl Cgroup {
     }
 }
 
-/// UIDs of the pods that have a cgroup on the node, as seen from a process of one of them: the kubelet makes it before the pod's sandbox, and removes it after that. None when the process
-/// is in no pod.
+/// UIDs of the pods that have a cgroup on the node, beside that of a process of one of them: the kubelet makes it before the pod's sandbox, and removes it when the pod's
+/// containers and sandbox have stopped. None when the process is in no pod.
 ///
 /// # Errors
 /// As [`Cgroup::of`].
 pub fn pods_beside(host: &Host, pid: i32) -> Result<BTreeSet<String>, Error> {
-    let all = std::iter::successors(Cgroup::of(host, pid)?.pod().and_then(|pod| pod.parent()), Cgroup::parent).take_while(is_of_kubepods).last();
+    let class = Cgroup::of(host, pid)?.pod().and_then(|pod| pod.parent());
+    let all = class.and_then(|class| if is_class(&class) { class.parent() } else { Some(class) });
     Ok(all.map(|all| pods_below(&all.path())).unwrap_or_default())
+}
+
+/// Whether the kubelet made it for the pods of a class of service; those of the class Guaranteed have none. By cgroupfs `burstable`, by systemd `…-burstable.slice`.
+fn is_class(cgroup: &Cgroup) -> bool {
+    let name = cgroup.name.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = name.strip_suffix(".slice").unwrap_or(name);
+    ["burstable", "besteffort"].iter().any(|class| name.ends_with(class))
 }
 
 /// Directly below the kubelet's cgroup, or below that of a class of service.
 fn pods_below(directory: &Path) -> BTreeSet<String> {
     let directories = walkdir::WalkDir::new(directory).min_depth(1).max_depth(2).into_iter().filter_map(Result::ok);
     directories.filter_map(|entry| pod_uid(entry.file_name().to_str()?)).collect()
-}
-
-/// `kubepods` or `kubepods.slice`, or one of their classes of service.
-fn is_of_kubepods(cgroup: &Cgroup) -> bool {
-    cgroup.name.iter().any(|part| part == "kubepods" || part == "kubepods.slice")
 }
 
 /// Those of these processes that are not where the ones of `own`, a container of a pod, have to be, each with the cgroup that is wrong: outside of `own` in its hierarchy, or in the
@@ -194,5 +197,8 @@ mod tests {
             fs::create_dir_all(root.path().join(name)).unwrap();
         }
         assert_eq!(pods_below(root.path()).into_iter().collect::<Vec<_>>(), ["1a-2b", "3c-4d", "5e-6f"]);
+        let class = |name: &str| is_class(&Cgroup { version: Version::V2, mount: "/m".into(), name: name.into() });
+        assert!(class("kubepods/burstable") && class("kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice"));
+        assert!(!class("kubepods") && !class("kubelet.slice/kubelet-kubepods.slice"));
     }
 }

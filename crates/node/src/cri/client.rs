@@ -119,11 +119,11 @@ impl Client {
     ///
     /// # Errors
     /// The runtime failed.
-    pub async fn starting(&self, expected: BTreeSet<String>) -> Result<BTreeSet<String>, Error> {
+    pub async fn unsettled(&self, expected: BTreeSet<String>) -> Result<BTreeSet<String>, Error> {
         // In this order: a container that is made in between belongs to a sandbox that counts as starting.
         let sandboxes: Vec<PodSandbox> = self.sandboxes(PodSandboxFilter::default()).await?.filter(is_ready).collect();
         let containers = self.list(ContainerFilter::default()).await?;
-        Ok(not_started(&sandboxes, &containers, expected))
+        Ok(unsettled(&sandboxes, &containers, expected))
     }
 
     /// The sandbox of a pod: the one that is ready, else the newest; none when the node has none.
@@ -201,7 +201,7 @@ fn is_ready(sandbox: &PodSandbox) -> bool {
     sandbox.state() == PodSandboxState::SandboxReady
 }
 
-fn not_started(ready: &[PodSandbox], containers: &[v1::Container], expected: BTreeSet<String>) -> BTreeSet<String> {
+fn unsettled(ready: &[PodSandbox], containers: &[v1::Container], expected: BTreeSet<String>) -> BTreeSet<String> {
     let pod = |labels: &HashMap<String, String>| labels.get(LABEL_POD_UID).cloned();
     let with = |state| containers.iter().filter(move |container| container.state() == state).filter_map(|container| pod(&container.labels)).collect();
     let (running, created): (BTreeSet<String>, BTreeSet<String>) = (with(ContainerState::ContainerRunning), with(ContainerState::ContainerCreated));
@@ -248,7 +248,7 @@ mod tests {
             container("empty", ContainerState::ContainerExited),
         ];
         let expected = ["runs", "sandbox-to-come"].map(str::to_owned).into();
-        let starting = not_started(&ready, &containers, expected);
-        assert_eq!(starting.into_iter().collect::<Vec<_>>(), ["empty", "next", "sandbox-to-come"]);
+        let unsettled = unsettled(&ready, &containers, expected);
+        assert_eq!(unsettled.into_iter().collect::<Vec<_>>(), ["empty", "next", "sandbox-to-come"]);
     }
 }
