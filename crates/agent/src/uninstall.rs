@@ -29,15 +29,13 @@ use crate::{
     target::{self, consumed},
 };
 
-/// The agents' DaemonSet, as the chart names it.
-const DAEMON_SET: &str = "godwit-agent";
 /// How long the API server may take to say whether this is the end.
 const ASKING: Duration = Duration::from_secs(5);
 
 /// Whether this agent ends because Godwit is uninstalled: its DaemonSet is being deleted, or gone. Whatever leaves a doubt (no answer, no permission) says no.
 pub async fn is_wanted(node: &Node, namespace: &str) -> bool {
     let sets: Api<DaemonSet> = Api::namespaced(node.kube.clone(), namespace);
-    match tokio::time::timeout(ASKING, sets.get_opt(DAEMON_SET)).await {
+    match tokio::time::timeout(ASKING, sets.get_opt(names::AGENT)).await {
         Ok(Ok(Some(set))) => set.metadata.deletion_timestamp.is_some(),
         Ok(Ok(None)) => true,
         Ok(Err(error)) => {

@@ -68,6 +68,8 @@ async fn main() -> anyhow::Result<()> {
     } else {
         lines.init()
     }
+    // Fails only if one is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match options.command {
         Some(Command::FaultPoints) => {
             points::ALL.iter().for_each(|name| println!("{name}"));

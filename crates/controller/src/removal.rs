@@ -34,7 +34,6 @@ pub struct Options {
 /// # Errors
 /// When the API server refuses, or an agent does not end in time.
 pub async fn remove_agents(options: &Options) -> anyhow::Result<()> {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = Client::try_default().await.context("no way to the API server")?;
     let sets: Api<DaemonSet> = Api::namespaced(client, &options.namespace);
     let end = Instant::now() + Duration::from_secs(options.patience);

@@ -83,8 +83,6 @@ impl Options {
 /// # Errors
 /// When the process should end and be started again.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    // Fails only if one is installed already.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = Client::try_default().await.context("no way to the API server")?;
     let traces = options.traces().context("spans cannot be exported")?;
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

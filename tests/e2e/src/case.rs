@@ -236,6 +236,18 @@ impl Case {
         wait_until(&format!("the logs of {part}"), MINUTE, || self.lab.kubectl(&["logs", "-n", NAMESPACE, "-l", &selector, "--tail=-1"]).map(Some))
     }
 
+    /// Proves that no log of Godwit has one of these secrets.
+    ///
+    /// # Errors
+    /// Whose log has one, not which.
+    pub fn unspoken(&self, secrets: &[&str]) -> Result<()> {
+        for part in ["godwit-controller", "godwit-agent"] {
+            let logs = self.godwit_logs(part)?;
+            ensure!(secrets.iter().all(|secret| !logs.contains(secret)), "a log of {part} has a secret");
+        }
+        Ok(())
+    }
+
     /// What a command in a container prints.
     ///
     /// # Errors

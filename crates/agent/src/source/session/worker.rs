@@ -150,8 +150,7 @@ impl Worker {
     async fn feed(&mut self, event: Event) {
         let effects = {
             let mut machine = self.session.machine.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = format!("{:?}", machine.state());
-            tracing::debug!(?event, state = before, "source");
+            tracing::debug!(?event, state = ?machine.state(), "source");
             machine.step(event)
         };
         for effect in effects {
