@@ -8,6 +8,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use base64::Engine as _;
@@ -29,6 +30,8 @@ pub struct Pair {
 pub struct Authority {
     folder: PathBuf,
     issuer: Issuer<'static, KeyPair>,
+    /// Nodes that start at one time ask for the same certificate, kube-proxy's: it is made by one of them, and all have it.
+    signing: Mutex<()>,
     /// The authority itself; its key also signs CSRs in the cluster.
     pub ca: Pair,
     /// Signs service account tokens.
@@ -53,6 +56,7 @@ impl Authority {
         Ok(Self {
             folder: folder.to_path_buf(),
             issuer: Issuer::from_ca_cert_pem(&ca.cert, key).context("the authority's certificate is damaged")?,
+            signing: Mutex::default(),
             ca,
             service_account_key: read("sa.key")?,
             service_account_public: read("sa.pub")?,
@@ -72,6 +76,7 @@ impl Authority {
     fn sign(&self, name: &str, group: Option<&str>, names: &[&str], usage: ExtendedKeyUsagePurpose) -> Result<Pair> {
         let about = format!("{name} {group:?} {names:?} {usage:?}");
         let file = self.folder.join(digest(&[&self.ca.cert, &about]));
+        let _alone = self.signing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Ok(known) = fs::read_to_string(&file)
             && let Some((cert, key)) = known.split_once('\0')
         {
@@ -150,6 +155,8 @@ fn base64(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -163,6 +170,21 @@ mod tests {
         let again = Authority::open(&folder).unwrap();
         assert_eq!(again.server("node-a", &names).unwrap().key, pair.key);
         assert_ne!(again.client("node-a", None).unwrap().key, pair.key);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn all_who_ask_at_one_time_have_the_same_certificate() {
+        let folder = std::env::temp_dir().join(format!("godwit-pki-rivals-{}", std::process::id()));
+        let authority = Authority::open(&folder).unwrap();
+        for round in 0..20 {
+            let name = format!("rival-{round}");
+            let keys: BTreeSet<String> = std::thread::scope(|scope| {
+                let asked: Vec<_> = (0..4).map(|_| scope.spawn(|| authority.client(&name, None).unwrap().key)).collect();
+                asked.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert_eq!(keys.len(), 1, "round {round}");
+        }
         fs::remove_dir_all(&folder).unwrap();
     }
 }
