@@ -21,8 +21,11 @@ LAB := $(PROGRAMS)/godwit-lab
 export GODWIT_LAB_PROGRAM := $(LAB)
 export PATH := $(PROGRAMS):$(GODWIT_CACHE)/tools/bin:$(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH)
 
-# The end-to-end tests are built and run apart from the unit tests.
-UNIT := --workspace --exclude godwit-lab --exclude godwit-e2e
+# Every command names the whole workspace and picks targets: features of dependencies are those of all selected packages together,
+# so a command with -p of its own would compile many of them once more.
+CARGO_FLAGS := --release --locked --workspace
+# The end-to-end tests are no part of `cargo test` without a name.
+E2E := cargo test $(CARGO_FLAGS) --test e2e
 
 .PHONY: help
 help: ## This list.
@@ -34,7 +37,7 @@ bootstrap: ## Installs what this machine lacks (Debian, Ubuntu; as root). Does n
 
 .PHONY: build
 build: bootstrap ## Builds all programs; the OCI wrapper as a static one; the library for criu dump.
-	cargo build --release --locked --workspace --bins
+	cargo build $(CARGO_FLAGS) --bins
 	cargo rustc --locked --profile runtime -p godwit-runtime --bin godwit-runtime -- -C target-feature=+crt-static -C relocation-model=static
 	cargo rustc --locked --profile runtime -p godwit-veil --features library --crate-type cdylib -- -C link-arg=-nostdlib -C link-arg=-nostartfiles
 
@@ -52,7 +55,7 @@ lab-down: ## Takes the lab away; its cache stays.
 
 .PHONY: lab-program
 lab-program: bootstrap
-	@cargo build --release --locked -p godwit-lab
+	@cargo build $(CARGO_FLAGS) --bin godwit-lab
 
 .PHONY: image
 image: build ## Builds the container image localhost/godwit:dev and loads it into every node of the lab.
@@ -61,8 +64,8 @@ image: build ## Builds the container image localhost/godwit:dev and loads it int
 .PHONY: lint
 lint: bootstrap ## Formatting, clippy, licences and sources of dependencies.
 	cargo fmt --all --check
-	cargo clippy --release --locked --workspace --all-targets -- -D warnings
-	cargo clippy --release --locked -p godwit-e2e --test e2e -- -D warnings
+	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	cargo clippy $(CARGO_FLAGS) --test e2e -- -D warnings
 	@scripts/deny
 
 .PHONY: test
@@ -79,8 +82,7 @@ test-rest: image test-beside test-routed-briefly ## What make test-all has and m
 
 .PHONY: test-unit
 test-unit: cache ## Unit tests, the protocol's model, and tests against this kernel's CRIU and runc.
-	cargo test --release --locked -p godwit-lab
-	cargo test --release --locked $(UNIT)
+	cargo test $(CARGO_FLAGS)
 
 # A target for each part of the end-to-end tests, and one for all: with GODWIT_E2E_VMS=some a few run between virtual machines too.
 .PHONY: test-e2e test-road test-beside
@@ -89,7 +91,7 @@ test-road: export GODWIT_E2E_PART := road
 test-beside: export GODWIT_E2E_PART := rest
 test-road test-beside: image lab
 test-e2e test-road test-beside:
-	GODWIT_E2E_VMS=$${GODWIT_E2E_VMS:-none} cargo test --release --locked -p godwit-e2e --test e2e
+	GODWIT_E2E_VMS=$${GODWIT_E2E_VMS:-none} $(E2E)
 
 # What runs on the routed network too: parts of scenarios' names.
 ROUTED := pod-network bare-pod connections same-address tunnel redis http-server loopback deployment kubectl-afterwards there-and-back
@@ -105,11 +107,11 @@ test-routed-briefly: image
 
 .PHONY: test-vm
 test-vm: image lab ## End-to-end tests between virtual machines: other kernels, cgroup v2. They join the lab for it and go again.
-	GODWIT_E2E_VMS=only cargo test --release --locked -p godwit-e2e --test e2e
+	GODWIT_E2E_VMS=only $(E2E)
 
 .PHONY: demo
 demo: image lab ## Redis with 100,000 keys, moved there and back while a client writes. Leaves the lab up.
-	@cargo run --release --locked --quiet -p godwit-demo --bin godwit-demo
+	@$(PROGRAMS)/godwit-demo
 
 .PHONY: docs
 docs: bootstrap ## The documentation as a book, in target/book/html.
@@ -117,8 +119,8 @@ docs: bootstrap ## The documentation as a book, in target/book/html.
 
 .PHONY: docs-output
 docs-output: image lab ## Runs the commands of the documentation and writes what they print into its pages. Keeps records for report-check too.
-	GODWIT_DOCS_WRITE=1 cargo test --release --locked $(UNIT) --test docs
-	GODWIT_DOCS_WRITE=1 cargo test --release --locked -p godwit-e2e --test e2e -- docs quick-start report
+	GODWIT_DOCS_WRITE=1 cargo test $(CARGO_FLAGS) --test docs
+	GODWIT_DOCS_WRITE=1 $(E2E) -- docs quick-start report
 
 .PHONY: report-check
 report-check: build ## Pages of `kubectl migrate report` in a real browser: both themes, wide and narrow, without a network.
@@ -126,21 +128,21 @@ report-check: build ## Pages of `kubectl migrate report` in a real browser: both
 
 .PHONY: bench
 bench: image lab ## Measures; writes benches/results/latest.json and prints it as a table.
-	@cargo run --release --locked --quiet -p godwit-demo --bin bench -- $(ANEW) $(WHAT)
+	@$(PROGRAMS)/bench $(ANEW) $(WHAT)
 
 .PHONY: bench-quick
 bench-quick: image lab ## The same with fewer samples, in some minutes.
-	@cargo run --release --locked --quiet -p godwit-demo --bin bench -- --quick $(ANEW) $(WHAT)
+	@$(PROGRAMS)/bench --quick $(ANEW) $(WHAT)
 
 .PHONY: bench-images
 bench-images: bootstrap ## Reads CRIU's images with Godwit and with crit: time, memory, ratios. As root; installs crit in a root of its own.
-	@cargo build --release --locked --quiet -p godwit-cli
+	@cargo build $(CARGO_FLAGS) --quiet --bin kubectl-migrate
 	@scripts/bench-images $(PROGRAMS)/kubectl-migrate
 
 .PHONY: fuzz
 FUZZ_SECONDS ?= 300
 fuzz: bootstrap ## Every parser of images, archives and logs against mutated real files: FUZZ_SECONDS (300) each, with a new seed.
-	GODWIT_FUZZ_SECONDS=$(FUZZ_SECONDS) GODWIT_FUZZ_SEED=$${GODWIT_FUZZ_SEED:-$$RANDOM$$RANDOM} cargo test --release --locked -p godwit-criu --test fuzz -- --nocapture
+	GODWIT_FUZZ_SECONDS=$(FUZZ_SECONDS) GODWIT_FUZZ_SEED=$${GODWIT_FUZZ_SEED:-$$RANDOM$$RANDOM} cargo test $(CARGO_FLAGS) --test fuzz -- --nocapture
 
 .PHONY: clean
 clean: ## Takes the lab away and removes what was built here. The cache stays; its folder may be removed by hand.
