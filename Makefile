@@ -45,6 +45,10 @@ build: bootstrap ## Builds all programs; the OCI wrapper as a static one; the li
 cache: lab-program ## Makes what the lab is made of: two Debian roots, Kubernetes, Helm, CoreDNS, images. Once.
 	@$(LAB) prepare
 
+.PHONY: services
+services: lab-program ## Makes what some end-to-end tests talk to: an OpenTelemetry collector and an OCI registry. Once.
+	@$(LAB) prepare --services
+
 .PHONY: lab
 lab: lab-program ## Brings the lab up: a real Kubernetes cluster of several nodes on this machine.
 	@$(LAB) up
@@ -90,6 +94,7 @@ test-e2e: image lab ## All end-to-end tests on the lab.
 test-road: export GODWIT_E2E_PART := road
 test-beside: export GODWIT_E2E_PART := rest
 test-road test-beside: image lab
+test-e2e test-beside: services
 test-e2e test-road test-beside:
 	GODWIT_E2E_VMS=$${GODWIT_E2E_VMS:-none} $(E2E)
 

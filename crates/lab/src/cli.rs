@@ -46,6 +46,9 @@ enum Action {
         /// For these nodes, as for `up`; virtual machines need more than others. Default: the standard ones.
         #[arg(long)]
         nodes: Option<Topology>,
+        /// Also what some end-to-end tests talk to: an OpenTelemetry collector and an OCI registry.
+        #[arg(long)]
+        services: bool,
     },
     /// Takes the cluster away; the cache stays.
     Down,
@@ -157,10 +160,10 @@ pub fn run() -> Result<ExitCode> {
             let _lock = lock(&settings)?;
             cluster::up(&settings, nodes, network, &Progress::new())?;
         }
-        Action::Prepare { nodes } => {
+        Action::Prepare { nodes, services } => {
             cluster::check(&settings, Some(nodes.clone().unwrap_or_else(|| Topology::standard(false))), None)?;
             let _lock = lock(&settings)?;
-            cluster::prepare(&settings, nodes, &Progress::new())?;
+            cluster::prepare(&settings, nodes, services, &Progress::new())?;
         }
         Action::Down => {
             let _lock = lock(&settings)?;

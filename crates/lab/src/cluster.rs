@@ -34,10 +34,11 @@ const REVISION: &str = "3";
 const OBJECTS: [&str; 3] =
     [include_str!("../../../lab/runtimeclasses.yaml"), include_str!("../../../lab/coredns/coredns.yaml"), include_str!("../../../lab/cni/cni.yaml")];
 
-/// Fills the cache with what these nodes need, or the standard ones.
-pub fn prepare(settings: &Settings, wanted: Option<Topology>, progress: &Progress) -> Result<()> {
+/// Fills the cache with what these nodes need, or the standard ones, and with the tests' services if they are wanted.
+pub fn prepare(settings: &Settings, wanted: Option<Topology>, services: bool, progress: &Progress) -> Result<()> {
     let topology = wanted.unwrap_or_else(|| Topology::standard(false));
-    let ingredients = Ingredients::of(settings, &topology)?;
+    let needed = Ingredients::of(settings, &topology)?;
+    let ingredients = if services { needed.with_services(settings) } else { needed };
     // The nodes of a running cluster stand on this root.
     if !ingredients.is_node_fresh() && Record::read(settings).is_some() {
         progress.step("lab down: its nodes' root is made anew", || down(settings))?;

@@ -109,7 +109,20 @@ impl Ingredients {
                 flags: "-s -w".to_owned(),
             },
         ));
-        all.push(go(
+        let kernels = topology.kernels();
+        if !kernels.is_empty() {
+            // In this order: each is made with those before it.
+            all.push(tools::ingredient(settings));
+            all.extend(kernels.into_iter().map(|kernel| kernel::ingredient(settings, kernel)));
+            let node_key = all.iter().find(|one| one.entry.path().ends_with("node")).map_or("", |one| one.entry.key()).to_owned();
+            all.push(disks::ingredient(settings, &node_key));
+        }
+        Ok(Self { all })
+    }
+
+    /// Those for what some tests talk to, too: no cluster needs it.
+    pub fn with_services(mut self, settings: &Settings) -> Self {
+        self.all.push(go(
             settings,
             &GoProgram {
                 module: "collector",
@@ -121,7 +134,7 @@ impl Ingredients {
                 flags: "-s -w".to_owned(),
             },
         ));
-        all.push(go(
+        self.all.push(go(
             settings,
             &GoProgram {
                 module: "registry",
@@ -133,15 +146,7 @@ impl Ingredients {
                 flags: "-s -w".to_owned(),
             },
         ));
-        let kernels = topology.kernels();
-        if !kernels.is_empty() {
-            // In this order: each is made with those before it.
-            all.push(tools::ingredient(settings));
-            all.extend(kernels.into_iter().map(|kernel| kernel::ingredient(settings, kernel)));
-            let node_key = all.iter().find(|one| one.entry.path().ends_with("node")).map_or("", |one| one.entry.key()).to_owned();
-            all.push(disks::ingredient(settings, &node_key));
-        }
-        Ok(Self { all })
+        self
     }
 
     /// Digest of what the nodes' root is made from.

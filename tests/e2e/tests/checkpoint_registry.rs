@@ -234,7 +234,7 @@ impl Registry {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .context("the registry cannot be started; godwit-lab prepare builds it")?;
+            .context("the registry cannot be started; make services builds it")?;
         self.child = Some(child);
         let url = format!("https://{CLIENT_ADDRESS}:{}/v2/", self.port);
         let there = wait_until("the registry answers", STARTING, || {

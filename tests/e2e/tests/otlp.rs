@@ -194,7 +194,7 @@ impl Collector {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .context("the collector cannot be started; godwit-lab prepare builds it")?;
+            .context("the collector cannot be started; make services builds it")?;
         self.child = Some(child);
         Ok(())
     }
