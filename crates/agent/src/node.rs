@@ -7,7 +7,7 @@ use godwit_rpc::{Credentials, Identity, tls, v1::handoff_client::HandoffClient};
 use tonic::transport::Channel;
 
 use crate::{
-    anchor::{holder::Holder, mirrors::Mirrors},
+    anchor::{holder::Holder, mirrors::Mirrors, wireguard::WireGuard},
     checkpoint::registries::Registries,
     failure::failure,
     journal::Journal,
@@ -29,6 +29,8 @@ pub struct Node {
     pub no_anchor: String,
     /// Why an address cannot move here on its network segment, for all that this node's kernel says; empty when it can.
     pub no_segment: String,
+    /// Who has encrypted tunnels with it.
+    pub wireguard: WireGuard,
     /// Old pods whose addresses live on elsewhere.
     pub anchors: Holder,
     /// Addresses of old pods that live on here.

@@ -82,6 +82,9 @@ async fn remove_handler(node: &Node) -> anyhow::Result<()> {
     if was_there {
         install::restart(&node.cri, &node.host).await.context("the runtime still knows the handler until it is restarted")?;
     }
+    if node.anchors.keys().is_empty() {
+        tokio::task::spawn_blocking(godwit_network::wireguard::remove).await?.context("the interface of encrypted tunnels stays")?;
+    }
     Ok(())
 }
 

@@ -60,6 +60,7 @@ pub fn decide(facts: &Facts, (wish, memory): (Network, MemoryStrategy), inspecte
         peers: inspected.peers.clone(),
         no_same_address: no_same_address(wish, candidates),
         no_anchor: no_anchor(inspected, candidates),
+        encrypted: inspected.encrypts && candidates.iter().all(|candidate| candidate.reply.encrypts),
         never_restarted: facts.never_restarted,
     };
     let network = match network::choose(wish_of(wish), &situation) {

@@ -310,6 +310,16 @@ pub const ENTRIES: &[Entry] = &[
     ),
     switch("VolumeMissing", "The target pod lacks a volume that the source has.", "Do not change the target pod's spec on the way (admission webhooks)."),
     switch("VolumeUnsafe", "A directory at the target does not look as it did at the source.", "Try again with a new target pod."),
+    switch(
+        "WireGuardKeyTaken",
+        "A node says a key for encrypted tunnels that another node has, or one like it.",
+        "Look at the agents of the nodes that the message names: nodes make their keys themselves, so one of them is forged.",
+    ),
+    switch(
+        "WireGuardLost",
+        "The old pod's node had WireGuard when its address was announced, and has it no more.",
+        "Look at the log of the agent on that node, and restart it; or move the pod with its connections closed: --network close.",
+    ),
     keep("BeingCheckpointed", "A checkpoint of the same pod is being made.", "Wait until it has ended: `kubectl get podcheckpoints`."),
     keep(
         "CheckpointDamaged",

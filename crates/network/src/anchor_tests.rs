@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::tests::{in_new_netns, ip, root, with_peer};
-use crate::{Attachment, Gate, Hold, Mirror, close, echo, links, sockets};
+use crate::{Attachment, Gate, Hold, Mirror, close, echo, links, sockets, wireguard};
 
 const FOUR: Ends = Ends { old: IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2)), peer: IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1)) };
 const SIX: Ends = Ends { old: IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 2)), peer: IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1)) };
@@ -197,7 +197,7 @@ fn a_narrow_gate(ends: Ends) {
                 hold.keep_everything().unwrap();
                 gate.shut().unwrap();
 
-                let untaken = sockets::untaken(&old, ends.old).unwrap();
+                let untaken = sockets::untaken(&old, &[ends.old]).unwrap();
                 assert_eq!((untaken.len(), untaken[0].peer.port()), (1, left.local_addr().unwrap().port()));
                 gate.connect(&old, "eth0", "anc0", &[], &untaken).unwrap();
                 sockets::refuse(&old, &untaken).unwrap();
@@ -357,18 +357,48 @@ fn an_old_address_lives_in_a_new_pod_behind_a_tunnel() {
     if !root() {
         return;
     }
-    [FOUR, SIX].into_iter().for_each(by_a_tunnel);
+    [FOUR, SIX].into_iter().for_each(by_a_plain_tunnel);
 }
 
-fn by_a_tunnel(ends: Ends) {
+#[test]
+fn an_old_address_lives_in_a_new_pod_behind_wireguard() {
+    if !root() {
+        return;
+    }
+    in_new_netns(|node| match inside(&node, wireguard::raise) {
+        Err(error) => eprintln!("skipped: {error}: {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default()),
+        Ok(_) => [FOUR, SIX].into_iter().for_each(|ends| by_a_tunnel(ends, by_wireguard)),
+    });
+}
+
+/// Both ends of a tunnel between two nodes, whose namespaces and addresses are given.
+type Ways = fn((&Path, IpAddr), (&Path, IpAddr)) -> (links::Tunnel, links::Tunnel);
+
+fn by_a_plain_tunnel(ends: Ends) {
+    by_a_tunnel(ends, |(_, a), (_, b)| (links::Tunnel::plain(77, a, b), links::Tunnel::plain(77, b, a)));
+}
+
+fn by_wireguard((node_a, a): (&Path, IpAddr), (node_b, b): (&Path, IpAddr)) -> (links::Tunnel, links::Tunnel) {
+    let raise = || wireguard::raise().unwrap();
+    let ((key_a, none), (key_b, _)) = (inside(node_a, raise), inside(node_b, raise));
+    assert!(none.is_empty() && key_a != key_b);
+    inside(node_a, || wireguard::admit(&key_b, b).unwrap());
+    inside(node_b, || wireguard::admit(&key_a, a).unwrap());
+    assert_eq!(inside(node_a, raise), (key_a, vec![key_b]), "what is there is taken up");
+    inside(node_a, || wireguard::admit(&[5; 32], b).unwrap());
+    inside(node_a, || wireguard::dismiss(&[5; 32]).unwrap());
+    assert_eq!(inside(node_a, raise).1, [key_b]);
+    (links::Tunnel::encrypted(77, &key_a, &key_b), links::Tunnel::encrypted(77, &key_b, &key_a))
+}
+
+fn by_a_tunnel(ends: Ends, ways: Ways) {
     in_new_netns(move |node_a| {
         on_a_wire_to(&node_a.clone(), move |node_b| {
             with_peer(move |old, peer| {
                 in_new_netns(move |new| {
                     the_old_address_lives_in_the_new_pod(ends, &old, &new, &peer, |mirror| {
                         let (a, b): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-                        let there = links::Tunnel { vni: 77, local: a, remote: b };
-                        let here = links::Tunnel { vni: 77, local: b, remote: a };
+                        let (there, here) = ways((&node_a, a), (&node_b, b));
                         inside(&node_a, || links::make_tunnel(&old, "anc0", there, None).unwrap());
                         let again = inside(&node_a, || links::make_tunnel(&old, "anc1", there, None).unwrap_err());
                         assert!(again.is_taken(), "{again}");

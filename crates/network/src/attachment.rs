@@ -12,12 +12,12 @@ use crate::netlink::{self, ACK, CREATE, DUMP, EXCL, Message, Socket, attributes,
 use crate::nft::Family;
 use crate::{Error, addresses, links, replies, sockets};
 
-const NEWROUTE: u16 = 24;
+pub(crate) const NEWROUTE: u16 = 24;
 const GETROUTE: u16 = 26;
 const NEWRULE: u16 = 32;
 const DELRULE: u16 = 33;
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
+pub(crate) const RTA_DST: u16 = 1;
+pub(crate) const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
@@ -29,9 +29,9 @@ const FRA_FWMARK: u16 = 10;
 const FRA_TABLE: u16 = 15;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-const MAIN: u8 = 254;
-const UNICAST: u8 = 1;
-const PROTOCOL_STATIC: u8 = 4;
+pub(crate) const MAIN: u8 = 254;
+pub(crate) const UNICAST: u8 = 1;
+pub(crate) const PROTOCOL_STATIC: u8 = 4;
 const TO_TABLE: u8 = 1;
 const ONLINK: u32 = 4;
 /// `RTM_F_CLONED`: what the kernel has learnt of one destination, no route.

@@ -18,6 +18,7 @@
 //!   peers ⇄ eth0 ⇄ anc0 ═══ links: tunnel or pair ═══ old0 ⇄ the same connections, in the new pod
 //!           Gate::connect                             mirror::Mirror: old address, old MAC, old routes
 //!           hold::Hold keeps what comes too early     attachment::Attachment: what there is to mirror
+//!                            wireguard: what tunnels go through where both nodes have it
 //!                                                     replies: answers to datagrams have the address that was asked
 //! ```
 //!
@@ -52,6 +53,7 @@ mod segment_tests;
 pub mod sockets;
 #[cfg(test)]
 mod tests;
+pub mod wireguard;
 
 pub use attachment::Attachment;
 pub use error::Error;

@@ -1,4 +1,4 @@
-//! The interfaces of the anchor: a VXLAN tunnel between two nodes, or a veth pair on one node, with their ends inside pods' network namespaces.
+//! The interfaces of the anchor: a VXLAN tunnel between two nodes, inside WireGuard where both have it ([`wireguard`]), or a veth pair on one node, with their ends inside pods' network namespaces.
 //!
 //! ```text
 //!   node A                                              node B
@@ -18,7 +18,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use crate::netlink::{self, ACK, CREATE, DUMP, EXCL, Message, Socket, attributes, u32_at};
-use crate::{Error, addresses, netns};
+use crate::{Error, addresses, netns, wireguard};
 
 const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
@@ -64,10 +64,10 @@ const QUIET_SIX: [(&str, &str); 4] = [("disable_ipv6", "0"), ("accept_ra", "0"),
 const EEXIST: i32 = 17;
 const ENODEV: i32 = 19;
 
-/// UDP port of the tunnels.
+/// UDP port of the tunnels that are not encrypted.
 pub const PORT: u16 = 4790;
-/// Bytes that VXLAN adds to a frame, over IPv4; over IPv6 it is 20 more.
-pub const OVERHEAD: u32 = 50;
+/// Bytes that VXLAN adds to a packet, over IPv4; over IPv6 it is 20 more.
+const OVERHEAD: u32 = 50;
 
 /// An interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +91,50 @@ pub struct Tunnel {
     pub local: IpAddr,
     /// The other node's address, of the same family.
     pub remote: IpAddr,
+    /// UDP port at both nodes.
+    pub port: u16,
+}
+
+impl Tunnel {
+    /// One that is not encrypted.
+    #[must_use]
+    pub fn plain(vni: u32, local: IpAddr, remote: IpAddr) -> Self {
+        Self { vni, local, remote, port: PORT }
+    }
+
+    /// One between the nodes that have these keys, inside WireGuard, which lets the other one in already ([`wireguard::admit`]).
+    #[must_use]
+    pub fn encrypted(vni: u32, own: &wireguard::Key, other: &wireguard::Key) -> Self {
+        Self { vni, local: wireguard::address(own), remote: wireguard::address(other), port: wireguard::INNER }
+    }
+
+    /// What must be allowed for it to carry anything.
+    #[must_use]
+    pub fn needs(&self) -> String {
+        match self.port {
+            wireguard::INNER => {
+                format!(
+                    "UDP port {} between the nodes (WireGuard), and UDP port {} by their interfaces {}",
+                    wireguard::PORT,
+                    wireguard::INNER,
+                    wireguard::DEVICE
+                )
+            }
+            port => format!("UDP port {port} between the nodes"),
+        }
+    }
+
+    /// Whether it goes through WireGuard.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.port == wireguard::INNER
+    }
+
+    /// Bytes that it adds to a packet at most.
+    #[must_use]
+    pub fn overhead(&self) -> u32 {
+        if self.is_encrypted() { wireguard::OVERHEAD } else { OVERHEAD }
+    }
 }
 
 /// The interfaces of a network namespace.
@@ -140,7 +184,7 @@ pub fn make_tunnel(netns: &Path, name: &str, tunnel: Tunnel, mac: Option<[u8; 6]
         .attribute(IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes())
         .nested(IFLA_LINKINFO, |m| {
             m.text(INFO_KIND, "vxlan").nested(INFO_DATA, |m| {
-                let m = m.attribute(VXLAN_ID, &tunnel.vni.to_ne_bytes()).attribute(VXLAN_LEARNING, &[0]).attribute(VXLAN_PORT, &PORT.to_be_bytes());
+                let m = m.attribute(VXLAN_ID, &tunnel.vni.to_ne_bytes()).attribute(VXLAN_LEARNING, &[0]).attribute(VXLAN_PORT, &tunnel.port.to_be_bytes());
                 address(address(m, tunnel.local, VXLAN_LOCAL, VXLAN_LOCAL6), tunnel.remote, VXLAN_GROUP, VXLAN_GROUP6)
             })
         });

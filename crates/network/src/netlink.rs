@@ -33,6 +33,8 @@ const NESTED: u16 = 0x8000;
 pub const ROUTE: Option<Protocol> = None;
 /// nf_tables and its relatives.
 pub const NETFILTER: Option<Protocol> = Some(rustix::net::netlink::NETFILTER);
+/// Families of their own, such as WireGuard's.
+pub const GENERIC: Option<Protocol> = Some(rustix::net::netlink::GENERIC);
 /// Sockets.
 pub const SOCK_DIAG: Option<Protocol> = Some(rustix::net::netlink::SOCK_DIAG);
 

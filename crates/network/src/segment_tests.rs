@@ -230,7 +230,7 @@ fn peers_of_connections_that_nobody_took_in_are_told_and_the_address_stays_where
         gate.shut().unwrap();
         segment::open(new, &mirror.device, &[]).unwrap();
         announce::announce(new, &mirror.device, mirror.old.mac, &mirror.old.ips).unwrap();
-        let untaken = sockets::untaken(old, OLD.into()).unwrap();
+        let untaken = sockets::untaken(old, &[OLD.into()]).unwrap();
         gate.seal(&untaken).unwrap();
         segment::give_away(old, "eth0", LEFT).unwrap();
         sockets::refuse(old, &untaken).unwrap();

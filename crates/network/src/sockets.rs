@@ -119,14 +119,14 @@ pub struct Untaken {
     entry: Entry,
 }
 
-/// Connections of `local` that no program has taken in yet. They are in no program's hands, so they do not move with one.
+/// Connections of some addresses that no program has taken in yet. They are in no program's hands, so they do not move with one.
 ///
 /// # Errors
 /// The namespace cannot be entered or the kernel cannot be asked.
-pub fn untaken(netns: &Path, local: IpAddr) -> Result<Vec<Untaken>, Error> {
+pub fn untaken(netns: &Path, locals: &[IpAddr]) -> Result<Vec<Untaken>, Error> {
     let socket = Socket::inside(netns, netlink::SOCK_DIAG)?;
     let established = list(&socket, TCP, (1 << ESTABLISHED) | (1 << CLOSE_WAIT))?;
-    Ok(established.into_iter().filter(|entry| entry.inode == 0).filter_map(Untaken::of).filter(|connection| connection.ours.ip() == local).collect())
+    Ok(established.into_iter().filter(|entry| entry.inode == 0).filter_map(Untaken::of).filter(|connection| locals.contains(&connection.ours.ip())).collect())
 }
 
 /// Ends connections that no program has taken in, with a reset to their peers.

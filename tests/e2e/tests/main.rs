@@ -83,7 +83,7 @@ const ROAD: [Scenario; 27] = [
 ];
 
 /// What goes along that road, and beside it: connections, memory while the pod runs, checkpoints, and everything that tells what happened. `make test-rest` runs it.
-const REST: [Scenario; 35] = [
+const REST: [Scenario; 36] = [
     pod_network::SCENARIO,
     connections::ALL_KINDS,
     connections::MANY_OF_THEM,
@@ -91,6 +91,7 @@ const REST: [Scenario; 35] = [
     connections::RETIRED,
     connections::CLOSED,
     tunnel::SCENARIO,
+    tunnel::ENCRYPTED,
     same_address::ALL_KINDS,
     same_address::MANY_OF_THEM,
     same_address::TAKEN,

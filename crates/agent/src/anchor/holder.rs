@@ -8,12 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use godwit_network::{
-    Attachment, Gate, Mirror, addresses,
-    attachment::is_link_local,
-    close, echo, links, sockets,
-    sockets::{Ends, Untaken},
-};
+use godwit_network::{Attachment, Gate, Mirror, addresses, attachment::is_link_local, close, echo, links, sockets, sockets::Ends};
 use godwit_node::host::Host;
 use godwit_rpc::v1::{AnchorName, Failure, HeldReply};
 use serde::{Deserialize, Serialize};
@@ -52,6 +47,9 @@ pub struct Link {
     pub node: String,
     /// host:port of that node's agent.
     pub agent: String,
+    /// That node's public key, if the tunnel is encrypted.
+    #[serde(default)]
+    pub wireguard: Vec<u8>,
 }
 
 /// One old pod.
@@ -89,13 +87,15 @@ struct Entry {
     anchor: Anchor,
     /// Connections that nobody had in hand when the anchor was announced, and so perhaps nobody ever will: nobody waits for them. After a restart none is known.
     neglected: HashSet<Ends>,
+    /// Right before the freeze every connection was in some program's hands. Since then none has begun.
+    all_taken: bool,
     /// By the new pod.
     holds: HashMap<String, Kept>,
 }
 
 impl Entry {
     fn new(anchor: Anchor) -> Self {
-        Self { anchor, neglected: HashSet::new(), holds: HashMap::new() }
+        Self { anchor, neglected: HashSet::new(), all_taken: false, holds: HashMap::new() }
     }
 }
 
@@ -103,8 +103,6 @@ impl Entry {
 pub struct Holder {
     journal: Journal,
     host: Host,
-    /// This node's address for tunnels.
-    underlay: IpAddr,
     anchors: Mutex<HashMap<String, Entry>>,
 }
 
@@ -113,10 +111,10 @@ impl Holder {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn load(journal: Journal, host: Host, underlay: IpAddr) -> std::io::Result<Self> {
+    pub fn load(journal: Journal, host: Host) -> std::io::Result<Self> {
         let anchors: Vec<Anchor> = journal.load(ROLE)?;
         let anchors = anchors.into_iter().map(|anchor| (anchor.name.pod_uid.clone(), Entry::new(anchor))).collect();
-        Ok(Self { journal, host, underlay, anchors: Mutex::new(anchors) })
+        Ok(Self { journal, host, anchors: Mutex::new(anchors) })
     }
 
     /// Forgets anchors of pods that no migration knows any more.
@@ -173,13 +171,18 @@ impl Holder {
     ///
     /// # Errors
     /// When there is no such anchor, or the kernel refuses.
-    pub fn tunnel(&self, name: &AnchorName, link: Link, remote: IpAddr, vni: u32) -> Result<bool, Failure> {
-        let tunnel = links::Tunnel { vni, local: self.underlay, remote };
+    pub fn tunnel(&self, name: &AnchorName, link: Link, tunnel: links::Tunnel) -> Result<bool, Failure> {
         self.connect(name, link, |netns, device| match links::make_tunnel(netns, device, tunnel, None) {
             Ok(()) => Ok(true),
             Err(error) if error.is_taken() => Ok(false),
             Err(error) => Err(refused(&error)),
         })
+    }
+
+    /// The keys of the nodes to which encrypted tunnels go.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Vec<u8>> {
+        self.all().values().flat_map(|entry| &entry.anchor.links).map(|link| link.wireguard.clone()).filter(|key| !key.is_empty()).collect()
     }
 
     /// Makes a pair of interfaces to a new pod on this very node.
@@ -274,15 +277,21 @@ impl Holder {
         let netns = self.host.path(&netns);
         let gate = Gate::new(&netns, pod_uid).map_err(|error| refused(&error))?;
         gate.narrow(&attachment.device).map_err(|error| refused(&error))?;
-        std::thread::scope(|scope| {
+        let left = std::thread::scope(|scope| {
             // The next change of rules would wait for what this one has taken away, in the freeze: it is waited for here.
             scope.spawn(|| drop(gate));
-            let end = Instant::now() + SETTLING;
-            while Instant::now() < end && !sockets::unsettled(&netns).map_err(|error| refused(&error))?.is_subset(&neglected) {
+            let (end, look) = (Instant::now() + SETTLING, || sockets::unsettled(&netns).map_err(|error| refused(&error)));
+            let mut left = look()?;
+            while Instant::now() < end && !left.is_subset(&neglected) {
                 std::thread::sleep(Duration::from_millis(1));
+                left = look()?;
             }
-            Ok(())
-        })
+            Ok(left)
+        })?;
+        if let Some(entry) = self.all().get_mut(pod_uid) {
+            entry.all_taken = left.is_empty();
+        }
+        Ok(())
     }
 
     fn keep(&self, pod_uid: &str, mut make: impl FnMut(&Entry, &Path, &Link) -> Result<Option<Kept>, godwit_network::Error>) -> Result<(), Failure> {
@@ -306,7 +315,7 @@ impl Holder {
         let entry = all.get_mut(&name.pod_uid).filter(|entry| entry.anchor.name.knows(&name.ticket)).ok_or_else(unknown)?;
         let link = entry.anchor.link(&name.target_pod_uid).cloned().ok_or_else(unknown)?;
         let netns = self.host.path(&entry.anchor.netns);
-        self.let_pass(&entry.anchor, &link)?;
+        self.let_pass(&entry.anchor, &link, entry.all_taken)?;
         if let Some(hold) = entry.holds.remove(&name.target_pod_uid) {
             match hold.release(&netns, &entry.anchor, own_addresses()) {
                 Ok(frames) => tracing::debug!(pod = name.pod_uid, frames, "passed on what was kept"),
@@ -326,11 +335,11 @@ impl Holder {
         Ok(())
     }
 
-    fn let_pass(&self, anchor: &Anchor, link: &Link) -> Result<(), Failure> {
+    fn let_pass(&self, anchor: &Anchor, link: &Link, all_taken: bool) -> Result<(), Failure> {
         let netns = self.host.path(&anchor.netns);
         let gate = Gate::new(&netns, &anchor.name.pod_uid).map_err(|error| refused(&error))?;
-        let ips = anchor.attachment.ips.iter();
-        let untaken: Vec<Untaken> = ips.filter_map(|ip| sockets::untaken(&netns, *ip).ok()).flatten().collect();
+        // Peers wait, and the kernel takes some milliseconds to list sockets.
+        let untaken = if all_taken { Vec::new() } else { sockets::untaken(&netns, &anchor.attachment.ips).unwrap_or_default() };
         if link.segment {
             gate.last(|gate| gate.seal(&untaken)).and_then(|()| segment::give_away(&netns, anchor)).map_err(|error| refused(&error))?;
         } else {
@@ -352,7 +361,7 @@ impl Holder {
     pub fn resume(&self, pod_uid: &str) -> Result<bool, Failure> {
         let Some(anchor) = self.of(pod_uid) else { return Ok(false) };
         let Some(link) = anchor.passes_to().cloned() else { return Ok(false) };
-        self.let_pass(&anchor, &link).map(|()| true)
+        self.let_pass(&anchor, &link, false).map(|()| true)
     }
 
     /// Takes everything of an anchor away but the gate.

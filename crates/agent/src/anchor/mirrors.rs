@@ -8,14 +8,14 @@ use std::{
     time::Duration,
 };
 
-use godwit_network::{Attachment, Mirror, addresses, echo, links};
+use godwit_network::{Attachment, Mirror, echo, links};
 use godwit_rpc::v1::{self, Anchored, Failure, LinkRequest};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Name, blocking,
     holder::{Link, UNKNOWN, unknown},
-    refused,
+    refused, wireguard,
 };
 use crate::{
     failure::{failure, internal},
@@ -46,6 +46,9 @@ pub struct Held {
     pub agent: String,
     /// Its address for tunnels.
     pub underlay: String,
+    /// That node's public key; empty: it has none.
+    #[serde(default)]
+    pub wireguard: Vec<u8>,
     /// UID of the new pod.
     pub pod_uid: String,
     /// Its network namespace, as the node names it.
@@ -86,6 +89,7 @@ impl Held {
             node: self.node.clone(),
             agent: self.agent.clone(),
             underlay: self.underlay.clone(),
+            wireguard: self.wireguard.clone(),
             attachment: serde_json::to_vec(&self.mirror.old).unwrap_or_default(),
             segment,
             strangers: self.strangers.iter().map(ToString::to_string).collect(),
@@ -213,6 +217,7 @@ impl Node {
             node: anchored.node.clone(),
             agent: anchored.agent.clone(),
             underlay: anchored.underlay.clone(),
+            wireguard: anchored.wireguard.clone(),
             pod_uid: pod_uid.to_owned(),
             netns,
             mirror,
@@ -224,7 +229,11 @@ impl Node {
         if held.segment {
             return self.raise_on_segment(&held, own).await;
         }
-        let mtu = if anchored.node == self.name { self.patch(&held).await? } else { self.tunnel(&held).await? };
+        let tunnel = if anchored.node == self.name { None } else { Some(self.tunnel(&held).await?) };
+        let mtu = match &tunnel {
+            Some(tunnel) => wireguard::underlay_mtu(self.ip).saturating_sub(tunnel.overhead()),
+            None => self.patch(&held).await?,
+        };
         let mirror = held.mirror.clone();
         let reached = blocking(move || {
             mirror.raise(&inside, mtu).map_err(|error| refused(&error))?;
@@ -239,7 +248,7 @@ impl Node {
         Err(failure(
             "TunnelBlocked",
             format!("no frame gets through the tunnel from node {} to node {}", self.name, held.node),
-            format!("allow UDP port {} between the nodes, or move the pod with its connections closed: --network close", links::PORT),
+            format!("allow {}, or move the pod with its connections closed: --network close", tunnel.map(|tunnel| tunnel.needs()).unwrap_or_default()),
         ))
     }
 
@@ -255,11 +264,18 @@ impl Node {
     }
 
     pub(super) fn as_link(&self, pod_uid: &str) -> Link {
-        Link { device: String::new(), segment: false, target_pod_uid: pod_uid.to_owned(), node: self.name.clone(), agent: self.address.clone() }
+        Link {
+            device: String::new(),
+            segment: false,
+            target_pod_uid: pod_uid.to_owned(),
+            node: self.name.clone(),
+            agent: self.address.clone(),
+            wireguard: Vec::new(),
+        }
     }
 
     /// Both ends of a tunnel, with a VNI that neither node uses.
-    async fn tunnel(self: &Arc<Self>, held: &Held) -> Result<u32, Failure> {
+    async fn tunnel(self: &Arc<Self>, held: &Held) -> Result<links::Tunnel, Failure> {
         let remote: IpAddr = held.underlay.parse().map_err(|error| internal("the address of the old pod's node", error))?;
         let seed = blake3::hash(held.key().as_bytes());
         let first = seed.as_bytes().first_chunk::<4>().map_or(0, |bytes| u32::from_le_bytes(*bytes));
@@ -267,19 +283,16 @@ impl Node {
         for attempt in 0..TRIES {
             let vni = first.wrapping_add(attempt) % (VNIS - 1) + 1;
             let (node, held_here) = (self.clone(), held.clone());
-            let here = links::Tunnel { vni, local: self.ip, remote };
             let made = blocking(move || {
                 let inside = node.host.path(&held_here.netns);
+                let here = node.wireguard.tunnel(vni, (node.ip, remote), (&held_here.node, &held_here.wireguard))?;
                 match links::make_tunnel(&inside, &held_here.mirror.device, here, Some(held_here.mirror.old.mac)) {
-                    Ok(()) => Ok(true),
-                    Err(error) if error.is_taken() => Ok(false),
+                    Ok(()) => Ok(Some(here)),
+                    Err(error) if error.is_taken() => Ok(None),
                     Err(error) => Err(refused(&error)),
                 }
-            })
-            .await?;
-            if !made {
-                continue;
-            }
+            });
+            let Some(here) = made.await? else { continue };
             let request = LinkRequest {
                 name: Some(held.name.about(&held.pod_uid)),
                 node: self.name.clone(),
@@ -287,6 +300,7 @@ impl Node {
                 underlay: self.ip.to_string(),
                 vni,
                 segment: false,
+                wireguard: if here.is_encrypted() { self.wireguard.key() } else { Vec::new() },
             };
             let reply = client.link(request).await.map_err(|status| unreachable(&held.node, &status))?.into_inner();
             match reply {
@@ -295,18 +309,10 @@ impl Node {
                     let (inside, device) = (self.host.path(&held.netns), held.mirror.device.clone());
                     blocking(move || links::remove(&inside, &device).map_err(|error| refused(&error))).await?;
                 }
-                _ => return Ok(self.underlay_mtu().saturating_sub(links::OVERHEAD)),
+                _ => return Ok(here),
             }
         }
         Err(failure("NoFreeTunnel", "no VXLAN network identifier was free on both nodes", "retire anchors that are not needed any more"))
-    }
-
-    /// Largest packet that leaves this node whole, in bytes.
-    fn underlay_mtu(&self) -> u32 {
-        let netns = std::path::Path::new("/proc/thread-self/ns/net");
-        let device = addresses::list(netns).unwrap_or_default().into_iter().find(|(_, ip)| *ip == self.ip).map(|(device, _)| device);
-        let links = links::list(netns).unwrap_or_default();
-        links.into_iter().find(|link| Some(&link.name) == device.as_ref()).map_or(1500, |link| link.mtu)
     }
 
     /// The pod runs here: frames pass to it from now on. Goes on until every holder has heard it.
@@ -396,6 +402,13 @@ impl Node {
         loop {
             tokio::time::sleep(SWEEP).await;
             let all: Vec<Held> = self.mirrors.all().values().cloned().collect();
+            let (node, mut used) = (self.clone(), self.anchors.keys());
+            used.extend(all.iter().map(|held| held.wireguard.clone()));
+            let swept = move || {
+                node.wireguard.keep_only(&used);
+                Ok(())
+            };
+            let _ = blocking(swept).await;
             for held in all {
                 if !links::lives(&self.host.path(&held.netns)) {
                     self.lower(&held).await;

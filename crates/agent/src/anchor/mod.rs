@@ -17,12 +17,15 @@
 //! Where both pods are on one network segment ([`segment`]) the address moves by itself: the same, without a tunnel; what passes is decided at the new pod, right after something of
 //! it has run, and the old pod, sealed, reserves the address.
 //!
+//! Where both nodes have WireGuard the tunnel goes through it ([`wireguard`]).
+//!
 //! Both sides are journaled before anything is made, in roles of their own (`anchor`, `mirror`), so that what a crash leaves is found and taken away.
 
 pub mod holder;
 pub mod mirrors;
 pub mod probe;
 pub mod segment;
+pub mod wireguard;
 
 use godwit_rpc::v1::{AnchorName, Failure};
 use serde::{Deserialize, Serialize};

@@ -9,7 +9,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use godwit_network::{Gate, echo, links};
@@ -67,7 +67,7 @@ impl Empty {
 pub fn why_not() -> String {
     let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let all = |netns: &Path| {
-        links::make_tunnel(netns, DEVICE, links::Tunnel { vni: VNI, local: here, remote: here }, None)?;
+        links::make_tunnel(netns, DEVICE, links::Tunnel::plain(VNI, here, here), None)?;
         links::make_patch(netns, "old0", [2, 0, 0, 0, 0, 1], netns, "anc1")?;
         links::up_as_pipe(netns, DEVICE, 1500)?;
         Gate::new(netns, "probe")?.connect(netns, "old0", DEVICE, &[here, Ipv6Addr::LOCALHOST.into()], &[])
@@ -97,10 +97,10 @@ pub fn answer(tunnel: links::Tunnel) -> Result<bool, Failure> {
 
 impl Node {
     /// Why a tunnel from a node, whose agent has this address, does not carry frames; empty when it does, and when that cannot be found out now.
-    pub async fn no_way_from(&self, node: &str, agent: &str) -> String {
+    pub async fn no_way_from(self: &Arc<Self>, node: &str, agent: &str) -> String {
         match self.carries(node, agent).await {
-            Ok(true) => String::new(),
-            Ok(false) => format!("no frame gets through a tunnel from node {node}; allow UDP port {} between the nodes", links::PORT),
+            Ok(None) => String::new(),
+            Ok(Some(needs)) => format!("no frame gets through a tunnel from node {node}; allow {needs}"),
             Err(why) => {
                 tracing::warn!(node, reason = why.reason, message = why.message, "the way between the nodes is not tried");
                 String::new()
@@ -108,25 +108,28 @@ impl Node {
         }
     }
 
-    async fn carries(&self, node: &str, agent: &str) -> Result<bool, Failure> {
+    /// What must be allowed for it to carry anything; none: it does.
+    async fn carries(self: &Arc<Self>, node: &str, agent: &str) -> Result<Option<String>, Failure> {
         let mut client = self.handoff(agent, node)?;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());
         for attempt in 0..TRIES {
             let vni = VNIS.start + now.wrapping_add(attempt) % (VNIS.end - VNIS.start);
-            let request = ProbeRequest { underlay: self.ip.to_string(), vni };
+            let request = ProbeRequest { underlay: self.ip.to_string(), vni, wireguard: self.wireguard.key() };
             let reply = client.probe(request).await.map_err(|status| internal("the other node does not answer", status))?.into_inner();
             if let Some(why) = reply.failure {
                 return Err(why);
             }
             let remote: IpAddr = reply.underlay.parse().map_err(|error| internal("the address of the other node", error))?;
-            let here = links::Tunnel { vni, local: self.ip, remote };
+            let (this, other) = (self.clone(), node.to_owned());
             let reached = blocking(move || {
                 let empty = Empty::make().map_err(|why| internal("the tunnel cannot be tried", why))?;
+                let here = this.wireguard.tunnel(vni, (this.ip, remote), (&other, &reply.wireguard))?;
                 let made = !reply.taken && empty.tunnel(here).map_err(|error| refused(&error))?;
-                if made { echo::reaches(&empty.netns, DEVICE, PATIENCE).map(Some).map_err(|error| refused(&error)) } else { Ok(None) }
+                let blocked = |reached: bool| Some((!reached).then(|| here.needs()));
+                if made { echo::reaches(&empty.netns, DEVICE, PATIENCE).map(blocked).map_err(|error| refused(&error)) } else { Ok(None) }
             });
-            if let Some(reached) = reached.await? {
-                return Ok(reached);
+            if let Some(blocked) = reached.await? {
+                return Ok(blocked);
             }
         }
         Err(internal("the tunnel cannot be tried", "all numbers that were tried are used"))

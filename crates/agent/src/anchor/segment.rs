@@ -253,8 +253,15 @@ impl Node {
             let (node, link) = (self.clone(), Link { segment: true, ..self.as_link(&held.pod_uid) });
             return blocking(move || node.anchors.adjoin(&name, link)).await;
         }
-        let request =
-            LinkRequest { name: Some(name), node: self.name.clone(), agent: self.address.clone(), underlay: self.ip.to_string(), vni: 0, segment: true };
+        let request = LinkRequest {
+            name: Some(name),
+            node: self.name.clone(),
+            agent: self.address.clone(),
+            underlay: self.ip.to_string(),
+            vni: 0,
+            segment: true,
+            wireguard: Vec::new(),
+        };
         let reply = self.handoff(&held.agent, &held.node)?.link(request).await.map_err(|status| unreachable(&held.node, &status))?;
         reply.into_inner().failure.map_or(Ok(()), Err)
     }

@@ -55,7 +55,10 @@ impl Agent for Control {
             Ok(reply) => reply,
             Err(blocker) => v1::InspectReply { blockers: vec![blocker], ..v1::InspectReply::default() },
         };
-        Ok(Response::new(v1::InspectReply { no_anchor: node.no_anchor.clone(), ..reply }))
+        // Its earlier addresses live on through tunnels of their own.
+        let earlier = node.mirrors.of_pod(&migration.source_pod_uid);
+        let encrypts = node.wireguard.encrypts() && earlier.iter().all(|held| held.segment || !held.wireguard.is_empty());
+        Ok(Response::new(v1::InspectReply { no_anchor: node.no_anchor.clone(), encrypts, ..reply }))
     }
 
     async fn assess(&self, request: Request<v1::AssessRequest>) -> Result<Response<v1::AssessReply>, Status> {
@@ -71,7 +74,7 @@ impl Agent for Control {
             Some(migration) if request.same_address => node.no_same_address(migration, request.reach).await,
             _ => String::new(),
         };
-        Ok(Response::new(v1::AssessReply { no_anchor, no_same_address, ..reply }))
+        Ok(Response::new(v1::AssessReply { no_anchor, no_same_address, encrypts: node.wireguard.encrypts(), ..reply }))
     }
 
     async fn prepare_target(&self, request: Request<v1::PrepareTargetRequest>) -> Result<Response<v1::PrepareTargetReply>, Status> {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use godwit_migration::handover::Sealed;
-use godwit_network::links;
 use godwit_rpc::{
     tls,
     v1::{self, FileChunk, Migration, Receipt, ask_reply, handoff_server::Handoff, restore_event},
@@ -134,16 +133,21 @@ impl Handoff for Peer {
     }
 
     async fn probe(&self, request: Request<v1::ProbeRequest>) -> Result<Response<v1::ProbeReply>, Status> {
-        tls::require_agent(&request)?;
+        let caller = tls::require_agent(&request)?;
         let request = request.into_inner();
-        let (underlay, vni) = (self.registry.node.ip, request.vni);
+        let node = self.registry.node.clone();
         let remote = request.underlay.parse().map_err(|_| Status::invalid_argument("the request names no address"))?;
-        let made = anchor::blocking(move || anchor::probe::answer(links::Tunnel { vni, local: underlay, remote })).await;
+        let (underlay, wireguard) = (node.ip.to_string(), node.wireguard.key());
+        let made = anchor::blocking(move || {
+            let tunnel = node.wireguard.tunnel(request.vni, (node.ip, remote), (&caller, &request.wireguard))?;
+            anchor::probe::answer(tunnel)
+        });
+        let made = made.await;
         let (taken, failure) = match made {
             Ok(made) => (!made, None),
             Err(why) => (false, Some(why)),
         };
-        Ok(Response::new(v1::ProbeReply { underlay: underlay.to_string(), taken, failure }))
+        Ok(Response::new(v1::ProbeReply { underlay, taken, failure, wireguard }))
     }
 
     async fn shout(&self, request: Request<v1::ShoutRequest>) -> Result<Response<v1::ShoutReply>, Status> {
@@ -161,15 +165,26 @@ impl Handoff for Peer {
         if caller != request.node {
             return Err(Status::permission_denied("a node asks for its own pods only"));
         }
-        let link =
-            Link { device: String::new(), segment: request.segment, target_pod_uid: name.target_pod_uid.clone(), node: request.node, agent: request.agent };
         let node = self.registry.node.clone();
+        let link = Link {
+            device: String::new(),
+            segment: request.segment,
+            target_pod_uid: name.target_pod_uid.clone(),
+            node: request.node,
+            agent: request.agent,
+            wireguard: request.wireguard.clone(),
+        };
         if link.segment {
             let failure = anchor::blocking(move || node.anchors.adjoin(&name, link)).await.err();
             return Ok(Response::new(v1::LinkReply { taken: false, failure }));
         }
         let remote = request.underlay.parse().map_err(|_| Status::invalid_argument("the request names no address"))?;
-        let made = anchor::blocking(move || node.anchors.tunnel(&name, link, remote, request.vni)).await;
+        let made = anchor::blocking(move || {
+            node.anchors.find(&name).ok_or_else(anchor::holder::unknown)?;
+            let tunnel = node.wireguard.answering(request.vni, (node.ip, remote), (&caller, &request.wireguard))?;
+            node.anchors.tunnel(&name, link, tunnel)
+        });
+        let made = made.await;
         Ok(Response::new(match made {
             Ok(made) => v1::LinkReply { taken: !made, failure: None },
             Err(why) => v1::LinkReply { taken: false, failure: Some(why) },

@@ -54,6 +54,8 @@ pub struct Situation {
     pub no_same_address: String,
     /// Why one of the nodes cannot have an anchor; empty: both can.
     pub no_anchor: String,
+    /// The tunnel of an anchor would be encrypted.
+    pub encrypted: bool,
     /// The pod is not restarted by its kubelet: the sealed source keeps its memory as long as its anchor lives.
     pub never_restarted: bool,
 }
@@ -98,10 +100,10 @@ pub fn choose(wish: Wish, situation: &Situation) -> Result<Choice, Failure> {
             warnings.push(ended(situation));
         }
         Driver::Anchor => {
-            warnings.push(
-                "the old pod stays, sealed, until the last old connection has ended; what these say passes through a tunnel between the nodes, which is neither encrypted nor authenticated"
-                    .to_owned(),
-            );
+            let secrecy = if situation.encrypted { "encrypted by WireGuard" } else { "neither encrypted nor authenticated" };
+            warnings.push(format!(
+                "the old pod stays, sealed, until the last old connection has ended; what these say passes through a tunnel between the nodes, which is {secrecy}"
+            ));
             if situation.never_restarted {
                 warnings.push("the old pod is one that is not restarted, so its memory is given back only when it goes".to_owned());
             }
@@ -152,6 +154,13 @@ mod tests {
         assert_eq!(why.reason, "NetworkNotPossible");
         assert!(why.message.contains("no plugin for it"), "{}", why.message);
         assert_eq!(choose(Wish::Only(Driver::Close), &situation()).unwrap().driver, Driver::Close);
+    }
+
+    #[test]
+    fn the_tunnel_says_whether_it_is_encrypted() {
+        let said = |encrypted| choose(Wish::Auto, &Situation { encrypted, ..situation() }).unwrap().warnings.join("\n");
+        assert!(said(true).ends_with("a tunnel between the nodes, which is encrypted by WireGuard"));
+        assert!(said(false).ends_with("a tunnel between the nodes, which is neither encrypted nor authenticated"));
     }
 
     #[test]

@@ -83,6 +83,7 @@ async fn anchors(node: &Arc<Node>, migration: &Migration, pod: &SourcePod) -> Re
         node: node.name.clone(),
         agent: migration.source_address.clone(),
         underlay: node.ip.to_string(),
+        wireguard: node.wireguard.key(),
         attachment: serde_json::to_vec(&attachment).map_err(|error| internal("the old address", error))?,
         segment,
         strangers: anchor::holder::own_addresses().iter().map(ToString::to_string).collect(),
