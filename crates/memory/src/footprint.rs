@@ -121,7 +121,12 @@ mod tests {
     fn the_dead_and_the_bodiless_count_as_nothing() {
         let mut child = Command::new("true").spawn().unwrap();
         let pid = child.id().cast_signed();
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        let ended = || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !ended() {
+            assert!(std::time::Instant::now() < end, "it does not end");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         let zombie = footprint(&[pid]);
         child.wait().unwrap();
         let (kernel_thread, dead) = (2, footprint(&[pid]));

@@ -367,7 +367,11 @@ fn an_old_address_lives_in_a_new_pod_behind_wireguard() {
     }
     in_new_netns(|node| match inside(&node, wireguard::raise) {
         Err(error) => eprintln!("skipped: {error}: {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default()),
-        Ok(_) => [FOUR, SIX].into_iter().for_each(|ends| by_a_tunnel(ends, by_wireguard)),
+        Ok(_) => {
+            [FOUR, SIX].into_iter().for_each(|ends| by_a_tunnel(ends, by_wireguard));
+            (0..2).for_each(|_| inside(&node, || wireguard::remove().unwrap()));
+            assert!(links::list(&node).unwrap().iter().all(|link| link.name != wireguard::DEVICE));
+        }
     });
 }
 

@@ -292,7 +292,7 @@ fn destroyed_connections_fail_at_once_and_the_peer_hears_nothing_behind_a_gate()
         assert_eq!(destroyed, sockets::Destroyed { established: 2, other: 1 });
         let (result, at) = reader.join().unwrap();
         assert_eq!(result.unwrap_err().kind(), ErrorKind::ConnectionAborted);
-        assert!(at.duration_since(started) < Duration::from_millis(100));
+        assert!(at.duration_since(started) < Duration::from_secs(5), "who is not woken sleeps for ever");
         assert!(mapped.write_all(b"x").is_err());
         assert!(first.write_all(b"x").is_err());
         assert_eq!(sockets::established(&pod, ip).unwrap(), 0);

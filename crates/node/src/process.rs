@@ -100,9 +100,15 @@ mod tests {
     #[test]
     fn a_process_and_its_children_are_described() {
         let mut child = Command::new("sh").args(["-c", "sleep 60 & exec sleep 61"]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(200));
         let pid = child.id().cast_signed();
-        let grandchild: i32 = fs::read_to_string(directory(pid).join("task").join(pid.to_string()).join("children")).unwrap().trim().parse().unwrap();
+        let children = || fs::read_to_string(directory(pid).join("task").join(pid.to_string()).join("children")).unwrap();
+        let sleeps = |pid| of_pids(&[pid]).iter().all(|process| process.comm == "sleep" && process.state == 'S');
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !(sleeps(pid) && children().trim().parse().is_ok_and(sleeps)) {
+            assert!(std::time::Instant::now() < end, "the two do not sleep");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let grandchild: i32 = children().trim().parse().unwrap();
         let own = id().cast_signed();
         let all = of_pids(&[own, pid, grandchild, i32::MAX]);
         assert_eq!(all.len(), 3);

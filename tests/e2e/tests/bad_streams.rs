@@ -17,11 +17,13 @@ const IMAGES: &str = "/run/godwit/images";
 const HOLD: Duration = Duration::from_secs(6);
 const LIMIT: Duration = Duration::from_secs(60);
 /// For how long a pod that stands still before a network that takes nothing is left so.
-const STILL: Duration = Duration::from_millis(2500);
+const STILL: Duration = Duration::from_millis(3500);
 /// How soon it goes on when the migration is cancelled then: before the network is given up.
-const SOON: Duration = Duration::from_secs(2);
-/// The longest that a pod may stand still for a network that is gone: held for 2 s by the test, then 5 s until the kernel gives a silent peer up.
-const GIVEN_UP: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(3);
+/// For so long the test holds a frozen pod, to take its network away.
+const FROZEN: Duration = Duration::from_secs(3);
+/// The longest that a pod may stand still for a network that is gone: [`FROZEN`], then 5 s until the kernel gives a silent peer up, and as long again on a machine that is busy.
+const GIVEN_UP: Duration = Duration::from_secs(16);
 
 fn run(case: &Case) -> Result<()> {
     let mut road = Road::start(case)?;
@@ -67,7 +69,7 @@ fn cancelled(road: &mut Road<'_>) -> Result<()> {
 
 /// Nothing more passes between the agents once the pod is frozen, until this has happened.
 fn cut_off(road: &mut Road<'_>, name: &str, verdict: &str, then: impl FnOnce(&mut Road<'_>) -> Result<String>) -> Result<String> {
-    let (node, held) = (road.node.clone(), road.at("agent.source.frozen", Order::Delay(Duration::from_secs(2)))?);
+    let (node, held) = (road.node.clone(), road.at("agent.source.frozen", Order::Delay(FROZEN))?);
     start(road, name)?;
     held.wait(LIMIT)?;
     let rules = format!(

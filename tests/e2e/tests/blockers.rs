@@ -25,7 +25,7 @@ fn run(case: &Case) -> Result<()> {
     let blocked: Vec<Blocked> = specs().into_iter().chain(processes()).collect();
     let objects: Vec<Value> = blocked.iter().map(|(_, pod, _)| pod.clone().on(&case.pair.a).class(case.class).object()).collect();
     case.apply(&objects)?;
-    case.apply(&owned())?;
+    case.apply(&owned(&case.pair.a))?;
     for (name, _, words) in &blocked {
         if starts(case, name)? {
             refused(case, name, words)?;
@@ -104,10 +104,10 @@ fn processes() -> Vec<Blocked> {
     ]
 }
 
-/// Pods with other owners than ReplicaSets.
-fn owned() -> Vec<Value> {
+/// Pods with other owners than ReplicaSets, all on one node: other scenarios count what is on theirs.
+fn owned(node: &str) -> Vec<Value> {
     let template = |app: &str, restart: &str| {
-        let mut pod = Pod::new(app, [container("main", &IDLE)]).with("restartPolicy", json!(restart)).object();
+        let mut pod = Pod::new(app, [container("main", &IDLE)]).on(node).with("restartPolicy", json!(restart)).object();
         json!({"metadata": {"labels": {"app": app}}, "spec": pod["spec"].take()})
     };
     let selector = |app: &str| json!({"matchLabels": {"app": app}});

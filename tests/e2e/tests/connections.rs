@@ -21,7 +21,7 @@ pub const CLOSED: Scenario =
     Scenario::new("connections-close", "When connections are to close, the plan names their peers, and they do once the pod has moved; not before.", closed);
 
 /// Long enough for an anchor to be retired.
-const MEANWHILE: Duration = Duration::from_secs(15);
+const MEANWHILE: Duration = Duration::from_secs(30);
 
 fn all_kinds(case: &Case) -> Result<()> {
     there_and_back(case, Driver::Anchor, |stage| stage.kinds(), true)

@@ -19,7 +19,7 @@ pub const PORT: u16 = 8080;
 /// The server's container.
 pub fn server() -> serde_json::Value {
     let mut container = python("web", PROGRAM, &[&PORT.to_string()]);
-    container["readinessProbe"] = serde_json::json!({"httpGet": {"path": "/", "port": PORT}, "periodSeconds": 1});
+    container["readinessProbe"] = serde_json::json!({"httpGet": {"path": "/", "port": PORT}, "periodSeconds": 1, "timeoutSeconds": 5});
     container
 }
 

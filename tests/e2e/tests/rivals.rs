@@ -39,11 +39,11 @@ fn two_at_once(case: &Case, road: &mut Road<'_>) -> Result<()> {
 /// Copying takes longer than the deadline allows.
 fn deadline(case: &Case, road: &mut Road<'_>) -> Result<()> {
     for (point, name) in [("agent.source.opened", "late-before"), ("agent.source.frozen", "late-within")] {
-        let held = road.at(point, Order::Delay(Duration::from_secs(12)))?;
-        migrate::order(&case.lab, &case.namespace, name, &road.pod, &road.target(), &json!({"deadlineSeconds": 8}))?;
+        let held = road.at(point, Order::Delay(Duration::from_secs(20)))?;
+        migrate::order(&case.lab, &case.namespace, name, &road.pod, &road.target(), &json!({"deadlineSeconds": 15}))?;
         held.wait(LIMIT)?;
         let phase = road.settled(name)?;
-        ensure!(phase == "RolledBack" || phase == "Failed", "with a deadline of 8 s and 12 s at {point} it ended as {phase}");
+        ensure!(phase == "RolledBack" || phase == "Failed", "with a deadline of 15 s and 20 s at {point} it ended as {phase}");
         let record = case.lab.get(&["podmigration", "-n", &case.namespace, name])?;
         ensure!(record["status"]["failure"]["reason"] == "DeadlineExceeded", "the reason is {}", record["status"]["failure"]);
     }

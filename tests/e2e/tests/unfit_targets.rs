@@ -36,7 +36,9 @@ fn run(case: &Case) -> Result<()> {
     case.lab.kubectl(&["uncordon", &target])?;
     cordoned?;
 
-    let without = without_agent(case, &target).and_then(|()| refused("NoAgent"));
+    // The others are replaced at the same time, and the source's is asked first.
+    let rolled_out = || case.lab.kubectl(&["rollout", "status", "daemonset/godwit-agent", "-n", NAMESPACE, "--timeout=50s"]).map(drop);
+    let without = without_agent(case, &target).and_then(|()| rolled_out()).and_then(|()| refused("NoAgent"));
     case.lab.kubectl(&["label", "node", &target, "godwit.e2e/away-"])?;
     case.lab.kubectl(&[
         "patch",

@@ -402,9 +402,9 @@ impl Node {
         loop {
             tokio::time::sleep(SWEEP).await;
             let all: Vec<Held> = self.mirrors.all().values().cloned().collect();
-            let (node, mut used) = (self.clone(), self.anchors.keys());
-            used.extend(all.iter().map(|held| held.wireguard.clone()));
+            let (node, mut used) = (self.clone(), all.iter().map(|held| held.wireguard.clone()).collect::<Vec<_>>());
             let swept = move || {
+                used.extend(node.anchors.keys());
                 node.wireguard.keep_only(&used);
                 Ok(())
             };

@@ -36,6 +36,8 @@ impl Own {
     fn run(&self, script: &str) -> Child {
         let enter = format!("echo $$ > {}/cgroup.procs; {script}", self.0.path().display());
         let child = Command::new("sh").args(["-c", &enter]).spawn().unwrap();
+        let pid = child.id().cast_signed();
+        until("it is in the cgroup", || self.0.pids().unwrap().contains(&pid));
         sleep(Duration::from_millis(100));
         child
     }
@@ -52,6 +54,15 @@ impl Drop for Own {
     }
 }
 
+/// On a machine that is busy things take their time.
+fn until(what: &str, mut there: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !there() {
+        assert!(Instant::now() < end, "not within 10 s: {what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(3)
 }
@@ -65,6 +76,7 @@ fn frozen_processes_stand_still_and_go_on() {
     for own in Own::all("still") {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut child = own.run(&format!("while :; do echo >> {}; done", file.path().display()));
+        until("it writes", || counter(file.path()) > 0);
         let started = Instant::now();
         own.0.freeze(soon()).unwrap();
         println!("{}: frozen in {:?}", own.0.version, started.elapsed());
@@ -73,8 +85,7 @@ fn frozen_processes_stand_still_and_go_on() {
         sleep(Duration::from_millis(100));
         assert_eq!(counter(file.path()), count);
         own.0.thaw().unwrap();
-        sleep(Duration::from_millis(100));
-        assert!(!own.0.frozen().unwrap() && counter(file.path()) > count);
+        until("it goes on", || !own.0.frozen().unwrap() && counter(file.path()) > count);
         // The seal: the pod's cgroup holds everything in it, what is started there later too.
         let pod = own.0.pod().unwrap();
         assert_eq!(pod, own.0.parent().unwrap());
@@ -96,6 +107,7 @@ fn killed_while_frozen_nothing_runs_any_more() {
     for own in Own::all("kill") {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut child = own.run(&format!("sleep 60 & sleep 60 & while :; do echo >> {}; done", file.path().display()));
+        until("all three run", || counter(file.path()) > 0);
         own.0.freeze(soon()).unwrap();
         let count = counter(file.path());
         assert_eq!(own.0.pids().unwrap().len(), 3);

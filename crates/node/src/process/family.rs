@@ -64,8 +64,12 @@ mod tests {
     #[test]
     fn own_threads_and_a_child_with_a_session_of_its_own() {
         let mut child = Command::new("setsid").args(["sleep", "60"]).spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(200));
         let (own, pid) = (std::process::id().cast_signed(), child.id().cast_signed());
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while of_pids(&[pid]).iter().any(|process| process.comm != "sleep") {
+            assert!(std::time::Instant::now() < end, "it does not sleep in its own session");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         let (stay, wait) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || wait.recv());
         let all = of_pids(&[own, pid]);
