@@ -23,7 +23,7 @@ const POINTS: [(&str, bool); 9] = [
     ("agent.target.swapped", true),
     ("controller.settling.live", true),
 ];
-const HOLD: Duration = Duration::from_secs(5);
+const HOLD: Duration = Duration::from_secs(3);
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn run(case: &Case) -> Result<()> {

@@ -15,8 +15,21 @@ use crate::{
     clock::Timer,
     failure::{failure, internal},
     node::Node,
-    source::{pod::SourcePod, travel::Wishes},
+    source::{
+        pod::{SourcePod, images_of},
+        travel::Wishes,
+    },
 };
+
+/// Removes the images of a pod, and what CRIU worked with.
+pub(super) fn free_images(node: &Node, pod_uid: &str) {
+    let images = node.host.path(images_of(pod_uid));
+    if let Err(error) = std::fs::remove_dir_all(&images)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, images = %images.display(), "cannot free the images");
+    }
+}
 
 /// Everything that is done while the pod runs.
 pub(super) async fn prepare(
@@ -33,6 +46,11 @@ pub(super) async fn prepare(
     let timer = Timer::start(ROLE, "inspect");
     let pod = SourcePod::prepare(&node.host, &node.cri, &migration.source_pod_uid).await?;
     step(timer);
+    if session.machine().finished() {
+        // Taken back before there was anything to free: what has been made since goes here. Whatever is taken back later finds it.
+        free_images(node, &migration.source_pod_uid);
+        return Err(internal("stopped", "the migration was taken back"));
+    }
     let mut handoff = node.handoff(&migration.target_address, &migration.target_node)?;
     let timer = Timer::start(ROLE, "copy");
     pod.copy_files(&handoff, migration).await?;

@@ -399,12 +399,7 @@ impl Worker {
 
     /// Frees the images.
     fn tidy(&self) {
-        let images = self.node.host.path(images_of(&self.migration.source_pod_uid));
-        if let Err(error) = std::fs::remove_dir_all(&images)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, images = %images.display(), "cannot free the images");
-        }
+        begin::free_images(&self.node, &self.migration.source_pod_uid);
     }
 
     /// The pod stands still no longer.
