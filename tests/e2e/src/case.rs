@@ -168,13 +168,42 @@ impl Case {
         shell::run("kubectl", &all, None, MINUTE)
     }
 
+    /// Orders something at a fault point of this node's agent.
+    ///
+    /// # Errors
+    /// When the order cannot be written.
+    pub fn fault(&self, node: &str, point: &str, order: Order) -> Result<Fault> {
+        Fault::set(&self.lab, &[node], point, order)
+    }
+
+    /// Orders something at a fault point of the controller, wherever it runs, when it is at work for this namespace: another scenario may be under way, with its own orders.
+    ///
+    /// # Errors
+    /// When the order cannot be written.
+    pub fn fault_of_controller(&self, point: &str, order: Order) -> Result<Fault> {
+        let nodes: Vec<&str> = self.lab.nodes().iter().map(|node| node.name.as_str()).collect();
+        Fault::set(&self.lab, &nodes, &format!("{point}@{}", self.namespace), order)
+    }
+
+    /// Orders something at a fault point that a move from `source` to the other node passes: of an agent, or of the controller.
+    ///
+    /// # Errors
+    /// When the order cannot be written.
+    pub fn fault_on_way(&self, source: &str, point: &str, order: Order) -> Result<Fault> {
+        match point.split('.').take(2).collect::<Vec<_>>()[..] {
+            ["agent", "source"] => self.fault(source, point, order),
+            ["agent", _] => self.fault(self.pair.other(source), point, order),
+            _ => self.fault_of_controller(point, order),
+        }
+    }
+
     /// A pod that only waits, and its migration, which is taken back because a step of it fails. Returns how it ended; the pod is left.
     ///
     /// # Errors
     /// When it is not taken back.
     pub fn taken_back(&self, name: &str) -> Result<Move> {
         let pod = self.start(Pod::new(name, [container("main", &["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.2; done"])]))?;
-        let _fault = Fault::set(&self.lab, &[&self.pair.b], "agent.target.verify", Order::Fail)?;
+        let _fault = self.fault(&self.pair.b, "agent.target.verify", Order::Fail)?;
         let moved = self.migrate(&pod, &self.pair.b)?.taken_back()?;
         let after = self.ready(&pod)?;
         ensure!(pods::node(&after) == self.pair.a && pods::restarts(&after) == 0, "{pod} was not left alone");

@@ -32,7 +32,7 @@ impl Fault {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn set(lab: &Lab, nodes: &[&str], point: &str, order: Order) -> Result<Self> {
+    pub(crate) fn set(lab: &Lab, nodes: &[&str], point: &str, order: Order) -> Result<Self> {
         let text = match order {
             Order::Crash => "crash".to_owned(),
             Order::Delay(time) => format!("delay {}", time.as_millis()),

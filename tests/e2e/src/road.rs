@@ -60,25 +60,12 @@ impl<'a> Road<'a> {
         self.case.pair.other(&self.node).to_owned()
     }
 
-    /// Nodes on which the process that passes a fault point may run.
-    #[must_use]
-    pub fn nodes_of(&self, point: &str) -> Vec<String> {
-        match point.split('.').nth(1) {
-            Some("source") => vec![self.node.clone()],
-            Some("target") => vec![self.target()],
-            _ => self.case.lab.nodes().iter().map(|node| node.name.clone()).collect(),
-        }
-    }
-
-    /// Orders something at a fault point: of the agents of this road, or of the controller when it is at work for this road's namespace.
+    /// Orders something at a fault point of who carries the pod on its way from here.
     ///
     /// # Errors
     /// When the order cannot be written.
     pub fn at(&self, point: &str, order: Order) -> Result<Fault> {
-        let nodes = self.nodes_of(point);
-        let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
-        let point = if point.starts_with("controller.") { format!("{point}@{}", self.case.namespace) } else { point.to_owned() };
-        Fault::set(&self.case.lab, &nodes, &point, order)
+        self.case.fault_on_way(&self.node, point, order)
     }
 
     /// Migrates while `order` waits at `point`; afterwards everything must be in order, and somebody must have passed the point. Returns how it ended.

@@ -9,7 +9,7 @@ use godwit_demo::objects::{Pod, container};
 use godwit_demo::pods;
 use godwit_demo::shell::{Output, wait_until};
 use godwit_e2e::case::{Good, MINUTE};
-use godwit_e2e::faults::{Fault, Order};
+use godwit_e2e::faults::Order;
 use godwit_e2e::road::renew;
 use godwit_e2e::user::User;
 use godwit_e2e::{Case, Scenario};
@@ -218,14 +218,14 @@ fn interrupted(case: &Case) -> Result<()> {
     let pod = case.start(Pod::new("steady", [container("counter", &["sh", "-c", COUNTER])]))?;
     for point in ["agent.checkpoint.frozen", "agent.checkpoint.store"] {
         let before = case.good(&pod, "counter", 0)?;
-        let _fault = Fault::set(&case.lab, &[&case.pair.a], point, Order::Fail)?;
+        let _fault = case.fault(&case.pair.a, point, Order::Fail)?;
         expect(&case.kubectl_migrate(&["checkpoint", &pod])?, "NodeError")?;
         case.goes_on(&pod, "counter", &before)?;
     }
     let left = case.lab.script_on_node(&case.pair.a, &format!("find {STORE}/{} -mindepth 1 -maxdepth 1 ! -name 'first-*'", case.namespace))?;
     ensure!(left.trim().is_empty(), "of those that failed there is left:\n{left}");
     crashed(case, &pod, &[])?;
-    let restore = Fault::set(&case.lab, &[&case.pair.b], "agent.restore.verify", Order::Fail)?;
+    let restore = case.fault(&case.pair.b, "agent.restore.verify", Order::Fail)?;
     expect(&case.kubectl_migrate(&["restore", "after-a-crash", "--name", "never", "--node", &case.pair.b])?, "NodeError")?;
     ensure!(restore.fired()?, "nobody has failed");
     pods::wait_gone(&case.lab, &case.namespace, "never", case.patience())
@@ -234,7 +234,7 @@ fn interrupted(case: &Case) -> Result<()> {
 /// The agent ends while the pod stands still: the next one lets it go on, and makes the checkpoint `after-a-crash`. Its pod has a container `counter`.
 pub fn crashed(case: &Case, pod: &str, options: &[&str]) -> Result<()> {
     let before = case.good(pod, "counter", 0)?;
-    let crash = Fault::set(&case.lab, &[&case.pair.a], "agent.checkpoint.frozen", Order::Crash)?;
+    let crash = case.fault(&case.pair.a, "agent.checkpoint.frozen", Order::Crash)?;
     let order = [&["checkpoint", pod, "--name", "after-a-crash", "--no-wait"], options].concat();
     ok(case.kubectl_migrate(&order)?)?;
     crash.wait(MINUTE)?;

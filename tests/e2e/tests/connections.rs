@@ -9,7 +9,7 @@ use godwit_demo::shell::wait_until;
 use godwit_demo::talker::Asker;
 use godwit_e2e::case::MINUTE;
 use godwit_e2e::contract::{self, Behaviour, Driver, MANY, Stage};
-use godwit_e2e::faults::{Fault, Order};
+use godwit_e2e::faults::Order;
 use godwit_e2e::{Case, Scenario};
 
 pub const ALL_KINDS: Scenario = Scenario::new("connections", "Connections of all kinds live on there and back; nobody sees a reset.", all_kinds).each_class();
@@ -76,7 +76,7 @@ fn retired(case: &Case) -> Result<()> {
     let mut later = Asker::new(contract::address(case, &pod)?)?;
     let record = first.record.as_ref().map(pods::name).unwrap_or_default().to_owned();
     // The target has been told of the earlier anchor and has not asked its holder yet.
-    let fault = Fault::set(&case.lab, &[&case.pair.a], "agent.target.open", Order::Delay(MEANWHILE))?;
+    let fault = case.fault(&case.pair.a, "agent.target.open", Order::Delay(MEANWHILE))?;
     let moved = std::thread::scope(|scope| {
         let moving = scope.spawn(|| case.migrate(&pod, &case.pair.a));
         fault.wait(MINUTE)?;
@@ -99,7 +99,7 @@ fn closed(case: &Case) -> Result<()> {
     let many = stage.open(&[MANY])?;
     let pod = stage.pod.clone();
     let close = || case.kubectl_migrate(&[&pod, "--to", &case.pair.b, "--network", "close"]);
-    let fault = Fault::set(&case.lab, &[&case.pair.b], "agent.target.swap", Order::Fail)?;
+    let fault = case.fault(&case.pair.b, "agent.target.swap", Order::Fail)?;
     let refused = close()?;
     ensure!(fault.fired()? && refused.code == 2, "the move was to be taken back after the restore:\n{}{}", refused.stdout, refused.stderr);
     drop(fault);

@@ -5,7 +5,7 @@ use godwit_demo::migrate;
 use godwit_demo::pods;
 use godwit_demo::talker::Asker;
 use godwit_e2e::contract::{Driver, Stage, address, all_retired};
-use godwit_e2e::faults::{Fault, Order};
+use godwit_e2e::faults::Order;
 use godwit_e2e::road::{renew, replace};
 use godwit_e2e::{Case, Scenario};
 
@@ -51,8 +51,7 @@ pub fn agents_by(case: &Case, driver: Driver) -> Result<()> {
 
 fn controller(case: &Case) -> Result<()> {
     let (pod, asker) = cross_all(case, Driver::Anchor, &OF_CONTROLLER, 0, 4)?;
-    let nodes: Vec<&str> = case.lab.nodes().iter().map(|node| node.name.as_str()).collect();
-    let faults = ["controller.anchored.ended", "controller.anchored.gone"].map(|point| Fault::set(&case.lab, &nodes, point, Order::Crash));
+    let faults = ["controller.anchored.ended", "controller.anchored.gone"].map(|point| case.fault_of_controller(point, Order::Crash));
     drop(asker);
     all_retired(case, &pod)?;
     for fault in faults {
@@ -95,14 +94,9 @@ enum Crossed {
 fn cross(case: &Case, driver: Driver, pod: &str, point: &str, order: Order, asker: &mut Asker) -> Result<Crossed> {
     let node = pods::node(&case.pod(pod)?).to_owned();
     let target = case.pair.other(&node).to_owned();
-    let nodes: Vec<&str> = match point.split('.').nth(1) {
-        _ if point.starts_with("controller.") => case.lab.nodes().iter().map(|node| node.name.as_str()).collect(),
-        Some("source") => vec![&node],
-        _ => vec![&target],
-    };
     // An anchor is begun only for an address that a connection uses, and the pod has had several by now.
     let here = if point.starts_with("controller.") { Some(Asker::new(address(case, pod)?)?) } else { None };
-    let fault = Fault::set(&case.lab, &nodes, point, order)?;
+    let fault = case.fault_on_way(&node, point, order)?;
     let ended = migrate::migrate_with(&case.lab, &case.namespace, &[pod, "--to", &target, "--network", driver.option()])?;
     ensure!(fault.fired()?, "nobody passed {point}; the command said:\n{}", ended.text());
     drop(fault);

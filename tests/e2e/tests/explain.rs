@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use godwit_demo::migrate;
 use godwit_demo::objects::{Pod, python};
 use godwit_demo::shell::{Output, wait_until};
-use godwit_e2e::faults::{Fault, Order};
+use godwit_e2e::faults::Order;
 use godwit_e2e::{Case, Scenario};
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ fn run(case: &Case) -> Result<()> {
     let before = case.good(&pod, "main", 0)?;
 
     // A dump that fails because of what the program did after the plan was made: CRIU's own words lead to the cause.
-    let held = Fault::set(&case.lab, &[&case.pair.a], "agent.source.opened", Order::Delay(Duration::from_secs(15)))?;
+    let held = case.fault(&case.pair.a, "agent.source.opened", Order::Delay(Duration::from_secs(15)))?;
     migrate::order(&case.lab, &case.namespace, "dump-fails", &pod, &case.pair.b, &json!({}))?;
     held.wait(LIMIT)?;
     case.exec(&pod, "main", &["touch", "/tmp/watch"])?;

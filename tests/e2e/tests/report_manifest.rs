@@ -13,7 +13,7 @@ use godwit_demo::pods;
 use godwit_demo::shell::{self, Output, wait_until};
 use godwit_demo::witness::Witness;
 use godwit_e2e::case::{ALIVE, MINUTE};
-use godwit_e2e::faults::{Fault, Order};
+use godwit_e2e::faults::Order;
 use godwit_e2e::user::User;
 use godwit_e2e::{Case, Scenario};
 use serde_json::{Value, json};
@@ -197,9 +197,7 @@ fn no_way_round_the_rights(case: &Case, witness: &Witness, pod: &str) -> Result<
 /// Deleting it while it is under way takes the migration back.
 fn deleted_on_the_way(case: &Case, witness: &Witness, pod: &str) -> Result<()> {
     case.untouched(witness, pod, || {
-        let nodes: Vec<String> = case.lab.nodes().iter().map(|node| node.name.clone()).collect();
-        let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
-        let held = Fault::set(&case.lab, &nodes, &format!("{POINT}@{}", case.namespace), Order::Delay(MINUTE / 10))?;
+        let held = case.fault_of_controller(POINT, Order::Delay(MINUTE / 10))?;
         apply(&manifest(case, "regretted", pod, &case.pair.a), &[])?.success()?;
         held.wait(MINUTE)?;
         case.lab.kubectl(&["delete", KIND, "regretted", "-n", &case.namespace, "--timeout=50s"])?;

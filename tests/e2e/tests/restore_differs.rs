@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use godwit_e2e::case::{ALIVE, MINUTE};
-use godwit_e2e::faults::{Fault, Order};
+use godwit_e2e::faults::Order;
 use godwit_e2e::{Case, Scenario};
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ const POINT: &str = "agent.target.expected";
 fn run(case: &Case) -> Result<()> {
     let (witness, pod) = case.start_pulse("exact")?;
     let refused = case.untouched(&witness, &pod, || {
-        let _fault = Fault::set(&case.lab, &[&case.pair.b], POINT, Order::Fail)?;
+        let _fault = case.fault(&case.pair.b, POINT, Order::Fail)?;
         case.migrate(&pod, &case.pair.b)?.taken_back().and_then(explained)
     })?;
     ensure!(refused.status("/failure/reason") == "RestoreIncomplete", "the reason is {}", refused.status("/failure"));

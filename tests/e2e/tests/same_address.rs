@@ -12,7 +12,7 @@ use godwit_demo::shell::wait_until;
 use godwit_demo::talker::Asker;
 use godwit_e2e::case::MINUTE;
 use godwit_e2e::contract::{self, Behaviour, Driver, MANY, Stage};
-use godwit_e2e::faults::{Fault, Order};
+use godwit_e2e::faults::Order;
 use godwit_e2e::{Case, Scenario};
 
 use crate::connections::there_and_back;
@@ -104,7 +104,7 @@ fn taken(case: &Case) -> Result<()> {
     asker.ask().context("after the refusal")?;
 
     // Found before the freeze, too.
-    let held = Fault::set(&case.lab, &[&case.pair.a], "agent.source.prepare", Order::Delay(Duration::from_secs(4)))?;
+    let held = case.fault(&case.pair.a, "agent.source.prepare", Order::Delay(Duration::from_secs(4)))?;
     let ended = thread::scope(|scope| {
         let moving = scope.spawn(|| migrate(case, &stage.pod, &[]));
         held.wait(MINUTE)?;

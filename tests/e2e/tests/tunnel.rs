@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use godwit_demo::migrate::{Move, migrate_with};
 use godwit_e2e::case::MINUTE;
 use godwit_e2e::contract::{Driver, FLOWING, KINDS, Stage};
-use godwit_e2e::faults::{Fault, Order};
+use godwit_e2e::faults::Order;
 use godwit_e2e::{Case, OnMachines, Scenario};
 
 use crate::refusals::explained;
@@ -55,7 +55,7 @@ fn run(case: &Case) -> Result<()> {
 
 /// Found before the freeze, too.
 fn raised_after_planning(case: &Case, migrate: &(dyn Fn(&[&str]) -> Result<Move> + Sync)) -> Result<()> {
-    let held = Fault::set(&case.lab, &[&case.pair.a], "agent.source.prepare", Order::Delay(Duration::from_secs(4)))?;
+    let held = case.fault(&case.pair.a, "agent.source.prepare", Order::Delay(Duration::from_secs(4)))?;
     let ended = thread::scope(|scope| {
         let moving = scope.spawn(|| migrate(&[]));
         held.wait(MINUTE)?;
