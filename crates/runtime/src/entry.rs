@@ -1,15 +1,13 @@
-//! Which of the six programs this is.
+//! Which of the five programs this is.
 
 use std::{ffi::OsString, path::Path};
 
-use crate::{arguments::Invocation, commands, config::Config, create, gate, hold, keeper, layout::Layout, record::Record, runc, standin};
+use crate::{arguments::Invocation, commands, config::Config, create, hold, keeper, layout::Layout, record::Record, runc, standin};
 
 /// `argv[0]` of the keeper.
 pub const KEEPER: &str = "godwit-keeper";
 /// `argv[0]` of the CRIU stand-in.
 pub const CRIU: &str = "criu";
-/// `argv[0]` of the gate.
-pub const GATE: &str = "gate";
 
 /// `argv[0]` of the pager.
 pub const PAGER: &str = "godwit-pager";
@@ -23,7 +21,6 @@ pub fn run() -> i32 {
     match Path::new(&name).file_name().and_then(|name| name.to_str()) {
         Some(KEEPER) => keeper::run(&rest),
         Some(CRIU) => standin::run(&rest),
-        Some(GATE) => gate::run(),
         Some(hold::SCRIPT) => hold::run(Path::new(&name)),
         Some(PAGER) => keeper::pager::run(&rest),
         _ => wrapper(&rest),

@@ -1,9 +1,9 @@
-//! The gate: CRIU's action script (criu(8), `--action-script`). CRIU waits for it at every stage and fails the restore if it fails.
+//! The gate: CRIU tells of each stage of a restore (see [`standin`](crate::standin)), waits, and takes the restore back when it is refused.
 //!
 //! ```text
-//!   pre-restore … post-restore ──▶ agent: Gate ──▶ Go ──▶ fate open → passed ──▶ 0    the tasks will run
-//!                                                │          └─ ended, or keeper gone ──▶ 1    nothing has run
-//!                                                └ Abort ──────────────────────────▶ 1
+//!   pre-restore … post-restore ──▶ agent: Gate ──▶ Go ──▶ fate open → passed ──▶ on    the tasks will run
+//!                                                │          └─ ended, or keeper gone ──▶ refused    nothing has run
+//!                                                └ Abort ──────────────────────────▶ refused
 //!   pre-resume ──────────────────▶ mark `resuming`: until here a failed restore has run nothing, from here on it may have
 //!   post-resume ─────────────────▶ mark `resumed`, tell the agent
 //! ```
@@ -18,75 +18,96 @@ use crate::{
     layout::{ENV_ATTEMPT, ENV_CONTAINER, Layout},
     process::Process,
     protocol::{Reply, Request},
+    standin::rpc::Stage,
 };
 
 /// How long CRIU is held for the agent's thanks after the processes run. The keeper repeats what was not heard.
 const COURTESY: Duration = Duration::from_secs(1);
 
-/// Runs the gate and gives its exit code.
-#[must_use]
-pub fn run() -> i32 {
-    let stage = env::var("CRTOOLS_SCRIPT_ACTION").unwrap_or_default();
-    if !matches!(stage.as_str(), "post-restore" | "pre-resume" | "post-resume") {
-        return 0;
+/// The gate of one restore.
+#[derive(Debug)]
+pub struct Gate {
+    layout: Layout,
+    attempt: u32,
+    /// Pid of the restored init process, once it is known.
+    init_pid: Option<i32>,
+}
+
+impl Gate {
+    /// The gate of the restore that this process belongs to. `None` when nothing says which.
+    #[must_use]
+    pub fn from_environment() -> Option<Self> {
+        let layout = env::var(ENV_CONTAINER).ok().and_then(|id| Layout::existing(&id))?;
+        let attempt = env::var(ENV_ATTEMPT).ok()?.parse().ok()?;
+        Some(Self { layout, attempt, init_pid: None })
     }
-    let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
-    let layout = env::var(ENV_CONTAINER).ok().and_then(|id| Layout::existing(&id));
-    let (Some(layout), Some(init_pid), Some(attempt)) = (layout, number("CRTOOLS_INIT_PID"), number(ENV_ATTEMPT)) else {
-        eprintln!("godwit: the gate does not know which container it holds; nothing is let through");
-        return 1;
-    };
-    match stage.as_str() {
-        "post-restore" => hold(&layout, init_pid, u32::try_from(attempt).unwrap_or(u32::MAX)),
-        "pre-resume" => i32::from(mark(&layout, "resuming", init_pid).is_err()),
-        _ => {
-            resumed(&layout, init_pid);
-            0
+
+    /// The container that is restored.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Whether CRIU may go on from this stage; it may take for ever to say so.
+    pub fn lets_pass(&mut self, stage: &Stage) -> bool {
+        self.init_pid = stage.init_pid.or(self.init_pid);
+        match (stage.name.as_str(), self.init_pid) {
+            ("post-restore", Some(init_pid)) => self.hold(init_pid),
+            ("pre-resume", Some(init_pid)) => self.mark("resuming", init_pid).is_ok(),
+            ("post-resume", Some(init_pid)) => {
+                self.resumed(init_pid);
+                true
+            }
+            ("post-restore" | "pre-resume" | "post-resume", None) => {
+                eprintln!("godwit: CRIU does not say which process it has restored; nothing is let through");
+                false
+            }
+            _ => true,
         }
     }
-}
 
-/// Notes the real init under a name.
-fn mark(layout: &Layout, name: &str, init_pid: i32) -> io::Result<()> {
-    layout.write(name, &Process::of(init_pid).unwrap_or(Process { pid: init_pid, start: 0 }))
-}
+    /// Notes the real init under a name.
+    fn mark(&self, name: &str, init_pid: i32) -> io::Result<()> {
+        self.layout.write(name, &Process::of(init_pid).unwrap_or(Process { pid: init_pid, start: 0 }))
+    }
 
-/// Holds CRIU until the agent has decided.
-fn hold(layout: &Layout, init_pid: i32, attempt: u32) -> i32 {
-    let request = Request::Gate { container: layout.id.clone(), init_pid };
-    let stopped = client::insist(&request, |reply| match reply {
-        Reply::Go => Some(None),
-        Reply::Abort { why } => Some(Some(why)),
-        _ => None,
-    });
-    if let Some(why) = stopped {
-        eprintln!("godwit: nothing runs here: {why}");
-        return 1;
-    }
-    // Without its keeper the container counts as dead, and the kubelet would start another one beside the restored.
-    if !layout.keeper().is_some_and(|keeper| keeper.alive()) {
-        let lost = Request::Restored {
-            container: layout.id.clone(),
-            code: 1,
-            output: "the keeper has gone; the restore was stopped at the gate, nothing has run".into(),
-        };
-        client::insist(&lost, Some);
-        return 1;
-    }
-    match Fate::pass(layout, attempt) {
-        Ok(Fate::Passed(number)) if number == attempt => 0,
-        Ok(_) | Err(_) => {
-            eprintln!("godwit: the container was stopped while it waited at the gate; nothing has run");
-            1
+    /// Holds CRIU until the agent has decided.
+    fn hold(&self, init_pid: i32) -> bool {
+        let request = Request::Gate { container: self.layout.id.clone(), init_pid };
+        let stopped = client::insist(&request, |reply| match reply {
+            Reply::Go => Some(None),
+            Reply::Abort { why } => Some(Some(why)),
+            _ => None,
+        });
+        if let Some(why) = stopped {
+            eprintln!("godwit: nothing runs here: {why}");
+            return false;
+        }
+        // Without its keeper the container counts as dead, and the kubelet would start another one beside the restored.
+        if !self.layout.keeper().is_some_and(|keeper| keeper.alive()) {
+            let lost = Request::Restored {
+                container: self.layout.id.clone(),
+                code: 1,
+                output: "the keeper has gone; the restore was stopped at the gate, nothing has run".into(),
+            };
+            client::insist(&lost, Some);
+            return false;
+        }
+        match Fate::pass(&self.layout, self.attempt) {
+            Ok(Fate::Passed(number)) if number == self.attempt => true,
+            Ok(_) | Err(_) => {
+                eprintln!("godwit: the container was stopped while it waited at the gate; nothing has run");
+                false
+            }
         }
     }
-}
 
-/// The processes run: leaves the mark for keeper and wrapper, and tells the agent.
-fn resumed(layout: &Layout, init_pid: i32) {
-    let _ = mark(layout, "resumed", init_pid);
-    let request = Request::Resumed { container: layout.id.clone(), init_pid };
-    if let Ok(Reply::Ok) = Question::send(&request).and_then(|question| question.wait(Some(COURTESY))) {
-        let _ = layout.mark("told");
+    /// The processes run: leaves the mark for keeper and wrapper, and tells the agent.
+    fn resumed(&self, init_pid: i32) {
+        let _ = self.mark("resumed", init_pid);
+        let request = Request::Resumed { container: self.layout.id.clone(), init_pid };
+        if let Ok(Reply::Ok) = Question::send(&request).and_then(|question| question.wait(Some(COURTESY))) {
+            let _ = self.layout.mark("told");
+        }
     }
 }

@@ -12,7 +12,7 @@
 //!     restored         {"pid", "start"} of the real init: runc has it       written by the keeper after `runc restore`
 //!     exited           exit code                                            written by the keeper as its last act
 //!     update-<n>.json  resources that `update` asked for before the switch  written by update, applied by the keeper after it
-//!     attempt-<n>/     one restore: home/.criu/default.conf, bin/criu, gate, work/restore.log, runc.log, real.pid
+//!     attempt-<n>/     one restore: home/.criu/default.conf, bin/criu, work/restore.log, runc.log, real.pid
 //! ```
 
 use std::{
@@ -24,9 +24,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{arguments::is_name, process::Process, protocol::CONTAINERS};
 
-/// Environment variable: the container's id, for the stand-in and the gate.
+/// Environment variable: the container's id, for the stand-in.
 pub const ENV_CONTAINER: &str = "GODWIT_CONTAINER";
-/// Environment variable: the number of the attempt, for the stand-in and the gate.
+/// Environment variable: the number of the attempt, for the stand-in.
 pub const ENV_ATTEMPT: &str = "GODWIT_ATTEMPT";
 
 /// A container's directory.

@@ -1,14 +1,14 @@
 //! The OCI runtime wrapper `godwit-runtime` and what the agent shares with it.
 //!
-//! One static binary, six programs, told apart by `argv[0]`. Where a pod comes from, CRIU runs the [`hold`]; where it goes to, five of them follow one another:
+//! One static binary, five programs, told apart by `argv[0]`. Where a pod comes from, CRIU runs the [`hold`]; where it goes to, four of them follow one another:
 //!
 //! ```text
 //!   conmon / shim ── OCI command ──▶ wrapper ──exec──▶ runc                       (containers that no migration names)
 //!                                      │ create of a container that waits
 //!                                      ▼
-//!                                    keeper ──fork, setns──▶ runc restore ──▶ criu (stand-in) ──exec──▶ criu ──▶ gate, pager
-//!                                      │ Keeper, Restored                     │ Images                       │ Gate, Resumed
-//!                                      ▼                                      ▼                              ▼
+//!                                    keeper ──fork, setns──▶ runc restore ──▶ criu (stand-in, gate) ──fork──▶ criu
+//!                                      │ Keeper, Restored; pager              │ Images, Gate, Resumed
+//!                                      ▼                                      ▼
 //!                                    agent's socket, see `protocol`
 //! ```
 //!

@@ -1,4 +1,4 @@
-//! What the wrapper, the keeper, the CRIU stand-in and the gate say to the agent, and its answers.
+//! What the wrapper, the keeper and the CRIU stand-in with its gate say to the agent, and its answers.
 //!
 //! One connection to the root-only unix socket [`SOCKET`] for each question: one line of JSON there, one line of JSON back. The answer may take as long
 //! as the migration needs; whoever asks never acts on a time-out. A connection that breaks (the agent restarted) is made again and the question asked again,
@@ -8,8 +8,8 @@
 //!   create (wrapper) ── Create ──▶ Plain | Keep | Fail
 //!   keeper           ── Keeper ──▶ Restore | Exit             (answered at Handoff.Open)
 //!   criu stand-in    ── Images ──▶ Go | Abort                 (answered when the images are there and verified)
-//!   gate program     ── Gate ────▶ Go | Abort                 (answered after the commit; CRIU is held at post-restore)
-//!   gate program     ── Resumed ─▶ Ok                         (post-resume: the processes run)
+//!   criu stand-in    ── Gate ────▶ Go | Abort                 (answered after the commit; CRIU is held at post-restore)
+//!   criu stand-in    ── Resumed ─▶ Ok                         (post-resume: the processes run)
 //!   keeper           ── Restored ▶ Ok                         (runc restore has ended)
 //! ```
 

@@ -19,18 +19,25 @@ pub fn fork() -> Result<Option<i32>, Errno> {
 
 /// Closes every descriptor from 3 on, but `keep`.
 pub fn close_inherited(keep: Option<RawFd>) {
-    let close = |first: u32, last: u32| {
-        if first <= last {
-            // SAFETY: close_range(2) takes plain numbers; no owned descriptor of this process is used after this call but `keep`.
-            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) };
-        }
-    };
     match keep.and_then(|fd| u32::try_from(fd).ok()) {
         Some(fd) if fd >= 3 => {
             close(3, fd.saturating_sub(1));
             close(fd.saturating_add(1), u32::MAX);
         }
         _ => close(3, u32::MAX),
+    }
+}
+
+/// Closes every descriptor from 3 on whose number is less than `limit`.
+pub fn close_below(limit: RawFd) {
+    close(3, u32::try_from(limit).unwrap_or_default().saturating_sub(1));
+}
+
+/// Closes these and all between.
+fn close(first: u32, last: u32) {
+    if first <= last {
+        // SAFETY: close_range(2) takes plain numbers; the callers own no descriptor of these numbers that they use afterwards.
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) };
     }
 }
 

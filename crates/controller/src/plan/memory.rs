@@ -10,7 +10,7 @@ pub const PRE_COPY: &str = "PreCopy";
 /// Memory travels while the pod stands still.
 pub const STOP_AND_COPY: &str = "StopAndCopy";
 /// Below this, in bytes, there is nothing to gain.
-const WORTH_IT: u64 = 32 << 20;
+const WORTH_IT: u64 = 1 << 20;
 
 /// Forked processes that share more than one part in so many of their memory keep it shared.
 const SHARED: u64 = 4;
@@ -70,7 +70,7 @@ mod tests {
     fn large_pods_travel_while_they_run() {
         let large = 1 << 30;
         assert_eq!(choose(MemoryStrategy::Auto, &pod(large, "")).unwrap(), Choice { strategy: PRE_COPY, warning: None });
-        assert_eq!(choose(MemoryStrategy::Auto, &pod(1 << 20, "")).unwrap().strategy, STOP_AND_COPY);
+        assert_eq!(choose(MemoryStrategy::Auto, &pod(1 << 19, "")).unwrap().strategy, STOP_AND_COPY);
         assert_eq!(choose(MemoryStrategy::PreCopy, &pod(1 << 20, "")).unwrap().strategy, PRE_COPY);
         assert_eq!(choose(MemoryStrategy::StopAndCopy, &pod(large, "")).unwrap().strategy, STOP_AND_COPY);
     }
@@ -89,7 +89,7 @@ mod tests {
         let told = choose(MemoryStrategy::Auto, &pod(1 << 30, "process 7 has an io_uring (fd 3)")).unwrap();
         assert_eq!(told.strategy, STOP_AND_COPY);
         assert!(told.warning.unwrap().contains("io_uring"));
-        assert_eq!(choose(MemoryStrategy::Auto, &pod(1 << 20, "why")).unwrap().warning, None);
+        assert_eq!(choose(MemoryStrategy::Auto, &pod(1 << 19, "why")).unwrap().warning, None);
         assert_eq!(choose(MemoryStrategy::PreCopy, &pod(1 << 30, "why")).unwrap_err().reason, "PreCopyNotPossible");
         assert_eq!(choose(MemoryStrategy::PostCopy, &pod(1 << 30, "")).unwrap_err().reason, "PostCopyNotSupported");
     }

@@ -1,9 +1,8 @@
 //! One `runc restore`: its directory, its environment, its end.
 //!
 //! ```text
-//!   attempt-<n>/  home/.criu/default.conf   read by CRIU because $HOME points here: network-lock skip, action-script=…/gate, lines of the agent
-//!                 bin/criu ─▶ this program  first in $PATH: the stand-in
-//!                 gate     ─▶ this program
+//!   attempt-<n>/  home/.criu/default.conf   read by CRIU because $HOME points here: network-lock skip, lines of the agent
+//!                 bin/criu ─▶ this program  first in $PATH: the stand-in, and with it the gate
 //!                 work/restore.log, runc.log, real.pid
 //! ```
 //!
@@ -16,7 +15,7 @@ use std::{
     fs::{self, File},
     io,
     os::unix::{ffi::OsStringExt, fs::symlink},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use nix::{
@@ -67,10 +66,8 @@ impl<'a> Attempt<'a> {
         for directory in ["home/.criu", "bin", "work"] {
             fs::create_dir_all(self.path.join(directory))?;
         }
-        let own = own_path();
-        symlink(&own, self.path.join("bin").join(entry::CRIU))?;
-        symlink(&own, self.path.join(entry::GATE))?;
-        fs::write(self.path.join("home/.criu/default.conf"), configuration(&self.path.join(entry::GATE), criu))
+        symlink(own_path(), self.path.join("bin").join(entry::CRIU))?;
+        fs::write(self.path.join("home/.criu/default.conf"), configuration(criu))
     }
 
     /// Starts `runc restore` in the pod's namespaces and gives its pid.
@@ -172,8 +169,8 @@ impl<'a> Attempt<'a> {
 }
 
 /// CRIU's default.conf. Each line is one option; an option of the agent cannot smuggle in a second line.
-fn configuration(gate: &Path, criu: &[String]) -> String {
-    let mut text = format!("network-lock skip\naction-script={}\n", gate.display());
+fn configuration(criu: &[String]) -> String {
+    let mut text = "network-lock skip\n".to_owned();
     for line in criu.iter().filter(|line| !line.contains(['\n', '\r'])) {
         text.push_str(line);
         text.push('\n');
@@ -216,7 +213,7 @@ mod tests {
 
     #[test]
     fn no_second_line_is_smuggled_in() {
-        let text = configuration(Path::new("/d/gate"), &["external mnt[/dev]:/p".into(), "a\naction-script=/evil".into()]);
-        assert_eq!(text, "network-lock skip\naction-script=/d/gate\nexternal mnt[/dev]:/p\n");
+        let text = configuration(&["external mnt[/dev]:/p".into(), "a\naction-script=/evil".into()]);
+        assert_eq!(text, "network-lock skip\nexternal mnt[/dev]:/p\n");
     }
 }

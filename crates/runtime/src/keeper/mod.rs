@@ -188,7 +188,7 @@ impl Keeper {
         if Fate::read(&self.layout).ok() != Some(Fate::Passed(number)) {
             // CRIU let the processes run without asking. They must not: nobody has decided that this node owns them.
             let _ = sys::kill(real.pid, nix::libc::SIGKILL);
-            return self.failed(&attempt, 125, Some("CRIU did not run the gate (action-script in $HOME/.criu/default.conf); the processes were killed".into()));
+            return self.failed(&attempt, 125, Some("CRIU did not ask at the gate; the processes were killed".into()));
         }
         let _ = self.layout.write("restored", &real);
         gone.extend(reap());

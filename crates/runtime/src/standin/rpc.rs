@@ -1,0 +1,133 @@
+//! What of CRIU's protocol the stand-in reads and writes: images/rpc.proto of CRIU, each message one packet. Everything else passes unread.
+
+use prost::Message;
+
+/// `criu_req_type`.
+const RESTORE: i32 = 2;
+/// `criu_req_type`.
+const NOTIFY: i32 = 6;
+
+/// `criu_req`: from the runtime to CRIU.
+#[derive(Clone, PartialEq, Message)]
+pub struct Request {
+    #[prost(int32, required, tag = "1")]
+    kind: i32,
+    #[prost(message, optional, tag = "2")]
+    options: Option<Options>,
+    #[prost(bool, optional, tag = "3")]
+    notify_success: Option<bool>,
+}
+
+/// `criu_opts`.
+#[derive(Clone, PartialEq, Message)]
+struct Options {
+    #[prost(int32, optional, tag = "1")]
+    images_dir_fd: Option<i32>,
+    #[prost(bool, optional, tag = "12")]
+    notify_scripts: Option<bool>,
+    #[prost(int32, optional, tag = "17")]
+    work_dir_fd: Option<i32>,
+}
+
+/// `criu_resp`: from CRIU to the runtime.
+#[derive(Clone, PartialEq, Message)]
+struct Response {
+    #[prost(int32, required, tag = "1")]
+    kind: i32,
+    #[prost(message, optional, tag = "5")]
+    notify: Option<Notify>,
+}
+
+/// `criu_notify`.
+#[derive(Clone, PartialEq, Message)]
+struct Notify {
+    #[prost(string, optional, tag = "1")]
+    script: Option<String>,
+    #[prost(int32, optional, tag = "2")]
+    pid: Option<i32>,
+}
+
+/// CRIU has come to a stage of its work, and goes on when it is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// Its name, as of an action script.
+    pub name: String,
+    /// Pid of the restored init process, as CRIU sees it; only some stages tell.
+    pub init_pid: Option<i32>,
+}
+
+impl Request {
+    /// Reads a packet; `None` if it is no request.
+    #[must_use]
+    pub fn read(packet: &[u8]) -> Option<Self> {
+        Self::decode(packet).ok()
+    }
+
+    /// Whether CRIU is to restore.
+    #[must_use]
+    pub fn restores(&self) -> bool {
+        self.kind == RESTORE
+    }
+
+    /// Whether it is the answer to a stage that CRIU must not pass.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        self.notify_success == Some(false)
+    }
+
+    /// Whether CRIU will tell of each [`Stage`], and wait.
+    #[must_use]
+    pub fn tells_stages(&self) -> bool {
+        self.options.as_ref().and_then(|options| options.notify_scripts).unwrap_or(false)
+    }
+
+    /// The folders that CRIU opens through descriptors of the process that made its socket.
+    #[must_use]
+    pub fn folders(&self) -> Vec<i32> {
+        let all = self.options.iter().flat_map(|options| [options.images_dir_fd, options.work_dir_fd]);
+        all.flatten().filter(|fd| *fd >= 0).collect()
+    }
+}
+
+/// The stage that a packet of CRIU's tells of, if it does.
+#[must_use]
+pub fn stage(packet: &[u8]) -> Option<Stage> {
+    let response = Response::decode(packet).ok().filter(|response| response.kind == NOTIFY)?;
+    let notify = response.notify?;
+    Some(Stage { name: notify.script?, init_pid: notify.pid })
+}
+
+/// The answer to a stage that CRIU must not pass.
+#[must_use]
+pub fn refusal() -> Vec<u8> {
+    Request { kind: NOTIFY, options: None, notify_success: Some(false) }.encode_to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn requests() {
+        // type = RESTORE, opts = { images_dir_fd = 7, leave_running = 1, root = "x", notify_scripts = 1, work_dir_fd = 9 }
+        let packet = [0x08, 0x02, 0x12, 0x0d, 0x08, 7, 0x18, 1, 0x6a, 1, b'x', 0x60, 1, 0x88, 0x01, 9, 0x28];
+        assert_eq!(Request::read(&packet), None);
+        let restore = Request::read(&[&packet[..3], &[0x0c], &packet[4..16]].concat()).unwrap();
+        assert!(restore.restores() && restore.tells_stages());
+        assert_eq!(restore.folders(), [7, 9]);
+        let version = Request::read(&[0x08, 0x0a]).unwrap();
+        assert!(!version.restores() && !version.tells_stages() && version.folders().is_empty());
+    }
+
+    #[test]
+    fn stages() {
+        let told = [0x08, 6, 0x10, 1, 0x2a, 0x10, 0x0a, 12, b'p', b'o', b's', b't', b'-', b'r', b'e', b's', b't', b'o', b'r', b'e', 0x10, 42];
+        assert_eq!(stage(&told), Some(Stage { name: "post-restore".into(), init_pid: Some(42) }));
+        // The end of a restore, and nothing that could be read.
+        assert_eq!(stage(&[0x08, 2, 0x10, 1, 0x22, 2, 0x08, 42]), None);
+        assert_eq!(stage(&[0xff; 12]), None);
+        assert_eq!(refusal(), [0x08, 6, 0x18, 0]);
+        assert!(Request::read(&refusal()).unwrap().refuses() && !Request::read(&[0x08, 6, 0x18, 1]).unwrap().refuses());
+    }
+}
