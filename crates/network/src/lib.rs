@@ -60,4 +60,5 @@ pub use error::Error;
 pub use gate::Gate;
 pub use hold::Hold;
 pub use mirror::Mirror;
+pub use netns::here;
 pub use relay::Relay;

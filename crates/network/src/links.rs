@@ -147,6 +147,14 @@ pub fn list(netns: &Path) -> Result<Vec<Link>, Error> {
     Ok(answers.iter().filter_map(|payload| parse(payload)).collect())
 }
 
+/// Largest packet, in bytes, that leaves this namespace whole by the interface with this address; 1500 if there is none.
+#[must_use]
+pub fn mtu_of(ip: IpAddr) -> u32 {
+    let device = addresses::list(netns::here()).unwrap_or_default().into_iter().find(|(_, found)| *found == ip).map(|(device, _)| device);
+    let links = list(netns::here()).unwrap_or_default();
+    links.into_iter().find(|link| Some(&link.name) == device.as_ref()).map_or(1500, |link| link.mtu)
+}
+
 fn parse(payload: &[u8]) -> Option<Link> {
     let attributes = attributes(payload.get(16..)?);
     let value = |wanted| attributes.iter().find(|(kind, _)| *kind == wanted).map(|(_, value)| *value);

@@ -12,6 +12,12 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::Error;
 
+/// The namespace of this thread.
+#[must_use]
+pub fn here() -> &'static Path {
+    Path::new("/proc/thread-self/ns/net")
+}
+
 /// Runs `work` on a thread that has joined the network namespace named by the file `netns`.
 pub fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     let namespace = |source: io::Error| Error::Namespace { path: netns.to_owned(), source };

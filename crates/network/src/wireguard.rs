@@ -22,13 +22,12 @@
 use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::Path;
 
 use crate::attachment::{MAIN, NEWROUTE, PROTOCOL_STATIC, RTA_DST, RTA_OIF, UNICAST};
 use crate::gate::{L4PROTO, PRIORITY, renew};
 use crate::netlink::{self, ACK, APPEND, CREATE, DUMP, EXCL, Message, Socket, attributes, u16_at};
 use crate::nft::{Batch, Chain, Family, NEWRULE, compare, drop_it, meta, payload};
-use crate::{Error, links};
+use crate::{Error, here, links};
 
 /// A public key (Curve25519).
 pub type Key = [u8; 32];
@@ -158,10 +157,6 @@ pub fn remove() -> Result<(), Error> {
     let mut batch = Batch::new();
     renew(&mut batch, TABLE, &[]);
     batch.commit(&Socket::here(netlink::NETFILTER)?, &format!("forget the rules of {DEVICE}"))
-}
-
-fn here() -> &'static Path {
-    Path::new("/proc/thread-self/ns/net")
 }
 
 /// Nothing reaches the tunnels past WireGuard, and nothing but tunnels goes by it.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use godwit_network::{Attachment, Gate, Mirror, addresses, attachment::is_link_local, close, echo, links, sockets, sockets::Ends};
+use godwit_network::{Attachment, Gate, Mirror, addresses, attachment::is_link_local, close, echo, here, links, sockets, sockets::Ends};
 use godwit_node::host::Host;
 use godwit_rpc::v1::{AnchorName, Failure, HeldReply};
 use serde::{Deserialize, Serialize};
@@ -485,7 +485,7 @@ impl Node {
 
 /// What probes and hooks of this node's kubelet come from: no link-local address of IPv6, as the pod's own address is none.
 pub fn own_addresses() -> Vec<IpAddr> {
-    let all = addresses::list(Path::new("/proc/thread-self/ns/net")).unwrap_or_default();
+    let all = addresses::list(here()).unwrap_or_default();
     all.into_iter().map(|(_, ip)| ip).filter(|ip| !ip.is_loopback() && !is_link_local(*ip)).collect()
 }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Name, blocking,
     holder::{Link, UNKNOWN, unknown},
-    refused, wireguard,
+    refused,
 };
 use crate::{
     failure::{failure, internal},
@@ -231,7 +231,7 @@ impl Node {
         }
         let tunnel = if anchored.node == self.name { None } else { Some(self.tunnel(&held).await?) };
         let mtu = match &tunnel {
-            Some(tunnel) => wireguard::underlay_mtu(self.ip).saturating_sub(tunnel.overhead()),
+            Some(tunnel) => links::mtu_of(self.ip).saturating_sub(tunnel.overhead()),
             None => self.patch(&held).await?,
         };
         let mirror = held.mirror.clone();

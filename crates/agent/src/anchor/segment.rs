@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use godwit_network::{Attachment, Error, Hold, Relay, announce, links, segment};
+use godwit_network::{Attachment, Error, Hold, Relay, announce, here, links, segment};
 use godwit_rpc::v1::{AnchorName, AnchorReply, Failure, LinkRequest, Migration, ShoutReply, ShoutRequest};
 
 use super::{
@@ -133,10 +133,6 @@ pub fn why_not() -> String {
         Ok(empty) => all(&empty.netns).map_or_else(|error| refused(&error).message, |()| String::new()),
         Err(why) => why,
     }
-}
-
-fn here() -> &'static Path {
-    Path::new("/proc/thread-self/ns/net")
 }
 
 impl Node {

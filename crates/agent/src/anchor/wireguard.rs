@@ -4,14 +4,12 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use godwit_network::{
-    addresses,
-    links::{self, Tunnel},
+    links::Tunnel,
     wireguard::{self, Key},
 };
 use godwit_rpc::v1::Failure;
@@ -93,9 +91,9 @@ impl WireGuard {
     fn admit(&self, node: &str, key: &[u8], endpoint: IpAddr) -> Result<Key, Failure> {
         let key = Key::try_from(key).map_err(|error| internal("the other node's key", error))?;
         let mut peers = self.peers();
-        let clashes = |(other, peer): (&Key, &Peer)| match &peer.node {
-            Some(known) => known != node && wireguard::address(other) == wireguard::address(&key),
-            None => *other != key && wireguard::address(other) == wireguard::address(&key),
+        let clashes = |(other, peer): (&Key, &Peer)| {
+            let same_node = peer.node.as_deref().map_or(*other == key, |known| known == node);
+            !same_node && wireguard::address(other) == wireguard::address(&key)
         };
         if peers.iter().any(clashes) {
             return Err(failure(
@@ -119,13 +117,4 @@ impl WireGuard {
             stays || wireguard::dismiss(key).inspect_err(|error| tracing::warn!(why = refused(error).message, "a node's tunnels are still let in")).is_err()
         });
     }
-}
-
-/// Largest packet that leaves the node with this address whole, in bytes.
-#[must_use]
-pub fn underlay_mtu(ip: IpAddr) -> u32 {
-    let netns = Path::new("/proc/thread-self/ns/net");
-    let device = addresses::list(netns).unwrap_or_default().into_iter().find(|(_, found)| *found == ip).map(|(device, _)| device);
-    let links = links::list(netns).unwrap_or_default();
-    links.into_iter().find(|link| Some(&link.name) == device.as_ref()).map_or(1500, |link| link.mtu)
 }

@@ -18,7 +18,7 @@ mod wrapper;
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use godwit_demo::install;
 use godwit_demo::lab::Lab;
 use godwit_demo::notice::{line, step};
@@ -48,6 +48,8 @@ pub struct Extent {
 const FULL: Extent = Extent { moves: 20, crossings: 6, trips: 3, carries: 5, containers: 100, looks: 10, matrix: true };
 const QUICK: Extent = Extent { moves: 4, crossings: 1, trips: 1, carries: 1, containers: 15, looks: 3, matrix: false };
 
+const OPTIONS: [&str; 3] = ["--quick", "--anew", "--write"];
+
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -60,6 +62,9 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = words.iter().find(|word| word.starts_with('-') && !OPTIONS.contains(&word.as_str())) {
+        bail!("there is no option {unknown}; bench takes {} and words of jobs' titles", OPTIONS.join(", "));
+    }
     let said = |option: &str| words.iter().any(|word| word == option);
     let (quick, anew, write) = (said("--quick"), said("--anew"), said("--write"));
     let extent = if quick { QUICK } else { FULL };
