@@ -1,4 +1,4 @@
-//! The root-only unix socket on which the node's wrappers, keepers, CRIU stand-ins and gates ask (protocol in `godwit_runtime::protocol`).
+//! The root-only unix socket on which the node's wrappers, keepers and CRIU stand-ins ask (protocol in `godwit_runtime::protocol`).
 //!
 //! ```text
 //!   godwit-runtime ──one JSON line──▶ socket ──▶ Desk::answer ──(may wait for long)──▶ one JSON line back

@@ -82,7 +82,7 @@ pub fn create(invocation: &Invocation, config: &Config, id: &str) -> Result<Opti
         created: crate::error::now(),
         oci_version: spec.version.clone(),
         runtime: config.runtime()?,
-        globals: record::without_log(&invocation.globals),
+        globals: record::globals_for_restore(&invocation.globals),
         no_pivot: invocation.has(&["no-pivot"]),
         pid_file: invocation.value(&["pid-file"]).map(|path| absolute(Path::new(path))),
         cgroup: Vec::new(),

@@ -1,16 +1,20 @@
-//! The gate: CRIU tells of each stage of a restore (see [`standin`](crate::standin)), waits, and takes the restore back when it is refused.
+//! The gate: CRIU tells of each stage of a restore (see [`standin`](crate::standin)) and waits. Up to `post-restore` it takes the restore back when it is refused or hears
+//! nothing more; later it goes on all the same (criu/cr-restore.c, `restore_root_task`).
 //!
 //! ```text
-//!   pre-restore … post-restore ──▶ agent: Gate ──▶ Go ──▶ fate open → passed ──▶ on    the tasks will run
+//!   pre-restore … post-restore ──▶ agent: Gate ──▶ Go ──▶ fate open → passed ──▶ mark `resuming` ──▶ on
 //!                                                │          └─ ended, or keeper gone ──▶ refused    nothing has run
 //!                                                └ Abort ──────────────────────────▶ refused
-//!   pre-resume ──────────────────▶ mark `resuming`: until here a failed restore has run nothing, from here on it may have
+//!   CRIU fails before pre-resume ▶ the mark goes: nothing has run
 //!   post-resume ─────────────────▶ mark `resumed`, tell the agent
 //! ```
 //!
-//! At `post-restore` everything is restored and nothing has run, and it can stay so for ever: the gate never decides by itself.
+//! At `post-restore` everything is restored and nothing has run, and it can stay so for ever: the gate never decides by itself. With the mark the processes count as having
+//! run, whoever dies from then on.
 
-use std::{env, io, time::Duration};
+use std::{env, fs, fs::OpenOptions, io, io::Write, time::Duration};
+
+use nix::sys::signal::Signal;
 
 use crate::{
     client::{self, Question},
@@ -19,7 +23,11 @@ use crate::{
     process::Process,
     protocol::{Reply, Request},
     standin::rpc::Stage,
+    sys,
 };
+
+/// What the gate and the stand-in have to say of an attempt, in its directory. (Their standard error is the container's log.)
+pub const LOG: &str = "standin.log";
 
 /// How long CRIU is held for the agent's thanks after the processes run. The keeper repeats what was not heard.
 const COURTESY: Duration = Duration::from_secs(1);
@@ -31,6 +39,8 @@ pub struct Gate {
     attempt: u32,
     /// Pid of the restored init process, once it is known.
     init_pid: Option<i32>,
+    /// CRIU has come to let the processes go.
+    resuming: bool,
 }
 
 impl Gate {
@@ -39,7 +49,7 @@ impl Gate {
     pub fn from_environment() -> Option<Self> {
         let layout = env::var(ENV_CONTAINER).ok().and_then(|id| Layout::existing(&id))?;
         let attempt = env::var(ENV_ATTEMPT).ok()?.parse().ok()?;
-        Some(Self { layout, attempt, init_pid: None })
+        Some(Self { layout, attempt, init_pid: None, resuming: false })
     }
 
     /// The container that is restored.
@@ -53,16 +63,46 @@ impl Gate {
         self.init_pid = stage.init_pid.or(self.init_pid);
         match (stage.name.as_str(), self.init_pid) {
             ("post-restore", Some(init_pid)) => self.hold(init_pid),
-            ("pre-resume", Some(init_pid)) => self.mark("resuming", init_pid).is_ok(),
+            ("post-restore", None) => {
+                self.say("CRIU does not say which process it has restored; nothing is let through");
+                false
+            }
+            ("pre-resume", _) => {
+                self.resuming = true;
+                true
+            }
             ("post-resume", Some(init_pid)) => {
                 self.resumed(init_pid);
                 true
             }
-            ("post-restore" | "pre-resume" | "post-resume", None) => {
-                eprintln!("godwit: CRIU does not say which process it has restored; nothing is let through");
-                false
-            }
             _ => true,
+        }
+    }
+
+    /// The runtime below has gone when CRIU came to this stage, at which CRIU will not take the restore back. (At earlier ones it does, when nobody answers.)
+    pub fn forsaken(&self, stage: &Stage) {
+        match (stage.name.as_str(), self.init_pid) {
+            // Stopped as it is, it has run nothing. Nobody would hold the container, and the kubelet would start another one beside.
+            ("pre-resume", Some(init_pid)) => {
+                let _ = sys::kill(init_pid, Signal::SIGKILL as i32);
+            }
+            ("post-resume", Some(init_pid)) => self.resumed(init_pid),
+            _ => {}
+        }
+    }
+
+    /// CRIU has failed, and killed what it had restored.
+    pub fn failed(&self) {
+        if !self.resuming {
+            let _ = fs::remove_file(self.layout.file("resuming"));
+        }
+    }
+
+    /// Writes a line into the attempt's log.
+    pub fn say(&self, text: &str) {
+        let path = self.layout.attempt(self.attempt).join(LOG);
+        if let Ok(mut log) = OpenOptions::new().append(true).create(true).open(path) {
+            let _ = writeln!(log, "{text}");
         }
     }
 
@@ -80,7 +120,7 @@ impl Gate {
             _ => None,
         });
         if let Some(why) = stopped {
-            eprintln!("godwit: nothing runs here: {why}");
+            self.say(&format!("nothing runs here: {why}"));
             return false;
         }
         // Without its keeper the container counts as dead, and the kubelet would start another one beside the restored.
@@ -94,9 +134,12 @@ impl Gate {
             return false;
         }
         match Fate::pass(&self.layout, self.attempt) {
-            Ok(Fate::Passed(number)) if number == self.attempt => true,
+            Ok(Fate::Passed(number)) if number == self.attempt => {
+                let marked = self.mark("resuming", init_pid);
+                marked.inspect_err(|error| self.say(&format!("nothing runs here: that it runs cannot be noted: {error}"))).is_ok()
+            }
             Ok(_) | Err(_) => {
-                eprintln!("godwit: the container was stopped while it waited at the gate; nothing has run");
+                self.say("the container was stopped while it waited at the gate; nothing has run");
                 false
             }
         }

@@ -6,13 +6,13 @@
 //!     keeper           {"pid", "start"} of the keeper                       written by the keeper, before the pid file
 //!     started          empty: the OCI `start` has come                      written by start
 //!     fate             open | passed <attempt> | ended, under flock         keeper, gate, kill, delete
-//!     resuming         {"pid", "start"} of the real init: CRIU lets it go   written by the gate at pre-resume
+//!     resuming         {"pid", "start"} of the real init: it may have run   written by the gate at post-restore, when it opens
 //!     resumed          {"pid", "start"} of the real init: it runs           written by the gate at post-resume
 //!     told             empty: the agent knows that it runs                  gate or keeper
 //!     restored         {"pid", "start"} of the real init: runc has it       written by the keeper after `runc restore`
 //!     exited           exit code                                            written by the keeper as its last act
 //!     update-<n>.json  resources that `update` asked for before the switch  written by update, applied by the keeper after it
-//!     attempt-<n>/     one restore: home/.criu/default.conf, bin/criu, work/restore.log, runc.log, real.pid
+//!     attempt-<n>/     one restore: home/.criu/default.conf, bin/criu, work/restore.log, runc.log, standin.log, real.pid
 //! ```
 
 use std::{

@@ -43,18 +43,18 @@ pub struct Record {
     pub cgroup_namespace: bool,
 }
 
-/// The global flags without `--log` and `--log-format`: an attempt logs into its own directory.
+/// The global flags without `--log` and `--log-format`, because an attempt logs into its own directory, and without `--criu`: the stand-in must be what is found in `$PATH`.
 #[must_use]
-pub fn without_log(globals: &[std::ffi::OsString]) -> Vec<String> {
+pub fn globals_for_restore(globals: &[std::ffi::OsString]) -> Vec<String> {
     let mut kept = Vec::new();
     let mut words = globals.iter().map(|word| word.to_string_lossy().into_owned());
     while let Some(word) = words.next() {
         let name = word.trim_start_matches('-');
         match name {
-            "log" | "log-format" => {
+            "log" | "log-format" | "criu" => {
                 words.next();
             }
-            _ if name.starts_with("log=") || name.starts_with("log-format=") => {}
+            _ if ["log=", "log-format=", "criu="].iter().any(|flag| name.starts_with(flag)) => {}
             _ => kept.push(word),
         }
     }
@@ -66,8 +66,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_flags_go() {
-        let words = ["--root", "/r", "--log", "/l", "--log-format=json", "--systemd-cgroup"].map(Into::into);
-        assert_eq!(without_log(&words), ["--root", "/r", "--systemd-cgroup"]);
+    fn flags_that_each_restore_sets_itself_go() {
+        let words = ["--root", "/r", "--log", "/l", "--log-format=json", "--criu", "/c", "--systemd-cgroup", "--criu=/c"].map(Into::into);
+        assert_eq!(globals_for_restore(&words), ["--root", "/r", "--systemd-cgroup"]);
     }
 }

@@ -46,7 +46,8 @@ fn close(first: u32, last: u32) {
 /// # Errors
 /// What dup2(2) says.
 pub fn move_descriptor(from: RawFd, to: RawFd) -> Result<(), Errno> {
-    // SAFETY: dup2(2) takes plain numbers; `to` is not owned by any Rust object here (standard descriptors and the keeper's status pipe).
+    // SAFETY: dup2(2) takes plain numbers; `to` is not owned by any Rust object here (standard descriptors, the keeper's status pipe, CRIU's socket in
+    // the child that becomes CRIU, and the numbers under which runc has its folders).
     Errno::result(unsafe { libc::dup2(from, to) }).map(drop)
 }
 
@@ -59,11 +60,11 @@ pub fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
-/// Takes ownership of an inherited descriptor.
+/// Takes ownership of a descriptor that was inherited, received or just made.
 #[must_use]
 pub fn own(fd: RawFd) -> std::os::fd::OwnedFd {
     use std::os::fd::FromRawFd;
-    // SAFETY: called once for a descriptor that the parent passed for this purpose and nobody else in this process uses.
+    // SAFETY: called once for each descriptor, which nobody else in this process owns: the parent passed it, a message brought it, or fcntl(2) has just made it.
     unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) }
 }
 

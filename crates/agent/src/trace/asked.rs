@@ -1,4 +1,4 @@
-//! What wrappers, keepers, stand-ins and gates ask, in plain words; and who started whom down to them.
+//! What wrappers, keepers and stand-ins ask, in plain words; and who started whom down to them.
 
 use std::collections::HashMap;
 use std::fs;

@@ -3,7 +3,7 @@
 //! ```text
 //!   attempt-<n>/  home/.criu/default.conf   read by CRIU because $HOME points here: network-lock skip, lines of the agent
 //!                 bin/criu ─▶ this program  first in $PATH: the stand-in, and with it the gate
-//!                 work/restore.log, runc.log, real.pid
+//!                 work/restore.log, runc.log, standin.log, real.pid
 //! ```
 //!
 //! `network-lock` must stand in default.conf (in the file that runc names over RPC it crashes CRIU); options that runc sends over RPC win over
@@ -26,7 +26,7 @@ use nix::{
 use super::diagnosis;
 use crate::{
     config::own_path,
-    entry,
+    entry, gate,
     layout::{ENV_ATTEMPT, ENV_CONTAINER, Layout},
     process::Process,
     record::Record,
@@ -162,9 +162,9 @@ impl<'a> Attempt<'a> {
         let _ = runc::delete(self.record);
     }
 
-    /// The ends of runc's and CRIU's logs.
+    /// The ends of all logs.
     pub fn diagnosis(&self) -> String {
-        diagnosis::of(&self.path.join("runc.log"), &self.path.join("work/restore.log"))
+        diagnosis::of(&self.path.join(gate::LOG), &self.path.join("runc.log"), &self.path.join("work/restore.log"))
     }
 }
 

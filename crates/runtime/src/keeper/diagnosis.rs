@@ -1,4 +1,4 @@
-//! What runc and CRIU said of a restore that failed.
+//! What runc, CRIU and its stand-in said of a restore that failed.
 
 use std::{
     fs::File,
@@ -9,10 +9,11 @@ use std::{
 /// How much of a log is looked at, in bytes from its end.
 const TAIL: u64 = 4096;
 
-/// The errors in runc's and CRIU's logs, one a line.
-pub fn of(runc: &Path, criu: &Path) -> String {
-    let (runc, criu) = (tail(runc), tail(criu));
-    runc_errors(&runc).into_iter().chain(criu_errors(&criu).into_iter().map(str::to_owned)).collect::<Vec<_>>().join("\n")
+/// The stand-in's log and the errors in runc's and CRIU's logs, one a line.
+pub fn of(standin: &Path, runc: &Path, criu: &Path) -> String {
+    let (standin, runc, criu) = (tail(standin), tail(runc), tail(criu));
+    let own = standin.lines().map(str::to_owned);
+    own.chain(runc_errors(&runc)).chain(criu_errors(&criu).into_iter().map(str::to_owned)).collect::<Vec<_>>().join("\n")
 }
 
 /// The errors in runc's log. (Its warnings quote CRIU's log, which is looked at itself.)

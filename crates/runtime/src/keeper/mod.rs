@@ -10,7 +10,7 @@
 //!                                                    [accompanying: waits for the real init] ──▶ exits with its status
 //! ```
 //!
-//! A restore that fails after CRIU began to let the processes go (the gate's mark `resuming`) is not tried again: it may have run. The agent is told that it
+//! A restore that fails after the gate has opened (its mark `resuming`) is not tried again, unless CRIU says that it has taken it back: it may have run. The agent is told that it
 //! has, and the keeper exits like a crashed container.
 //!
 //! It is a subreaper, so the real init becomes its child when `runc restore` ends. The container runtime never learns of the change: it waits for the keeper.

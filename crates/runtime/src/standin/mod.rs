@@ -56,7 +56,9 @@ fn peek(socket: RawFd) -> Result<Request, String> {
     let mut buffer = relay::length(socket).map(|length| vec![0; length]).map_err(|errno| format!("no request can be read: {errno}"))?;
     let count = relay::again(|| recv(socket, &mut buffer, MsgFlags::MSG_PEEK)).map_err(|errno| format!("no request can be read: {errno}"))?;
     // One that is not understood could be a restore, and nothing would hold it.
-    Request::read(buffer.get(..count).unwrap_or_default()).ok_or_else(|| "what the runtime below sent is no request to CRIU".to_owned())
+    let request = Request::read(buffer.get(..count).unwrap_or_default()).ok_or_else(|| "what the runtime below sent is no request to CRIU".to_owned())?;
+    // Nor would the next one be seen here.
+    if request.keeps_open() { Err("the runtime below wants to send CRIU several requests".to_owned()) } else { Ok(request) }
 }
 
 /// Starts CRIU, waits for the images and lets it restore. Gives its exit code. `Err`: why nothing was restored.

@@ -28,7 +28,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::rpc::{self, Request};
+use super::rpc::{self, Request, Word};
 use crate::{gate::Gate, runc, sys};
 
 /// Own descriptors have numbers from here on; runc's, and so those of its folders, are smaller.
@@ -95,25 +95,42 @@ impl Relay {
     /// Passes on what both say until CRIU has ended; `gate` decides about each stage once runc has had its turn. Gives CRIU's exit code.
     #[must_use]
     pub fn run(self, mut gate: Gate) -> i32 {
-        // Who has gone is missed by the other: CRIU that gets no answer to a stage takes the restore back.
-        let _ = self.pass_all(&mut gate);
+        let passed = self.pass_all(&mut gate);
+        // Who has gone is missed by the other.
         let Self { runtime, criu, child } = self;
         drop((runtime, criu));
-        ended(child)
+        let code = ended(child);
+        if let Err(error) = passed {
+            gate.say(&format!("what the runtime below and CRIU say is not passed on any more: {error}; CRIU ended with {code}"));
+        }
+        code
     }
 
     fn pass_all(&self, gate: &mut Gate) -> io::Result<()> {
         let Some(request) = Packet::take(&self.runtime)? else { return Ok(()) };
         request.give(&self.criu)?;
         while let Some(packet) = Packet::take(&self.criu)? {
-            packet.give(&self.runtime)?;
-            let Some(stage) = rpc::stage(&packet.bytes) else { continue };
-            let Some(answer) = Packet::take(&self.runtime)? else { break };
-            let refused = Request::read(&answer.bytes).is_some_and(|answer| answer.refuses());
-            let answer = if refused || gate.lets_pass(&stage) { answer } else { Packet { bytes: rpc::refusal(), descriptors: Vec::new() } };
-            answer.give(&self.criu)?;
+            match rpc::read(&packet.bytes).ok_or_else(|| io::Error::other("a word of CRIU's is not understood"))? {
+                Word::Other => packet.give(&self.runtime)?,
+                Word::Failed => {
+                    gate.failed();
+                    packet.give(&self.runtime)?;
+                }
+                Word::Stage(stage) => {
+                    let answer = self.ask_runtime(&packet).inspect_err(|_| gate.forsaken(&stage))?;
+                    let refused = Request::read(&answer.bytes).is_some_and(|answer| answer.refuses());
+                    let answer = if refused || gate.lets_pass(&stage) { answer } else { Packet { bytes: rpc::refusal(), descriptors: Vec::new() } };
+                    answer.give(&self.criu)?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// What the runtime below answers to a stage.
+    fn ask_runtime(&self, stage: &Packet) -> io::Result<Packet> {
+        stage.give(&self.runtime)?;
+        Packet::take(&self.runtime)?.ok_or_else(|| io::Error::other("the runtime below has gone"))
     }
 
     /// Ends CRIU, which has got no word. Gives an exit code for runc.

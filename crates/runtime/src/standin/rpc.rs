@@ -16,6 +16,8 @@ pub struct Request {
     options: Option<Options>,
     #[prost(bool, optional, tag = "3")]
     notify_success: Option<bool>,
+    #[prost(bool, optional, tag = "4")]
+    keep_open: Option<bool>,
 }
 
 /// `criu_opts`.
@@ -34,6 +36,8 @@ struct Options {
 struct Response {
     #[prost(int32, required, tag = "1")]
     kind: i32,
+    #[prost(bool, required, tag = "2")]
+    success: bool,
     #[prost(message, optional, tag = "5")]
     notify: Option<Notify>,
 }
@@ -69,6 +73,12 @@ impl Request {
         self.kind == RESTORE
     }
 
+    /// Whether another request may follow on the same socket.
+    #[must_use]
+    pub fn keeps_open(&self) -> bool {
+        self.keep_open == Some(true)
+    }
+
     /// Whether it is the answer to a stage that CRIU must not pass.
     #[must_use]
     pub fn refuses(&self) -> bool {
@@ -89,18 +99,35 @@ impl Request {
     }
 }
 
-/// The stage that a packet of CRIU's tells of, if it does.
+/// What CRIU says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// It waits at a stage.
+    Stage(Stage),
+    /// The restore has failed.
+    Failed,
+    /// Something that concerns the runtime alone.
+    Other,
+}
+
+/// Reads a packet of CRIU's; `None` if it cannot be understood.
 #[must_use]
-pub fn stage(packet: &[u8]) -> Option<Stage> {
-    let response = Response::decode(packet).ok().filter(|response| response.kind == NOTIFY)?;
-    let notify = response.notify?;
-    Some(Stage { name: notify.script?, init_pid: notify.pid })
+pub fn read(packet: &[u8]) -> Option<Word> {
+    let response = Response::decode(packet).ok()?;
+    Some(match response.kind {
+        NOTIFY => {
+            let notify = response.notify?;
+            Word::Stage(Stage { name: notify.script?, init_pid: notify.pid })
+        }
+        RESTORE if !response.success => Word::Failed,
+        _ => Word::Other,
+    })
 }
 
 /// The answer to a stage that CRIU must not pass.
 #[must_use]
 pub fn refusal() -> Vec<u8> {
-    Request { kind: NOTIFY, options: None, notify_success: Some(false) }.encode_to_vec()
+    Request { kind: NOTIFY, options: None, notify_success: Some(false), keep_open: None }.encode_to_vec()
 }
 
 #[cfg(test)]
@@ -123,10 +150,12 @@ mod tests {
     #[test]
     fn stages() {
         let told = [0x08, 6, 0x10, 1, 0x2a, 0x10, 0x0a, 12, b'p', b'o', b's', b't', b'-', b'r', b'e', b's', b't', b'o', b'r', b'e', 0x10, 42];
-        assert_eq!(stage(&told), Some(Stage { name: "post-restore".into(), init_pid: Some(42) }));
-        // The end of a restore, and nothing that could be read.
-        assert_eq!(stage(&[0x08, 2, 0x10, 1, 0x22, 2, 0x08, 42]), None);
-        assert_eq!(stage(&[0xff; 12]), None);
+        assert_eq!(read(&told), Some(Word::Stage(Stage { name: "post-restore".into(), init_pid: Some(42) })));
+        assert_eq!(read(&[0x08, 2, 0x10, 1, 0x22, 2, 0x08, 42]), Some(Word::Other));
+        assert_eq!(read(&[0x08, 2, 0x10, 0]), Some(Word::Failed));
+        // A stage without a name, and what cannot be read.
+        assert_eq!(read(&[0x08, 6, 0x10, 1, 0x2a, 0]), None);
+        assert_eq!(read(&[0xff; 12]), None);
         assert_eq!(refusal(), [0x08, 6, 0x18, 0]);
         assert!(Request::read(&refusal()).unwrap().refuses() && !Request::read(&[0x08, 6, 0x18, 1]).unwrap().refuses());
     }

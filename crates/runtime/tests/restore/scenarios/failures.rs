@@ -117,6 +117,53 @@ pub fn keeper_lost_at_the_gate(world: &World) {
     container.delete();
 }
 
+/// The stand-in that holds CRIU, and CRIU.
+fn holding() -> (String, String) {
+    let called = |pid: &str| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"criu\0swrk\0"));
+    let pids = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+    let all: Vec<String> = pids.filter(|pid| pid.starts_with(|first: char| first.is_ascii_digit()) && called(pid)).collect();
+    let is_ours = |pid: &&String| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path == Path::new(WRAPPER));
+    let (ours, criu): (Vec<&String>, Vec<&String>) = all.iter().partition(is_ours);
+    assert_eq!(ours.len(), 1, "of {all:?}");
+    // CRIU forks helpers, which are called like it.
+    let parent = |pid: &String| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().to_owned();
+    let criu = criu.into_iter().find(|pid| parent(pid) == *ours[0]).unwrap();
+    (ours[0].clone(), criu.clone())
+}
+
+pub fn stand_in_lost_at_the_gate(world: &World) {
+    let (_pod, container) = world.at_the_gate("alone");
+    must("kill", &["-KILL", &holding().0]);
+    assert_ne!(world.restored("alone", 1).0, 0);
+    nothing_ran(&container);
+    assert!(world.agent.asked("alone", "resumed").is_empty());
+    // The same container, a second attempt.
+    world.agent.wait("alone", "keeper", 2);
+    world.agent.answer("alone", "gate", Reply::Go);
+    world.agent.answer_once("alone", "keeper", world.restore());
+    until("it counts on", || container.count() > world.counted);
+    assert_eq!(world.restored("alone", 2).0, 0);
+    container.delete();
+}
+
+/// CRIU does not take a restore back any more when it has passed the gate: it may have run, whatever runc says, and it is this node's.
+pub fn stand_in_lost_after_the_gate(world: &World) {
+    let (_pod, container) = world.at_the_gate("torn");
+    let (stand_in, criu) = holding();
+    must("kill", &["-STOP", &criu]);
+    world.agent.answer("torn", "gate", Reply::Go);
+    until("the gate is open", || Path::new("/run/godwit/containers/torn/resuming").exists());
+    sleep(Duration::from_millis(50));
+    must("kill", &["-KILL", &stand_in]);
+    must("kill", &["-CONT", &criu]);
+    assert_ne!(world.restored("torn", 1).0, 0);
+    assert!(!world.agent.asked("torn", "resumed").is_empty(), "the agent must know that it may have run");
+    assert_eq!(container.exit_code(), 137);
+    assert_eq!(world.agent.asked("torn", "keeper").len(), 1);
+    assert_eq!(container.status(), "stopped");
+    container.delete();
+}
+
 pub fn keeper_lost_after_the_switch(world: &World) {
     let (_pod, container) = world.arrived("lost");
     let real = must(RUNC, &["state", "lost"]);

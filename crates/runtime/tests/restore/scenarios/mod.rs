@@ -42,6 +42,8 @@ pub const ALL: &[Scenario] = &[
     ("stopped_at_the_gate", failures::stopped_at_the_gate),
     ("killed_at_the_gate", failures::killed_at_the_gate),
     ("keeper_lost_at_the_gate", failures::keeper_lost_at_the_gate),
+    ("stand_in_lost_at_the_gate", failures::stand_in_lost_at_the_gate),
+    ("stand_in_lost_after_the_gate", failures::stand_in_lost_after_the_gate),
     ("keeper_lost_after_the_switch", failures::keeper_lost_after_the_switch),
     ("updates_come_along", switch::updates_come_along),
     ("consumed_is_plain", plain::consumed_is_plain),
