@@ -117,18 +117,13 @@ pub fn keeper_lost_at_the_gate(world: &World) {
     container.delete();
 }
 
-/// The stand-in that holds CRIU, and CRIU.
+/// The stand-in that holds CRIU, and CRIU, which calls itself something else when it has got its request.
 fn holding() -> (String, String) {
-    let called = |pid: &str| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"criu\0swrk\0"));
-    let pids = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
-    let all: Vec<String> = pids.filter(|pid| pid.starts_with(|first: char| first.is_ascii_digit()) && called(pid)).collect();
-    let is_ours = |pid: &&String| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path == Path::new(WRAPPER));
-    let (ours, criu): (Vec<&String>, Vec<&String>) = all.iter().partition(is_ours);
-    assert_eq!(ours.len(), 1, "of {all:?}");
-    // CRIU forks helpers, which are called like it.
-    let parent = |pid: &String| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().to_owned();
-    let criu = criu.into_iter().find(|pid| parent(pid) == *ours[0]).unwrap();
-    (ours[0].clone(), criu.clone())
+    let called = |pid: &String| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"criu\0swrk\0"));
+    let all: Vec<String> = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap()).filter(called).collect();
+    let [stand_in] = all.as_slice() else { panic!("one stand-in, not {all:?}") };
+    let criu = fs::read_to_string(format!("/proc/{stand_in}/task/{stand_in}/children")).unwrap();
+    (stand_in.clone(), criu.split_ascii_whitespace().next().unwrap().to_owned())
 }
 
 pub fn stand_in_lost_at_the_gate(world: &World) {
