@@ -58,6 +58,15 @@ pub fn broken_images(world: &World) {
     container.delete();
 }
 
+/// It counts as having run here, and is not restored again.
+fn is_lost(world: &World, id: &str, container: Container) {
+    assert!(!world.agent.asked(id, "resumed").is_empty(), "the agent must know that it may have run");
+    assert_eq!(container.exit_code(), 137);
+    assert_eq!(world.agent.asked(id, "keeper").len(), 1);
+    assert_eq!(container.status(), "stopped");
+    container.delete();
+}
+
 /// CRIU's client dies when the processes have been let go: they may have run, so there is no second restore and no way back.
 pub fn lost_after_the_commit(world: &World) {
     let runtime = "/tmp/runc-that-fails";
@@ -68,11 +77,7 @@ pub fn lost_after_the_commit(world: &World) {
     drop(configured);
     world.agent.answer("half", "gate", Reply::Go);
     assert_eq!(world.restored("half", 1).0, 1);
-    assert!(!world.agent.asked("half", "resumed").is_empty(), "the agent must know that it ran");
-    assert_eq!(container.exit_code(), 137);
-    assert_eq!(world.agent.asked("half", "keeper").len(), 1);
-    assert_eq!(container.status(), "stopped");
-    container.delete();
+    is_lost(world, "half", container);
 }
 
 pub fn stopped_while_the_stand_in_waits(world: &World) {
@@ -152,11 +157,7 @@ pub fn stand_in_lost_after_the_gate(world: &World) {
     must("kill", &["-KILL", &stand_in]);
     must("kill", &["-CONT", &criu]);
     assert_ne!(world.restored("torn", 1).0, 0);
-    assert!(!world.agent.asked("torn", "resumed").is_empty(), "the agent must know that it may have run");
-    assert_eq!(container.exit_code(), 137);
-    assert_eq!(world.agent.asked("torn", "keeper").len(), 1);
-    assert_eq!(container.status(), "stopped");
-    container.delete();
+    is_lost(world, "torn", container);
 }
 
 pub fn keeper_lost_after_the_switch(world: &World) {
