@@ -102,6 +102,18 @@ pub fn ask(request: &Request) -> io::Result<Reply> {
     Question::send(request)?.wait(None)
 }
 
+/// Asks until the agent says whether to go on.
+///
+/// # Errors
+/// Why not, when it says no; never because it is away.
+pub fn permission(request: &Request) -> Result<(), String> {
+    insist(request, |reply| match reply {
+        Reply::Go => Some(Ok(())),
+        Reply::Abort { why } => Some(Err(why)),
+        _ => None,
+    })
+}
+
 /// Asks until there is an answer that `accept` takes: for ever, for nobody here may decide alone.
 pub fn insist<T>(request: &Request, accept: impl Fn(Reply) -> Option<T>) -> T {
     loop {

@@ -114,12 +114,7 @@ impl Gate {
     /// Holds CRIU until the agent has decided.
     fn hold(&self, init_pid: i32) -> bool {
         let request = Request::Gate { container: self.layout.id.clone(), init_pid };
-        let stopped = client::insist(&request, |reply| match reply {
-            Reply::Go => Some(None),
-            Reply::Abort { why } => Some(Some(why)),
-            _ => None,
-        });
-        if let Some(why) = stopped {
+        if let Err(why) = client::permission(&request) {
             self.say(&format!("nothing runs here: {why}"));
             return false;
         }

@@ -25,7 +25,7 @@ use nix::{
 };
 
 use self::{relay::Relay, rpc::Request};
-use crate::{client, config::Config, gate::Gate, layout::Layout, protocol, protocol::Reply, record::Record, runc};
+use crate::{client, config::Config, gate::Gate, layout::Layout, protocol, record::Record, runc};
 
 /// Runs the stand-in; gives an exit code only if CRIU is not to take its place.
 #[must_use]
@@ -53,8 +53,9 @@ fn worker(arguments: &[OsString]) -> Option<RawFd> {
 
 /// The request that waits on the socket.
 fn peek(socket: RawFd) -> Result<Request, String> {
-    let mut buffer = relay::length(socket).map(|length| vec![0; length]).map_err(|errno| format!("no request can be read: {errno}"))?;
-    let count = relay::again(|| recv(socket, &mut buffer, MsgFlags::MSG_PEEK)).map_err(|errno| format!("no request can be read: {errno}"))?;
+    let unread = |errno| format!("no request can be read: {errno}");
+    let mut buffer = vec![0; relay::length(socket).map_err(unread)?];
+    let count = relay::again(|| recv(socket, &mut buffer, MsgFlags::MSG_PEEK)).map_err(unread)?;
     // One that is not understood could be a restore, and nothing would hold it.
     let request = Request::read(buffer.get(..count).unwrap_or_default()).ok_or_else(|| "what the runtime below sent is no request to CRIU".to_owned())?;
     // Nor would the next one be seen here.
@@ -70,13 +71,8 @@ fn restore(criu: &Path, arguments: &[OsString], socket: RawFd, request: &Request
     enter_cgroup_namespace(gate.layout())?;
     let relay = Relay::start(criu, arguments, socket, &request.folders()).map_err(|error| format!("it cannot be started: {error}"))?;
     let question = protocol::Request::Images { container: gate.layout().id.clone() };
-    let go = client::insist(&question, |reply| match reply {
-        Reply::Go => Some(true),
-        Reply::Abort { .. } => Some(false),
-        _ => None,
-    });
     // Not a word if not: standard error is the container's log, and who stopped the restore knows why.
-    Ok(if go { relay.run(gate) } else { relay.stop() })
+    Ok(if client::permission(&question).is_ok() { relay.run(gate) } else { relay.stop() })
 }
 
 /// CRIU with `manage-cgroups=ignore` leaves its children in its own cgroup namespace, and runc makes none in a restore. runc has put this process into the

@@ -72,22 +72,17 @@ impl Relay {
     /// Opens runc's folders under runc's numbers.
     fn open(&self, folders: &[RawFd]) -> io::Result<()> {
         let runc = getsockopt(&self.runtime, PeerCredentials)?.pid();
-        let all: Vec<_> = folders
-            .iter()
-            .map(|fd| {
-                let path = format!("/proc/{runc}/fd/{fd}");
-                let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(&path);
-                opened.map(|file| (*fd, file)).map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
-            })
-            .collect::<Result<_, _>>()?;
-        // None under another's number.
-        let all: Vec<(RawFd, OwnedFd)> =
-            all.into_iter().map(|(fd, file)| Ok((fd, sys::own(fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(OWN))?)))).collect::<Result<_, Errno>>()?;
-        for (fd, file) in all {
-            if fd >= OWN {
-                return Err(io::Error::other(format!("runc's folder has the descriptor {fd}")));
+        for fd in folders {
+            let path = format!("/proc/{runc}/fd/{fd}");
+            if *fd >= OWN {
+                return Err(io::Error::other(format!("{path}: the number is too large")));
             }
-            sys::move_descriptor(file.as_raw_fd(), fd)?;
+            let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(&path);
+            let low = opened.map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?;
+            // The kernel may have given it the very number that it is to have.
+            let high = sys::own(fcntl(&low, FcntlArg::F_DUPFD_CLOEXEC(OWN))?);
+            drop(low);
+            sys::move_descriptor(high.as_raw_fd(), *fd)?;
         }
         Ok(())
     }

@@ -152,7 +152,7 @@ pub fn stand_in_lost_after_the_gate(world: &World) {
     let (stand_in, criu) = holding();
     must("kill", &["-STOP", &criu]);
     world.agent.answer("torn", "gate", Reply::Go);
-    until("the gate is open", || Path::new("/run/godwit/containers/torn/resuming").exists());
+    until("the gate is open", || Path::new(godwit_runtime::protocol::CONTAINERS).join("torn/resuming").exists());
     sleep(Duration::from_millis(50));
     must("kill", &["-KILL", &stand_in]);
     must("kill", &["-CONT", &criu]);
