@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::tests::{in_new_netns, ip, root, with_peer};
-use crate::{Attachment, Gate, Hold, Mirror, close, echo, links, sockets, wireguard};
+use crate::{Attachment, Gate, Hold, Mirror, close, echo, links, neighbours, sockets, wireguard};
 
 const FOUR: Ends = Ends { old: IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2)), peer: IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1)) };
 const SIX: Ends = Ends { old: IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 2)), peer: IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1)) };
@@ -195,11 +195,15 @@ fn a_narrow_gate(ends: Ends) {
                 let late = inside(&peer, || TcpStream::connect_timeout(&(ends.old, 7000).into(), Duration::from_millis(300)));
                 assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut);
                 hold.keep_everything().unwrap();
+                let known = neighbours::known(&old, "eth0").unwrap();
                 gate.shut().unwrap();
+                // As when the pod stands still for long: the kernel wants it confirmed, and no question leaves.
+                inside(&old, || ip("neigh flush dev eth0"));
 
                 let untaken = sockets::untaken(&old, &[ends.old]).unwrap();
                 assert_eq!((untaken.len(), untaken[0].peer.port()), (1, left.local_addr().unwrap().port()));
                 gate.connect(&old, "eth0", "anc0", &[], &untaken).unwrap();
+                neighbours::remember(&old, "eth0", &known).unwrap();
                 sockets::refuse(&old, &untaken).unwrap();
                 left.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
                 assert_eq!(left.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);

@@ -27,6 +27,7 @@
 //! ```text
 //!   peers ⇄ segment ⇄ eth0 of the new pod ⇄ old0   segment: macvlan with the old address and the old MAC; announce: it is here now
 //!              └───── eth0 of the old pod: sealed  relay::Relay sends after it what came meanwhile
+//!                                                 neighbours: whom a last reset goes to
 //! ```
 
 pub mod addresses;
@@ -41,6 +42,7 @@ pub mod gate;
 pub mod hold;
 pub mod links;
 pub mod mirror;
+pub mod neighbours;
 mod netlink;
 mod netns;
 mod nft;

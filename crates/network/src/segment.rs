@@ -20,15 +20,15 @@
 //! Each restored connection sends a bare acknowledgement when CRIU ends its repair mode (`tcp_send_window_probe`). Some thousands of them that wait and leave at once would be more than
 //! the kernel takes in at the other end of a veth (`net.core.netdev_max_backlog`, 1000 frames), and what the pod says next would be lost with them, for a second.
 //!
-//! Message formats: linux/if_link.h (`IFLA_MACVLAN_*`), neighbour.h (`struct ndmsg`, `struct ndtmsg`).
+//! Message formats: linux/if_link.h (`IFLA_MACVLAN_*`), neighbour.h (`struct ndtmsg`).
 
 use std::net::IpAddr;
 use std::path::Path;
 
 use crate::gate::{self, FAMILIES, L4PROTO, PRIORITY, STRANGERS, TCP, renew};
-use crate::netlink::{self, ACK, APPEND, CREATE, DUMP, EXCL, Message, Socket, attributes};
+use crate::netlink::{self, ACK, APPEND, CREATE, EXCL, Message, Socket};
 use crate::nft::{Batch, Chain, Family, NEWRULE, beyond, compare, drop_it, meta, payload};
-use crate::{Error, addresses, links, mirror};
+use crate::{Error, addresses, links, mirror, neighbours};
 
 const PREFIX: &str = "segment-";
 /// Keys of `meta` (linux/netfilter/nf_tables.h).
@@ -40,19 +40,9 @@ const ACKNOWLEDGES: u8 = 0x10;
 const BARE: [u32; 4] = [40, 52, 60, 72];
 /// So many of each of these lengths may wait. Among them may be one that opens a window, without which a peer asks again only after its own time.
 const WAIT: u32 = 400;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-/// The kernel's tables of neighbours (`NDTA_NAME`).
-const NEIGHBOURS: [(u8, &str); 2] = [(AF_INET, "arp_cache"), (AF_INET6, "ndisc_cache")];
 const NEWLINK: u16 = 16;
 const SETLINK: u16 = 19;
-const NEWNEIGH: u16 = 28;
-const GETNEIGH: u16 = 30;
 const SETNEIGHTBL: u16 = 67;
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-const REACHABLE: u16 = 2;
-const REPLACE: u16 = 0x100;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
@@ -113,39 +103,14 @@ pub fn make(netns: &Path, name: &str, lower: &str, mac: [u8; 6]) -> Result<(), E
     links::up_quietly(netns, name)
 }
 
-/// Gives an interface another hardware address.
+/// Gives an interface another hardware address. That of an old pod, which is sealed, is given away so: whatever leaves it, the segment does not look for the old address here any more.
+/// Whom the interface knew it knows no longer ([`crate::neighbours`]).
 ///
 /// # Errors
 /// The kernel refused.
 pub fn set_mac(netns: &Path, name: &str, mac: [u8; 6]) -> Result<(), Error> {
     let message = Message::new(SETLINK, ACK, &links::header(0, 0)).text(IFLA_IFNAME, name).attribute(IFLA_ADDRESS, &mac);
     Socket::inside(netns, netlink::ROUTE)?.transact(&format!("change the hardware address of {name}"), vec![message], 0)
-}
-
-/// Gives the interface of an old pod, which is sealed, another hardware address: whatever leaves it, the segment does not look for the old address here any more. Whom the old pod
-/// knew it still knows, so that a last reset finds its way without a question.
-///
-/// # Errors
-/// The kernel refused.
-pub fn give_away(netns: &Path, name: &str, mac: [u8; 6]) -> Result<(), Error> {
-    let index = links::index_of(netns, name)?;
-    let socket = Socket::inside(netns, netlink::ROUTE)?;
-    // `struct ndmsg {family, pad1, pad2, ifindex, state, flags, type}`.
-    let body = |family: u8, state: u16| [&[family, 0, 0, 0], index.to_ne_bytes().as_slice(), &state.to_ne_bytes(), &[0, 0]].concat();
-    let mut known = Vec::new();
-    for (family, _) in neighbours() {
-        known.extend(socket.dump("list hardware addresses", Message::new(GETNEIGH, DUMP, &body(family, 0)), NEWNEIGH)?);
-    }
-    set_mac(netns, name, mac)?;
-    for payload in known.iter().filter(|payload| payload.get(4..8) == Some(&index.to_ne_bytes())) {
-        let family = payload.first().copied().unwrap_or(AF_INET);
-        let attributes = attributes(payload.get(12..).unwrap_or_default());
-        let value = |wanted| attributes.iter().find(|(kind, _)| *kind == wanted).map(|(_, value)| *value);
-        let (Some(ip), Some(mac)) = (value(NDA_DST), value(NDA_LLADDR)) else { continue };
-        let message = Message::new(NEWNEIGH, CREATE | REPLACE | ACK, &body(family, REACHABLE)).attribute(NDA_DST, ip).attribute(NDA_LLADDR, mac);
-        socket.transact("remember a hardware address", vec![message], 0)?;
-    }
-    Ok(())
 }
 
 /// Shuts it, whatever it was before.
@@ -226,15 +191,10 @@ fn table(name: &str) -> String {
     format!("{PREFIX}{name}")
 }
 
-/// [`NEIGHBOURS`] of the families that the kernel has.
-fn neighbours() -> impl Iterator<Item = (u8, &'static str)> {
-    NEIGHBOURS.into_iter().filter(|(family, _)| *family == AF_INET || links::has_six())
-}
-
 fn patient(netns: &Path, name: &str, patience: &Patience) -> Result<(), Error> {
     let index = links::index_of(netns, name)?;
     let socket = Socket::inside(netns, netlink::ROUTE)?;
-    for (family, table) in neighbours() {
+    for (family, table) in neighbours::tables() {
         // `struct ndtmsg {family, pad1, pad2}`.
         let message = Message::new(SETNEIGHTBL, ACK, &[family, 0, 0, 0]).text(NDTA_NAME, table).nested(NDTA_PARMS, |m| {
             m.attribute(NDTPA_IFINDEX, &index.to_ne_bytes())

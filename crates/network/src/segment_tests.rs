@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::announce::{self, Ears};
 use crate::tests::{in_new_netns, ip, root};
-use crate::{Attachment, Gate, Mirror, Relay, links, segment, sockets};
+use crate::{Attachment, Gate, Mirror, Relay, links, neighbours, segment, sockets};
 
 const OLD: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 2);
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 1);
@@ -124,7 +124,7 @@ fn an_old_address_moves_on_its_segment() {
             segment::open(new, &mirror.device, &["10.97.0.77".parse().unwrap()]).unwrap();
             announce::announce(new, &mirror.device, mirror.old.mac, &mirror.old.ips).unwrap();
             gate.seal(&[]).unwrap();
-            segment::give_away(old, "eth0", LEFT).unwrap();
+            segment::set_mac(old, "eth0", LEFT).unwrap();
             relay.release(old, LEFT, vec![mirror.old.clone()], Vec::new()).unwrap();
             (dialing.join().unwrap(), listener.accept().unwrap().0)
         });
@@ -225,6 +225,8 @@ fn peers_of_connections_that_nobody_took_in_are_told_and_the_address_stays_where
     on_one_segment(|_, old, new, peer| {
         let _listener = inside(old, || TcpListener::bind((OLD, 7000)).unwrap());
         let mut left = dial(peer).unwrap();
+        let known = neighbours::known(old, "eth0").unwrap();
+        assert!(!known.is_empty());
         let mirror = raised(old, new);
         let gate = Gate::new(old, "left").unwrap();
         gate.shut().unwrap();
@@ -232,7 +234,9 @@ fn peers_of_connections_that_nobody_took_in_are_told_and_the_address_stays_where
         announce::announce(new, &mirror.device, mirror.old.mac, &mirror.old.ips).unwrap();
         let untaken = sockets::untaken(old, &[OLD.into()]).unwrap();
         gate.seal(&untaken).unwrap();
-        segment::give_away(old, "eth0", LEFT).unwrap();
+        segment::set_mac(old, "eth0", LEFT).unwrap();
+        assert!(!neighbours::known(old, "eth0").unwrap().iter().any(|neighbour| known.contains(neighbour)), "nobody is known any more");
+        neighbours::remember(old, "eth0", &known).unwrap();
         sockets::refuse(old, &untaken).unwrap();
         left.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
         assert_eq!(left.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);

@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use godwit_network::{Attachment, Gate, Mirror, addresses, attachment::is_link_local, close, echo, here, links, sockets, sockets::Ends};
+use godwit_network::{
+    Attachment, Gate, Mirror, addresses, attachment::is_link_local, close, echo, here, links, neighbours, neighbours::Neighbour, sockets, sockets::Ends,
+};
 use godwit_node::host::Host;
 use godwit_rpc::v1::{AnchorName, Failure, HeldReply};
 use serde::{Deserialize, Serialize};
@@ -89,13 +91,15 @@ struct Entry {
     neglected: HashSet<Ends>,
     /// Right before the freeze every connection was in some program's hands. Since then none has begun.
     all_taken: bool,
+    /// Whom the old pod knew right before the freeze. Since then it can ask nobody.
+    neighbours: Vec<Neighbour>,
     /// By the new pod.
     holds: HashMap<String, Kept>,
 }
 
 impl Entry {
     fn new(anchor: Anchor) -> Self {
-        Self { anchor, neglected: HashSet::new(), all_taken: false, holds: HashMap::new() }
+        Self { anchor, neglected: HashSet::new(), all_taken: false, neighbours: Vec::new(), holds: HashMap::new() }
     }
 }
 
@@ -277,7 +281,7 @@ impl Holder {
         let netns = self.host.path(&netns);
         let gate = Gate::new(&netns, pod_uid).map_err(|error| refused(&error))?;
         gate.narrow(&attachment.device).map_err(|error| refused(&error))?;
-        let left = std::thread::scope(|scope| {
+        let (left, known) = std::thread::scope(|scope| {
             // The next change of rules would wait for what this one has taken away, in the freeze: it is waited for here.
             scope.spawn(|| drop(gate));
             let (end, look) = (Instant::now() + SETTLING, || sockets::unsettled(&netns).map_err(|error| refused(&error)));
@@ -286,10 +290,12 @@ impl Holder {
                 std::thread::sleep(Duration::from_millis(1));
                 left = look()?;
             }
-            Ok(left)
+            let known = if left.is_empty() { Vec::new() } else { neighbours::known(&netns, &attachment.device).unwrap_or_default() };
+            Ok((left, known))
         })?;
         if let Some(entry) = self.all().get_mut(pod_uid) {
             entry.all_taken = left.is_empty();
+            entry.neighbours = known;
         }
         Ok(())
     }
@@ -315,7 +321,7 @@ impl Holder {
         let entry = all.get_mut(&name.pod_uid).filter(|entry| entry.anchor.name.knows(&name.ticket)).ok_or_else(unknown)?;
         let link = entry.anchor.link(&name.target_pod_uid).cloned().ok_or_else(unknown)?;
         let netns = self.host.path(&entry.anchor.netns);
-        self.let_pass(&entry.anchor, &link, entry.all_taken)?;
+        let_pass(entry, &netns, &link)?;
         if let Some(hold) = entry.holds.remove(&name.target_pod_uid) {
             match hold.release(&netns, &entry.anchor, own_addresses()) {
                 Ok(frames) => tracing::debug!(pod = name.pod_uid, frames, "passed on what was kept"),
@@ -335,33 +341,15 @@ impl Holder {
         Ok(())
     }
 
-    fn let_pass(&self, anchor: &Anchor, link: &Link, all_taken: bool) -> Result<(), Failure> {
-        let netns = self.host.path(&anchor.netns);
-        let gate = Gate::new(&netns, &anchor.name.pod_uid).map_err(|error| refused(&error))?;
-        // Peers wait, and the kernel takes some milliseconds to list sockets.
-        let untaken = if all_taken { Vec::new() } else { sockets::untaken(&netns, &anchor.attachment.ips).unwrap_or_default() };
-        if link.segment {
-            gate.last(|gate| gate.seal(&untaken)).and_then(|()| segment::give_away(&netns, anchor)).map_err(|error| refused(&error))?;
-        } else {
-            gate.last(|gate| gate.connect(&netns, &anchor.attachment.device, &link.device, &own_addresses(), &untaken)).map_err(|error| refused(&error))?;
-        }
-        // Nobody knows them at the target: their peers would wait for ever.
-        if !untaken.is_empty()
-            && let Err(error) = sockets::refuse(&netns, &untaken)
-        {
-            tracing::warn!(pod = anchor.name.pod_uid, %error, connections = untaken.len(), "the peers of connections that nobody had taken in are not told");
-        }
-        Ok(())
-    }
-
     /// After a restart: frames pass as before. False: none did.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn resume(&self, pod_uid: &str) -> Result<bool, Failure> {
-        let Some(anchor) = self.of(pod_uid) else { return Ok(false) };
-        let Some(link) = anchor.passes_to().cloned() else { return Ok(false) };
-        self.let_pass(&anchor, &link, false).map(|()| true)
+        let all = self.all();
+        let Some(entry) = all.get(pod_uid) else { return Ok(false) };
+        let Some(link) = entry.anchor.passes_to() else { return Ok(false) };
+        let_pass(entry, &self.host.path(&entry.anchor.netns), link).map(|()| true)
     }
 
     /// Takes everything of an anchor away but the gate.
@@ -380,6 +368,30 @@ impl Holder {
         all.remove(pod_uid);
         Ok(())
     }
+}
+
+fn let_pass(entry: &Entry, netns: &Path, link: &Link) -> Result<(), Failure> {
+    let Anchor { name, attachment, .. } = &entry.anchor;
+    let gate = Gate::new(netns, &name.pod_uid).map_err(|error| refused(&error))?;
+    // Peers wait, and the kernel takes some milliseconds to list sockets.
+    let untaken = if entry.all_taken { Vec::new() } else { sockets::untaken(netns, &attachment.ips).unwrap_or_default() };
+    // What it learns while it stands still counts for more, but some may be forgotten by then.
+    let mut known = entry.neighbours.clone();
+    if !untaken.is_empty() {
+        known.extend(neighbours::known(netns, &attachment.device).unwrap_or_default());
+    }
+    if link.segment {
+        gate.last(|gate| gate.seal(&untaken)).and_then(|()| segment::give_away(netns, &entry.anchor)).map_err(|error| refused(&error))?;
+    } else {
+        gate.last(|gate| gate.connect(netns, &attachment.device, &link.device, &own_addresses(), &untaken)).map_err(|error| refused(&error))?;
+    }
+    // Nobody knows them at the target: their peers would wait for ever.
+    if !untaken.is_empty()
+        && let Err(error) = neighbours::remember(netns, &attachment.device, &known).and_then(|()| sockets::refuse(netns, &untaken))
+    {
+        tracing::warn!(pod = name.pod_uid, %error, connections = untaken.len(), "the peers of connections that nobody had taken in are not told");
+    }
+    Ok(())
 }
 
 /// What a holder and its mirror say of themselves.

@@ -182,22 +182,23 @@ impl Node {
     }
 
     /// Makes the mirrors of all that is to live on in the new pod: the attachment of the pod that moves, whose UID is `source_uid`, and those of earlier pods that it
-    /// has. Nothing passes yet. An earlier one may have been retired a moment ago, with its last connection: then there is nothing of it to live on.
+    /// has. Nothing passes yet. An earlier one may be retired at any moment, with its last connection, and its end of the pair of interfaces with it: then there is nothing of it to
+    /// live on, whatever failed.
     ///
     /// # Errors
     /// When a holder does not answer, or one of the kernels refuses.
     pub async fn raise_mirrors(self: &Arc<Self>, pod_uid: &str, netns: &Path, source_uid: &str, anchors: &[Anchored]) -> Result<(), Failure> {
         for anchored in anchors {
             let anchor = anchored.name.as_ref().map(|name| name.pod_uid.as_str()).unwrap_or_default();
-            match self.raise_mirror(pod_uid, netns.to_owned(), anchored, anchor == source_uid).await {
-                Err(why) if why.reason == UNKNOWN && anchor != source_uid => {
-                    tracing::info!(anchor, "an earlier anchor has just been retired");
-                    let held = self.mirrors.all().get(&key(anchor, pod_uid)).cloned();
-                    if let Some(held) = held {
-                        self.lower(&held).await;
-                    }
+            let own = anchor == source_uid;
+            let Err(why) = self.raise_mirror(pod_uid, netns.to_owned(), anchored, own).await else { continue };
+            let held = self.mirrors.all().get(&key(anchor, pod_uid)).cloned();
+            match held {
+                Some(held) if !own && !self.is_known(&held).await => {
+                    tracing::info!(anchor, reason = why.reason, message = why.message, "an earlier anchor has just been retired");
+                    self.lower(&held).await;
                 }
-                raised => raised?,
+                _ => return Err(why),
             }
         }
         Ok(())
@@ -241,9 +242,6 @@ impl Node {
         });
         if reached.await? {
             return Ok(());
-        }
-        if !self.is_known(&held).await {
-            return Err(unknown());
         }
         Err(failure(
             "TunnelBlocked",
@@ -426,7 +424,7 @@ impl Node {
     }
 
     /// Whether the holder has the anchor. No answer is no answer.
-    pub(super) async fn is_known(&self, held: &Held) -> bool {
+    async fn is_known(&self, held: &Held) -> bool {
         self.ask_holder(held).await.is_none_or(|reply| reply.known)
     }
 

@@ -17,7 +17,7 @@ use godwit_rpc::v1::{AnchorName, AnchorReply, Failure, LinkRequest, Migration, S
 
 use super::{
     blocking,
-    holder::{Anchor, Link, unknown},
+    holder::{Anchor, Link},
     mirrors::{Held, unreachable},
     probe::Empty,
     refused,
@@ -108,7 +108,7 @@ fn left(anchor: &Anchor) -> [u8; 6] {
 /// # Errors
 /// When the kernel refuses.
 pub fn give_away(netns: &Path, anchor: &Anchor) -> Result<(), Error> {
-    segment::give_away(netns, &anchor.attachment.device, left(anchor))
+    segment::set_mac(netns, &anchor.attachment.device, left(anchor))
 }
 
 /// Takes an end of a tunnel away; on a segment there is none.
@@ -219,9 +219,6 @@ impl Node {
                 ));
             }
             None if found.is_empty() => {
-                if !self.is_known(held).await {
-                    return Err(unknown());
-                }
                 return Err(failure(
                     "SegmentBlocked",
                     format!(
