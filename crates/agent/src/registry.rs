@@ -245,7 +245,7 @@ impl Registry {
         checkpoints
             || restores
             || sources.values().any(|session| !session.machine().finished())
-            || targets.values().any(|session| !session.machine().finished())
+            || targets.values().any(|session| !session.machine().finished() || session.filling.is_under_way())
     }
 
     /// Drops what has ended. Whatever has not stays.

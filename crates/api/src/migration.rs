@@ -118,6 +118,8 @@ pub enum NotConverging {
     LongerFreeze,
     /// The migration ends before the freeze; the pod runs on where it is.
     GiveUp,
+    /// What is left travels after the switch, as with `memory: PostCopy`.
+    PostCopy,
 }
 
 /// When memory travels.
@@ -130,7 +132,7 @@ pub enum MemoryStrategy {
     StopAndCopy,
     /// While the pod runs, as far as it can; the pod moves only when all of it is at the target.
     PreCopy,
-    /// After the pod runs at the target. Not built yet: a blocker in the plan.
+    /// While the pod runs, once or twice; what changes meanwhile travels after the switch. Until it has come, the pod is lost with its source. Only where the cluster allows it.
     PostCopy,
 }
 
@@ -176,7 +178,7 @@ pub enum Phase {
     Succeeded,
     /// Taken back: the pod runs on the source node as before.
     RolledBack,
-    /// Never begun: nothing was touched. A finished dry run ends as Succeeded.
+    /// Never begun: nothing was touched. A finished dry run ends as Succeeded. Or, with post-copy only: the pod was lost after the switch (`PodLost`).
     Failed,
 }
 
@@ -237,7 +239,7 @@ pub struct PodMigrationStatus {
     /// Why it did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// Standard conditions: `Planned`, `Prepared`, `Committed`, `Complete`.
+    /// Standard conditions: `Planned`, `Prepared`, `Committed`, `Complete`; with post-copy `MemoryComplete`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// When the controller took it up.
@@ -274,7 +276,7 @@ impl PodMigrationStatus {
 pub struct PlanSummary {
     /// `Live`.
     pub engine: String,
-    /// `PreCopy` or `StopAndCopy`.
+    /// `PreCopy`, `PostCopy` or `StopAndCopy`.
     pub memory: String,
     /// `KeepAddress`, `Anchor` or `Close`.
     pub network: String,

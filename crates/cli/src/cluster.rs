@@ -98,6 +98,7 @@ impl Cluster {
                 if_not_converging: pod.if_not_converging.map(|what| match what {
                     options::NotConverging::LongerFreeze => NotConverging::LongerFreeze,
                     options::NotConverging::GiveUp => NotConverging::GiveUp,
+                    options::NotConverging::PostCopy => NotConverging::PostCopy,
                 }),
                 deadline_seconds: pod.deadline.map(|time| u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX)),
                 network: match pod.network {

@@ -15,6 +15,7 @@ const CODES: &str = "Exit codes:
   4  the cluster cannot be reached, or Godwit is not installed there
   5  the cluster refused: not allowed, or no such migration
   6  interrupted while waiting; the migration goes on
+  7  lost: after a switch with post-copy the old pod was lost before all of its memory had come
 
 Examples:
   kubectl migrate web-0 --to node-b            move a pod and watch
@@ -399,7 +400,7 @@ pub enum Memory {
     StopAndCopy,
     /// While the pod runs
     PreCopy,
-    /// After the pod runs at the target (not built yet)
+    /// While the pod runs, and what changes meanwhile after the switch
     PostCopy,
 }
 
@@ -421,6 +422,8 @@ pub enum NotConverging {
     LongerFreeze,
     /// It stays where it is
     GiveUp,
+    /// What is left travels after the switch
+    PostCopy,
 }
 
 /// Which cluster and namespace, and how to print.

@@ -92,6 +92,7 @@ pub fn lines(object: &PodMigration) -> Vec<Line> {
 fn reached(status: &PodMigrationStatus) -> Phase {
     match status.phase {
         Phase::Succeeded => Phase::Settling,
+        Phase::Failed if is_lost(status) => Phase::Settling,
         Phase::RolledBack => Phase::Switching,
         Phase::Failed if status.target_node.is_some() && status.timeline.iter().any(|step| step.phase == Phase::Copying) => Phase::Copying,
         Phase::Failed if status.target_pod.is_some() => Phase::Preparing,
@@ -107,6 +108,7 @@ pub fn plan(plan: &PlanSummary) -> String {
         "Live" => "live".to_owned(),
         "StopAndCopy" => "stop-and-copy".to_owned(),
         "PreCopy" => "pre-copy".to_owned(),
+        "PostCopy" => "post-copy".to_owned(),
         "Close" => "connections close".to_owned(),
         "Anchor" => "connections kept (anchor)".to_owned(),
         "KeepAddress" => "connections kept (same address)".to_owned(),
@@ -145,7 +147,8 @@ fn waiting(status: &PodMigrationStatus) -> String {
 }
 
 fn settling(status: &PodMigrationStatus) -> String {
-    let said = status.conditions.iter().find(|condition| condition.status == "False" && matches!(condition.type_.as_str(), "Ready" | "Retired"));
+    let said =
+        status.conditions.iter().find(|condition| condition.status == "False" && matches!(condition.type_.as_str(), "Ready" | "Retired" | "MemoryComplete"));
     said.map_or_else(|| "retiring the source".to_owned(), |condition| condition.message.clone())
 }
 
@@ -201,6 +204,8 @@ pub enum End {
     Failed,
     /// The pod runs as before.
     TakenBack,
+    /// The pod runs nowhere as it was.
+    Lost,
 }
 
 impl End {
@@ -211,15 +216,23 @@ impl End {
             Self::Moved => 0,
             Self::Failed => 1,
             Self::TakenBack => 2,
+            Self::Lost => 7,
         }
     }
+}
+
+/// Whether the pod was lost after its switch. That can only be with post-copy.
+fn is_lost(status: &PodMigrationStatus) -> bool {
+    status.failure.as_ref().is_some_and(|failure| failure.reason == "PodLost")
 }
 
 /// How it ended, if it has.
 #[must_use]
 pub fn end(object: &PodMigration) -> Option<End> {
-    match object.status.as_ref()?.phase {
+    let status = object.status.as_ref()?;
+    match status.phase {
         Phase::Succeeded => Some(End::Moved),
+        Phase::Failed if is_lost(status) => Some(End::Lost),
         Phase::Failed => Some(End::Failed),
         Phase::RolledBack => Some(End::TakenBack),
         _ => None,
@@ -243,6 +256,7 @@ pub fn last(object: &PodMigration) -> Option<String> {
         }
         End::TakenBack if freeze == 0 => format!("✘ taken back: {pod}{at}. It did not stand still. {}", why(&failure)),
         End::TakenBack => format!("✘ taken back: {pod}{at}. It stood still for {freeze} ms. {}", why(&failure)),
+        End::Lost => format!("✘ lost: {pod} had been switched to {}. {}", status.target_node.clone().unwrap_or_default(), why(&failure)),
         End::Failed if object.spec.dry_run => format!("✘ {pod} cannot be moved. {}", why(&failure)),
         End::Failed => format!("✘ not moved: {pod}{at}. Nothing was touched. {}", why(&failure)),
     })

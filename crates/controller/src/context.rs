@@ -39,6 +39,8 @@ pub struct Context {
     pub admission: Mutex<()>,
     /// Migrations in flight from or to one node.
     pub limit: usize,
+    /// Memory may travel after the switch.
+    pub post_copy: bool,
     /// Where the spans of migrations go when these have ended.
     pub traces: godwit_otlp::Exporter,
     /// Key of the tickets.

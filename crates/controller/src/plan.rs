@@ -6,7 +6,7 @@ mod spec;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{Api, ResourceExt};
 
-use godwit_api::migration::{Failure, MemoryStrategy, Network, PlanSummary};
+use godwit_api::migration::{Failure, Network, PlanSummary};
 use godwit_migration::plan::network::{self, Driver, Situation, Wish};
 use godwit_rpc::v1::InspectReply;
 
@@ -46,7 +46,7 @@ pub async fn facts(context: &Context, pod: &Pod) -> Result<Facts, Error> {
 
 /// The plan for one of `candidates` (several: the scheduler will choose, each of them has no blockers).
 #[must_use]
-pub fn decide(facts: &Facts, (wish, memory): (Network, MemoryStrategy), inspected: &InspectReply, candidates: &[Candidate]) -> PlanSummary {
+pub fn decide(facts: &Facts, (wish, memory): (Network, memory::Wish), inspected: &InspectReply, candidates: &[Candidate]) -> PlanSummary {
     let mut blockers = facts.blockers.clone();
     blockers.extend(inspected.blockers.iter().cloned().map(api_failure));
     let mut warnings = facts.warnings.clone();

@@ -1,7 +1,7 @@
 //! Every named fault point of the controller, in the order of the road.
 
 /// The names; `godwit-controller fault-points` prints them.
-pub const ALL: [&str; 31] = [
+pub const ALL: [&str; 32] = [
     "controller.pending.held",
     "controller.pending.taken-up",
     "controller.planning.inspected",
@@ -18,6 +18,7 @@ pub const ALL: [&str; 31] = [
     "controller.switching.outcome",
     "controller.switching.written",
     "controller.settling.live",
+    "controller.settling.filling",
     "controller.settling.cost",
     "controller.settling.adopted",
     "controller.settling.shared",

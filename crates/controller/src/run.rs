@@ -49,6 +49,9 @@ pub struct Options {
     /// Carry out PodMigrations of lpm.my.domain too. Their definition has to be there.
     #[arg(long, env = "GODWIT_LPM")]
     lpm: bool,
+    /// Memory may travel after the switch, where a migration asks for it.
+    #[arg(long, env = "GODWIT_POST_COPY")]
+    post_copy: bool,
     /// Where spans of migrations are exported to: http://HOST:PORT or https://HOST:PORT of an OTLP receiver for gRPC. Without it none are.
     #[arg(long, env = "GODWIT_OTLP_ENDPOINT", default_value = "")]
     otlp_endpoint: String,
@@ -124,6 +127,7 @@ async fn lead(client: Client, options: &Options, traces: Exporter) -> anyhow::Re
         seen: controller.store(),
         admission: tokio::sync::Mutex::new(()),
         limit: options.per_node.max(1),
+        post_copy: options.post_copy,
         traces,
         ticket_key: roots.ticket_key,
         client: client.clone(),

@@ -8,9 +8,12 @@
 //!                                           Index: which pages the store has as they are now
 //! ```
 //!
+//! What has not travelled when the pod is frozen goes in the freeze, or after it ([`awaited`]).
+//!
 //! [`tracker`] says which pages have changed, [`read`] takes them, [`index`] remembers what the other side has, [`store`] is the other side, [`rounds`] decides how
 //! often. Nothing here knows of pods, networks or CRIU's images but for the layout of the store's files.
 
+pub mod awaited;
 mod changes;
 mod footprint;
 pub mod hazard;

@@ -8,9 +8,12 @@
 //! The messages of the socket are CRIU's (criu/uffd.c), as are the events asked for. While an event waits to be read the kernel answers every copy with EAGAIN: nothing can
 //! be put where the process has just put something else, as long as a copy that was refused is looked up anew after the events. Their order: [`crate::changes`].
 //!
+//! A page that is still to come ([`crate::awaited`]) is asked for when a process touches it, and filled when it is there.
+//!
 //! A page that is to be filled and cannot be is the end: the process must not go on with zeros in its place. The caller kills it; the userfaultfds are held until then, so
 //! that whoever touches such a page waits.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, IoSliceMut, Read};
@@ -24,6 +27,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::time::TimeSpec;
 
+use crate::awaited::{self, Arriving, Known};
 use crate::changes::{self, Change};
 use crate::pending::Pending;
 use crate::range::{PAGE, Range};
@@ -48,6 +52,8 @@ const SETTLING: TimeSpec = TimeSpec::new(0, 50_000);
 const SPELL: Duration = Duration::from_millis(1);
 /// So long after the last stride there is another one, whatever faults there are: those that touch pages which are nobody's must not keep the others from being filled.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// How soon it is looked again whether pages have come that are awaited.
+const AWAITING: TimeSpec = TimeSpec::new(0, 1_000_000);
 /// So often, a millisecond apart, a page is tried again where nothing is mapped.
 const UNMAPPED: u32 = 2000;
 
@@ -58,7 +64,7 @@ pub struct Row {
     pub process: i32,
     /// Its pages, as they were when it stood still.
     pub range: Range,
-    /// Level of the store.
+    /// Level of the store, or [`awaited::LEVEL`].
     pub level: u64,
     /// Offset in that level's file of the process.
     pub offset: u64,
@@ -73,40 +79,79 @@ pub fn write_table(directory: &Path, rows: &[Row]) -> io::Result<()> {
     fs::write(directory.join(TABLE), words.flat_map(u64::to_le_bytes).collect::<Vec<u8>>())
 }
 
+/// Reads the table: rows as they were written. Where there is none nothing travelled: everything is in the images.
+///
+/// # Errors
+/// When it is damaged, or cannot be read.
+pub fn read_table(directory: &Path) -> io::Result<Vec<Row>> {
+    let bytes = match fs::read(directory.join(TABLE)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let row = |row: &[u8]| {
+        let word = |at: usize| row.get(at * 8..at * 8 + 8).and_then(|word| word.try_into().ok()).map(u64::from_le_bytes).ok_or_else(damaged);
+        let process = i32::try_from(word(0)?).map_err(|_| damaged())?;
+        let row = Row { process, range: Range { start: word(1)?, end: word(2)? }, level: word(3)?, offset: word(4)? };
+        let aligned = [row.range.start, row.range.end, row.offset].iter().all(|word| word % PAGE == 0);
+        if aligned && !row.range.is_empty() && row.offset.checked_add(row.range.len()).is_some() { Ok(row) } else { Err(damaged()) }
+    };
+    bytes.chunks(40).map(row).collect()
+}
+
+fn damaged() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the table of the page store is damaged")
+}
+
+/// A file with pages of a process.
+enum Pages {
+    /// They are all there.
+    Stored(Mapped),
+    /// They come.
+    Awaited(Arriving),
+}
+
+/// What there is of a page.
+enum Found<'a> {
+    /// It, and what follows it.
+    Bytes(Cow<'a, [u8]>),
+    /// Not yet.
+    ToCome,
+    /// It will never come.
+    Lost,
+    /// It is in no row.
+    Unknown,
+}
+
 /// Where a page of a frozen process lies.
 struct Source {
-    files: Vec<Mapped>,
+    files: Vec<Pages>,
     /// By process: first address, end, file, offset.
     places: BTreeMap<i32, Vec<(Range, usize, u64)>>,
 }
 
 impl Source {
     fn open(directory: &Path) -> io::Result<Self> {
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the table of the page store is damaged");
-        let bytes = match fs::read(directory.join(TABLE)) {
-            Ok(bytes) => bytes,
-            // Nothing travelled: everything is in the images.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
         let (mut files, mut known, mut places) = (Vec::new(), BTreeMap::new(), BTreeMap::<i32, Vec<(Range, usize, u64)>>::new());
-        for row in bytes.chunks(40) {
-            let word = |at: usize| row.get(at * 8..at * 8 + 8).and_then(|word| word.try_into().ok()).map(u64::from_le_bytes).ok_or_else(damaged);
-            let process = i32::try_from(word(0)?).map_err(|_| damaged())?;
-            let (range, level, offset) = (Range { start: word(1)?, end: word(2)? }, word(3)?, word(4)?);
+        for Row { process, range, level, offset } in read_table(directory)? {
             let file = match known.get(&(process, level)) {
                 Some(file) => *file,
                 None => {
-                    files.push(Mapped::of(&File::open(directory.join(level.to_string()).join(crate::store::pages_file(process)))?)?);
+                    files.push(if level == awaited::LEVEL {
+                        Pages::Awaited(Arriving::open(directory, process)?)
+                    } else {
+                        Pages::Stored(Mapped::of(&File::open(directory.join(level.to_string()).join(crate::store::pages_file(process)))?)?)
+                    });
                     known.insert((process, level), files.len() - 1);
                     files.len() - 1
                 }
             };
-            let held = u64::try_from(files[file].bytes().len()).unwrap_or(0);
+            let held = match &files[file] {
+                Pages::Stored(mapped) => u64::try_from(mapped.bytes().len()).unwrap_or(0),
+                Pages::Awaited(arriving) => arriving.room()?,
+            };
             let list = places.entry(process).or_default();
-            let ordered = list.last().is_none_or(|(last, ..)| last.end <= range.start);
-            if !ordered || range.is_empty() || range.start % PAGE != 0 || range.end % PAGE != 0 || offset.checked_add(range.len()).is_none_or(|end| end > held)
-            {
+            if list.last().is_some_and(|(last, ..)| last.end > range.start) || offset + range.len() > held {
                 return Err(damaged());
             }
             list.push((range, file, offset));
@@ -118,14 +163,57 @@ impl Source {
         Pending::of(self.places.get(&process).into_iter().flatten().map(|(range, ..)| *range))
     }
 
-    /// The bytes from `address` on, up to `length`, as far as they lie together.
-    fn bytes(&self, process: i32, address: u64, length: u64) -> Option<&[u8]> {
+    /// The row of `address`: its file, the offset there, and how many bytes follow in it.
+    fn place(&self, process: i32, address: u64) -> Option<(&Pages, u64, u64)> {
         let list = self.places.get(&process)?;
         let at = list.partition_point(|(range, ..)| range.end <= address);
         let (range, file, offset) = list.get(at).filter(|(range, ..)| range.start <= address)?;
-        let from = usize::try_from(offset + (address - range.start)).ok()?;
-        let length = usize::try_from(length.min(range.end - address)).ok()?;
-        self.files[*file].bytes().get(from..from + length)
+        Some((self.files.get(*file)?, offset + (address - range.start), range.end - address))
+    }
+
+    /// The bytes from `address` on, up to `length`, as far as they lie together.
+    fn bytes(&self, process: i32, address: u64, length: u64) -> io::Result<Found<'_>> {
+        let Some((pages, offset, behind)) = self.place(process, address) else { return Ok(Found::Unknown) };
+        let length = length.min(behind);
+        Ok(match pages {
+            Pages::Stored(mapped) => {
+                let from = usize::try_from(offset).ok();
+                let range = from.and_then(|from| Some(from..from.checked_add(usize::try_from(length).ok()?)?));
+                range.and_then(|range| mapped.bytes().get(range)).map_or(Found::Unknown, |bytes| Found::Bytes(Cow::Borrowed(bytes)))
+            }
+            Pages::Awaited(arriving) => match arriving.known(offset, length) {
+                Known::Here(length) => Found::Bytes(Cow::Owned(arriving.read(offset, length)?)),
+                Known::ToCome(_) => Found::ToCome,
+                Known::Lost => Found::Lost,
+            },
+        })
+    }
+
+    /// A process stands still for the page at `address`, and will soon for those behind it.
+    fn want(&self, process: i32, address: u64, length: u64) {
+        if let Some((Pages::Awaited(arriving), offset, behind)) = self.place(process, address) {
+            arriving.want(offset, length.min(behind));
+        }
+    }
+
+    /// What changes when pages have come.
+    fn come(&self) -> Vec<u8> {
+        self.files.iter().filter_map(|pages| if let Pages::Awaited(arriving) = pages { Some(arriving.count()) } else { None }).collect()
+    }
+
+    /// How many of `length` bytes from `address` on are still to come before the first one that is not.
+    fn to_come(&self, process: i32, address: u64, length: u64) -> u64 {
+        let mut at = address;
+        while at < address + length {
+            match self.place(process, at) {
+                Some((Pages::Awaited(arriving), offset, behind)) => match arriving.known(offset, behind.min(address + length - at)) {
+                    Known::ToCome(run) => at += run,
+                    _ => break,
+                },
+                _ => break,
+            }
+        }
+        at - address
     }
 }
 
@@ -153,7 +241,7 @@ impl Filling {
 /// What became of an attempt to put something.
 enum Put {
     Done,
-    /// The process changes its mappings: events first.
+    /// The process changes its mappings: events first. Or the page is still to come.
     Later,
     /// The process has gone.
     Gone,
@@ -174,8 +262,16 @@ pub struct Filled {
 /// # Errors
 /// A page that cannot be filled.
 pub fn serve(listener: &UnixListener, directory: &Path) -> Result<Filled, (io::Error, impl Sized + use<>)> {
-    let mut pager =
-        Pager { directory: directory.to_owned(), source: None, stream: None, unreadable: None, fillings: Vec::new(), finished: false, done: Filled::default() };
+    let mut pager = Pager {
+        directory: directory.to_owned(),
+        source: None,
+        stream: None,
+        unreadable: None,
+        fillings: Vec::new(),
+        finished: false,
+        starved: None,
+        done: Filled::default(),
+    };
     match pager.run(listener) {
         Ok(()) => Ok(pager.done),
         Err(error) => Err((error, Box::new(pager))),
@@ -190,6 +286,8 @@ struct Pager {
     unreadable: Option<Unreadable>,
     fillings: Vec<Filling>,
     finished: bool,
+    /// What is left to be filled is still to come; what had come when that was seen.
+    starved: Option<Vec<u8>>,
     done: Filled,
 }
 
@@ -210,6 +308,7 @@ impl Pager {
             let rest = listening || rested.elapsed() >= SPELL;
             self.wait(match (busy, retry) {
                 _ if unsettled => Some(SETTLING),
+                (true, _) if self.starved.is_some() => Some(AWAITING),
                 (true, _) if rest => Some(LISTENING),
                 (true, _) => Some(TimeSpec::new(0, 0)),
                 (false, true) => Some(TimeSpec::new(0, 1_000_000)),
@@ -226,9 +325,7 @@ impl Pager {
             listening = self.done.faults > before;
             if self.finished && (!listening || filled.elapsed() >= PATIENCE) {
                 filled = Instant::now();
-                for at in 0..self.fillings.len() {
-                    self.fill(at)?;
-                }
+                self.fill_all()?;
             }
             self.fillings.retain(|filling| !filling.gone);
         }
@@ -301,7 +398,14 @@ impl Pager {
         let faults = std::mem::take(&mut self.fillings[at].faults);
         for address in faults {
             let put = match self.fillings[at].pending.at(address) {
-                Some((end, origin)) => self.copy(at, address, end.min(address + CLUSTER), origin)?,
+                Some((end, origin)) => {
+                    let end = end.min(address + CLUSTER);
+                    let put = self.copy(at, address, end, origin)?;
+                    if let (Put::Later, Some(source)) = (&put, &self.source) {
+                        source.want(self.fillings[at].process, origin, end - address);
+                    }
+                    put
+                }
                 None => self.zero(at, address)?,
             };
             match put {
@@ -351,24 +455,49 @@ impl Pager {
         Ok(Put::Done)
     }
 
-    /// Fills the next pages of a process.
-    fn fill(&mut self, at: usize) -> io::Result<()> {
-        if !self.fillings[at].changes.is_empty() {
-            return Ok(());
+    /// Fills the next pages of each process.
+    fn fill_all(&mut self) -> io::Result<()> {
+        let come = self.source.as_ref().map(Source::come).unwrap_or_default();
+        if self.starved.as_ref() == Some(&come) {
+            return Ok(()); // nothing new
         }
-        let Some((start, end, origin)) = self.fillings[at].pending.first() else { return Ok(()) };
+        let mut starved = true;
+        for at in 0..self.fillings.len() {
+            starved &= self.fill(at)?;
+        }
+        self.starved = Some(come).filter(|come| starved && !come.is_empty());
+        Ok(())
+    }
+
+    /// Fills the next pages of a process, if there are any that are not still to come. Whether there were none.
+    fn fill(&mut self, at: usize) -> io::Result<bool> {
+        let filling = &self.fillings[at];
+        if !filling.changes.is_empty() {
+            return Ok(false);
+        }
+        let Some(source) = &self.source else { return Ok(true) };
+        let ready = filling.pending.parts().find_map(|(start, end, origin)| {
+            let skipped = source.to_come(filling.process, origin, end - start);
+            (start + skipped < end).then_some((start + skipped, end, origin + skipped))
+        });
+        let Some((start, end, origin)) = ready else { return Ok(true) };
         if let Put::Gone = self.copy(at, start, end.min(start + STRIDE), origin)? {
             self.fillings[at].gone = true;
         }
-        Ok(())
+        Ok(false)
     }
 
     fn copy(&mut self, at: usize, start: u64, end: u64, origin: u64) -> io::Result<Put> {
         let filling = &mut self.fillings[at];
         let lost = |what: String| io::Error::other(format!("page {start:#x} of process {}: {what}", filling.process));
-        let data =
-            self.source.as_ref().and_then(|source| source.bytes(filling.process, origin, end - start)).ok_or_else(|| lost("it is not in the store".into()))?;
-        let mut outcome = sys::uffd_copy(filling.uffd.as_fd(), start, data);
+        let found = self.source.as_ref().map_or(Ok(Found::Unknown), |source| source.bytes(filling.process, origin, end - start));
+        let data = match found.map_err(|error| lost(error.to_string()))? {
+            Found::Bytes(data) => data,
+            Found::ToCome => return Ok(Put::Later),
+            Found::Lost => return Err(lost("the node that it was to come from has lost it".into())),
+            Found::Unknown => return Err(lost("it is not in the store".into())),
+        };
+        let mut outcome = sys::uffd_copy(filling.uffd.as_fd(), start, &data);
         if data.len() > 4096 && outcome.as_ref().is_err_and(|error| matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL))) {
             // It reaches beyond a mapping: page by page.
             outcome = sys::uffd_copy(filling.uffd.as_fd(), start, &data[..4096]);

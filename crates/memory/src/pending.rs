@@ -46,10 +46,9 @@ impl Pending {
         (address < *end).then(|| (*end, origin + (address - start)))
     }
 
-    /// The first part: where it is, its end, and where it begins in the frozen process.
-    #[must_use]
-    pub fn first(&self) -> Option<(u64, u64, u64)> {
-        self.parts.first_key_value().map(|(start, (end, origin))| (*start, *end, *origin))
+    /// All parts in order: where each is, its end, and where it begins in the frozen process.
+    pub fn parts(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        self.parts.iter().map(|(start, (end, origin))| (*start, *end, *origin))
     }
 
     /// What the process has done.
@@ -128,7 +127,7 @@ mod tests {
         );
         assert_eq!((pending.at(115), pending.at(119), pending.at(35)), (Some((120, 30)), Some((120, 34)), Some((40, 35))));
         pending.drop(0, 103);
-        assert_eq!(pending.first(), Some((103, 105, 18)));
+        assert_eq!(pending.parts().next(), Some((103, 105, 18)));
         assert_eq!(pending.bytes(), 2 + 5);
         pending.drop(0, 1000);
         assert!(pending.is_empty());

@@ -65,6 +65,28 @@ pub fn pages(pid: i32, ranges: &[Range], index: &mut Index, mut send: impl FnMut
     if piece.data.is_empty() { Ok(()) } else { send(piece) }
 }
 
+/// Reads all of `ranges` of a process that stands still, one behind the other.
+///
+/// # Errors
+/// When the process has ended, or a part is not mapped.
+pub fn whole(pid: i32, ranges: &[Range]) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for range in ranges {
+        let mut at = range.start;
+        while at < range.end {
+            let (done, wanted) = (bytes.len(), usize::try_from(range.end - at).map_err(|_| io::ErrorKind::InvalidInput)?);
+            bytes.resize(done + wanted, 0);
+            let read = read_memory(pid, at, &mut bytes[done..])?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            bytes.truncate(done + read);
+            at += u64::try_from(read).unwrap_or(0);
+        }
+    }
+    Ok(bytes)
+}
+
 fn is_zero(page: &[u8]) -> bool {
     page.chunks_exact(8).all(|word| word == [0; 8])
 }
@@ -98,6 +120,8 @@ mod tests {
         assert_eq!(pieces[0].data[2 * 4096 - 1], 2);
         let known: Vec<Known> = range.pages().map(|page| index.get(page)).collect();
         assert_eq!(known, [Known::Stored, Known::Zero, Known::Stored, Known::Stored, Known::Zero]);
+        let all = whole(std::process::id().cast_signed(), &[Range { start: base, end: base + PAGE }, range]).unwrap();
+        assert!(all.len() == 6 * 4096 && all[4096..] == memory[offset..offset + 5 * 4096] && all[..4096] == all[4096..2 * 4096]);
         drop(memory);
     }
 
@@ -108,6 +132,7 @@ mod tests {
         index.set(PAGE, Known::Stored);
         pages(own, &[Range { start: PAGE, end: 2 * PAGE }], &mut index, |_| Ok(())).unwrap();
         assert_eq!(index.get(PAGE), Known::No);
+        assert!(whole(own, &[Range { start: PAGE, end: 2 * PAGE }]).is_err());
         assert!(pages(i32::MAX, &[Range { start: PAGE, end: 2 * PAGE }], &mut index, |_| Ok(())).is_err());
     }
 }

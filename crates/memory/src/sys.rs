@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::AtomicU8;
 
 use nix::libc;
 
@@ -339,6 +340,49 @@ impl Mapped {
 }
 
 impl Drop for Mapped {
+    fn drop(&mut self) {
+        if !self.start.is_null() {
+            // SAFETY: the mapping made in `of`; no slice of it outlives the object.
+            unsafe { libc::munmap(self.start.cast_mut().cast(), self.length) };
+        }
+    }
+}
+
+/// A file whose bytes several processes read and change at once.
+#[derive(Debug)]
+pub struct Shared {
+    start: *const AtomicU8,
+    length: usize,
+}
+
+// SAFETY: a shared mapping that lives as long as the object, of bytes that are only touched atomically.
+unsafe impl Send for Shared {}
+// SAFETY: the same.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// Maps a whole file, which must not become shorter.
+    pub fn of(file: &std::fs::File) -> io::Result<Self> {
+        let length = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::InvalidData)?;
+        if length == 0 {
+            return Ok(Self { start: std::ptr::null(), length });
+        }
+        // SAFETY: a new mapping where the kernel likes it touches nothing that exists.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { start: start.cast(), length }) }
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[AtomicU8] {
+        if self.start.is_null() {
+            return &[];
+        }
+        // SAFETY: `length` bytes are mapped at `start` until drop, and an atomic byte is as large as a byte and may be changed by others.
+        unsafe { std::slice::from_raw_parts(self.start, self.length) }
+    }
+}
+
+impl Drop for Shared {
     fn drop(&mut self) {
         if !self.start.is_null() {
             // SAFETY: the mapping made in `of`; no slice of it outlives the object.

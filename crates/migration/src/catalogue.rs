@@ -165,9 +165,9 @@ pub const ENTRIES: &[Entry] = &[
     plan("PodNotFound", "There is no such pod.", "Check name and namespace."),
     plan("PodNotRunning", "Only a running pod has something to move.", "Wait until it runs, or delete and create it on the other node."),
     plan(
-        "PostCopyNotSupported",
-        "Memory cannot travel after the switch yet.",
-        "Use memory: PreCopy or Auto; the freeze is then longer the faster the pod changes its memory.",
+        "PostCopyNotAllowed",
+        "In this cluster no memory may travel after the switch: until it has come the pod would be lost with either node.",
+        "Use memory: PreCopy or Auto, or have it allowed: the chart's value postCopy.allowed.",
     ),
     plan("PostStartHook", "A container has a postStart hook, which would run a second time.", "Do its work in an init container."),
     plan(
@@ -262,6 +262,16 @@ pub const ENTRIES: &[Entry] = &[
         "Try again, with memory: StopAndCopy if it happens again, and report it.",
     ),
     switch(
+        "PodLost",
+        "With post-copy: the old pod or its node was lost before all of its memory had come. The containers that miss some were killed.",
+        "Nothing brings that memory back. memory: PreCopy does not depend on the source once the pod runs.",
+    ),
+    switch(
+        "PostCopyNotPossible",
+        "A container has memory that changes too late and that CRIU restores before the container runs (locked by mlock, or on huge pages), so it cannot come after the switch.",
+        "Use memory: PreCopy or Auto.",
+    ),
+    switch(
         "ProcessesRemain",
         "A process does not end although it was killed: it waits for a disk or a network file system.",
         "Bring that back; the migration goes on by itself.",
@@ -283,6 +293,11 @@ pub const ENTRIES: &[Entry] = &[
         "Move the pod another way: --network anchor.",
     ),
     switch("SourceNotSealed", "The source could not confirm that it is sealed.", "Look at the source kubelet's log; try again."),
+    switch(
+        "StillFilling",
+        "Memory of the pod is still on its way from its last move: what has not come yet would be missing.",
+        "Try again when that move has ended.",
+    ),
     switch(
         "SwapRefused",
         "The API server does not let the target's agent take the Handover.",

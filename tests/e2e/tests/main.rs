@@ -31,6 +31,7 @@ mod node_dies;
 mod otlp;
 mod pod_deleted;
 mod pod_network;
+mod post_copy;
 mod redis;
 mod refusals;
 mod report;
@@ -83,7 +84,7 @@ const ROAD: [Scenario; 27] = [
 ];
 
 /// What goes along that road, and beside it: connections, memory while the pod runs, checkpoints, and everything that tells what happened. `make test-rest` runs it.
-const REST: [Scenario; 36] = [
+const REST: [Scenario; 38] = [
     pod_network::SCENARIO,
     connections::ALL_KINDS,
     connections::MANY_OF_THEM,
@@ -98,6 +99,7 @@ const REST: [Scenario; 36] = [
     same_address::AGENTS,
     memory::SCENARIO,
     memory::GIVEN_UP,
+    post_copy::SCENARIO,
     dies_afterwards::SCENARIO,
     dies_afterwards::MACHINES,
     checkpoint::SCENARIO,
@@ -120,6 +122,7 @@ const REST: [Scenario; 36] = [
     report_manifest::SCENARIO,
     docs::QUICK_START,
     same_address::NODE_DIES,
+    post_copy::LOST,
 ];
 
 fn main() -> ExitCode {

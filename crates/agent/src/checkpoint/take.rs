@@ -39,7 +39,7 @@ use crate::{
     inspect::{self, Pod},
     node::Node,
     packing::Packing,
-    source::{dump::Dump, grip::Grip, pod::cgroup_on_node},
+    source::{dump::Dump, filled::await_filled, grip::Grip, pod::cgroup_on_node},
 };
 
 /// What must stay free on /run beside the images, in bytes.
@@ -147,6 +147,7 @@ impl Subject {
     /// Everything that can be known while it runs. Touches nothing of it.
     async fn prepare(node: &Arc<Node>, checkpoint: &Checkpoint, pod_uid: &str, vault: Option<Vault>) -> Result<Self, Failure> {
         let pod = Pod::find(&node.cri, pod_uid).await?;
+        await_filled(&node.host, &pod.containers).await?;
         let (node, base) = (node.clone(), grip::images_of(&checkpoint.uid));
         tokio::task::spawn_blocking(move || {
             let host = &node.host;

@@ -150,6 +150,13 @@ impl Agent for Control {
         Ok(Response::new(v1::RetireReply {}))
     }
 
+    async fn fill(&self, request: Request<v1::FillRequest>) -> Result<Response<v1::FillReply>, Status> {
+        admit(&request)?;
+        let request = request.into_inner();
+        let session = self.registry.target(&named(request.migration)?).ok_or_else(|| Status::not_found("this migration was not prepared here"))?;
+        Ok(Response::new(session.filling.wait(Duration::from_millis(request.wait_ms.into())).await))
+    }
+
     async fn check(&self, request: Request<v1::CheckRequest>) -> Result<Response<v1::CheckReply>, Status> {
         admit(&request)?;
         Ok(Response::new(crate::check::check(&self.registry.node, request.into_inner().fix).await))

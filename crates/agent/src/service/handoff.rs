@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
+use godwit_memory::Range;
 use godwit_migration::handover::Sealed;
 use godwit_rpc::{
     tls,
@@ -18,7 +19,8 @@ use crate::{
     },
     failure::{failure, internal},
     registry::Registry,
-    target::{files, receive::Images, session::Session},
+    source::fetch,
+    target::{files, pages::page_ranges, receive::Images, session::Session},
 };
 
 /// Answers other agents.
@@ -88,7 +90,7 @@ impl Handoff for Peer {
         let caller = tls::require_agent(&request)?;
         let request = request.into_inner();
         let session = self.target(&caller, &named(request.migration.clone())?)?;
-        Ok(Response::new(v1::OpenReply { failure: session.open(request).await.err() }))
+        Ok(Response::new(v1::OpenReply { failure: session.open(request).await.err(), fetches: true }))
     }
 
     async fn files(&self, request: Request<Streaming<FileChunk>>) -> Result<Response<Receipt>, Status> {
@@ -218,6 +220,26 @@ impl Handoff for Peer {
 
     async fn end_connections(&self, request: Request<v1::AnchorName>) -> Result<Response<v1::ConnectionsReply>, Status> {
         self.about_mirror(request, true).await
+    }
+
+    async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<v1::FetchReply>, Status> {
+        let caller = tls::require_agent(&request)?;
+        let request = request.into_inner();
+        let migration = named(request.migration)?;
+        let session = self.registry.source(&migration).ok_or_else(|| Status::not_found("its node knows nothing of this migration any more"))?;
+        admit(&caller, &session.migration.target_node, &session.migration.ticket, &migration.ticket)?;
+        let ranges = page_ranges(&request.ranges).ok_or_else(|| Status::invalid_argument("an address is missing"))?;
+        if ranges.iter().map(Range::len).try_fold(0u64, u64::checked_add).is_none_or(|bytes| bytes > fetch::MOST) {
+            return Err(Status::invalid_argument("that is too much at once"));
+        }
+        let reply = match session.grip().await.map_err(|why| Status::unavailable(why.message))? {
+            Err(gone) => v1::FetchReply { gone, ..v1::FetchReply::default() },
+            Ok(grip) => crate::task::spawn_blocking(move || fetch::pages(&grip, &request.container, request.process, &ranges))
+                .await
+                .map_err(|error| Status::unavailable(error.to_string()))?
+                .map_err(|error| Status::unavailable(error.to_string()))?,
+        };
+        Ok(Response::new(reply))
     }
 
     async fn sealed(&self, request: Request<v1::SealedRequest>) -> Result<Response<v1::SealedReply>, Status> {

@@ -94,6 +94,18 @@ impl Grip {
         self.containers.iter().map(|held| held.cgroup.clone()).filter(Cgroup::exists).collect()
     }
 
+    /// The cgroup of a container, if it is still there.
+    #[must_use]
+    pub fn cgroup_of(&self, container: &str) -> Option<&Cgroup> {
+        self.containers.iter().find(|held| held.name == container).map(|held| &held.cgroup).filter(|cgroup| cgroup.exists())
+    }
+
+    /// Whether the pod is frozen as a whole. Somebody who comes into one of its cgroups from outside, and is frozen only then, is no matter.
+    #[must_use]
+    pub fn stands_still(&self) -> bool {
+        self.pod_cgroup.frozen().unwrap_or(false) || self.cgroups().iter().all(|cgroup| cgroup.frozen().unwrap_or(false))
+    }
+
     /// The traffic gate of the pod.
     ///
     /// # Errors

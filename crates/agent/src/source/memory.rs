@@ -159,13 +159,13 @@ impl Memory {
     }
 
     /// After the dump and after the late pages: lists the pages of a container that are in the store, beside the images in `directory`. Proves that every page that
-    /// was there when the pod stood still is in exactly one of: the images, the list, the pages that hold only zeros.
+    /// was there when the pod stood still is in exactly one of: the images, the list, the pages that hold only zeros. Where late pages are `postponed`, they are in a list of their own.
     ///
     /// # Errors
     /// A page that would be lost.
-    pub fn settle(&self, container: &str, directory: &Path) -> Result<(), Failure> {
+    pub fn settle(&self, container: &str, directory: &Path, postponed: bool) -> Result<(), Failure> {
         let dumped = chain::present(directory).map_err(|problem| crate::convert::criu_failure(&problem.failure(), container))?;
-        let mut list = ByProcess::new();
+        let (mut list, mut awaited) = (ByProcess::new(), ByProcess::new());
         for process in self.containers.iter().filter(|tracked| tracked.name == container).flat_map(|tracked| tracked.processes.values()) {
             // What was started in the container from outside (kubectl exec) is not dumped.
             let (Some(last), Some(pages)) = (&process.last, dumped.get(&process.inside)) else { continue };
@@ -173,6 +173,12 @@ impl Memory {
             let index = &process.tracker.index;
             let in_store = subtract(&index.pick(&last.pages, Known::Stored), &pages);
             let mut missing = subtract(&index.pick(&last.pages, Known::No), &pages);
+            let mut late = Vec::new();
+            if postponed {
+                let others = subtract(&missing, &last.changed);
+                late = subtract(&missing, &others);
+                missing = others;
+            }
             missing.extend(subtract(&last.left, &pages));
             if let Some(first) = missing.first() {
                 return Err(failure(
@@ -186,10 +192,11 @@ impl Memory {
                     "nothing was lost: the pod runs on; try again with memory: StopAndCopy and report this",
                 ));
             }
-            let twice = bytes(&index.pick(&last.pages, Known::Stored)) - bytes(&in_store);
+            let hidden = bytes(&index.pick(&last.pages, Known::Stored)) + if postponed { bytes(&last.changed) } else { 0 };
+            let twice = hidden.saturating_sub(bytes(&in_store) + bytes(&late));
             if twice > 0 {
                 tracing::warn!(container, process = process.inside, bytes = twice, "CRIU has written pages that were hidden from it: is it linked statically?");
-                if !in_store.is_empty() {
+                if !in_store.is_empty() || !late.is_empty() {
                     // A mapping is either CRIU's or the store's.
                     return Err(failure(
                         "VeilTorn",
@@ -198,10 +205,16 @@ impl Memory {
                     ));
                 }
             }
-            list.insert(process.inside, in_store.iter().map(|range| (range.start, range.end)).collect());
+            list.insert(process.inside, pairs(&in_store));
+            awaited.insert(process.inside, pairs(&late));
         }
-        list.retain(|_, pages| !pages.is_empty());
-        chain::write_list(directory, &list).map_err(|error| internal("cannot write the list of pages", error))
+        for (name, mut list) in [(chain::LIST, list), (chain::AWAITED, awaited)] {
+            list.retain(|_, pages| !pages.is_empty());
+            if name == chain::LIST || !list.is_empty() {
+                chain::write_list(directory, name, &list).map_err(|error| internal("cannot write the list of pages", error))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -250,8 +263,12 @@ fn send(container: &str, process: &mut Process, ranges: &[Range], out: Out<'_>) 
     }
 }
 
+fn pairs(ranges: &[Range]) -> Vec<chain::Pages> {
+    ranges.iter().map(|range| (range.start, range.end)).collect()
+}
+
 /// The number of a process inside its container; `None` for what has no memory (it has ended).
-fn inside(pid: i32) -> Option<i32> {
+pub(super) fn inside(pid: i32) -> Option<i32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
     field("VmSize:")?;

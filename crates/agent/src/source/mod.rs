@@ -2,7 +2,9 @@
 
 pub mod dump;
 pub mod fence;
+pub mod fetch;
 pub mod files;
+pub mod filled;
 pub mod grip;
 pub mod init;
 pub mod memory;

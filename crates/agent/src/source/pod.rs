@@ -31,7 +31,7 @@ use super::{
     memory::veil_of,
     need::Need,
     stream,
-    travel::{Late, Travel},
+    travel::{Lateness, Travel},
 };
 use crate::{
     clock::{Notes, Timer},
@@ -70,6 +70,7 @@ impl SourcePod {
     /// When the pod is not here, has changed since planning, or cannot be dumped.
     pub async fn prepare(host: &Host, client: &cri::Client, uid: &str) -> Result<Self, Failure> {
         let pod = Pod::find(client, uid).await?;
+        super::filled::await_filled(host, &pod.containers).await?;
         let host = host.clone();
         let base = images_of(uid);
         crate::task::spawn_blocking(move || {
@@ -103,13 +104,21 @@ impl SourcePod {
     ///
     /// # Errors
     /// What the target lacks.
-    pub async fn open(&self, client: &mut HandoffClient<Channel>, migration: &Migration, anchors: Vec<Anchored>, kept: &[IpAddr]) -> Result<(), Failure> {
+    pub async fn open(
+        &self,
+        client: &mut HandoffClient<Channel>,
+        migration: &Migration,
+        anchors: Vec<Anchored>,
+        kept: &[IpAddr],
+        bandwidth: u64,
+    ) -> Result<(), Failure> {
         let mut request = OpenRequest {
             migration: Some(migration.clone()),
             boot_id: facts::boot_id().map_err(|error| internal("cannot read the boot id", error))?,
             source_ips: self.pod.sandbox.ips.iter().chain(kept).map(ToString::to_string).collect(),
             anchors,
             containers: Vec::new(),
+            bandwidth,
         };
         for (container, dump) in self.pod.containers.iter().zip(&self.dumps) {
             request.containers.push(SourceContainer {
@@ -122,6 +131,9 @@ impl SourcePod {
             });
         }
         let reply = client.open(request).await.map_err(|status| unreachable(&status))?.into_inner();
+        if !reply.fetches {
+            self.memory.hurry();
+        }
         reply.failure.map_or(Ok(()), Err)
     }
 
@@ -206,12 +218,12 @@ impl SourcePod {
     }
 
     /// Every dump is awaited to its end, also when another one fails: CRIU is never left alone with its hand in the processes.
-    async fn dump_all(&self, client: &HandoffClient<Channel>, migration: &Migration, late: Option<Late>) -> Result<(), Failure> {
+    async fn dump_all(&self, client: &HandoffClient<Channel>, migration: &Migration, late: Option<Lateness>) -> Result<(), Failure> {
         let all = self.dumps.iter().map(|dump| self.dump_one(dump, client.clone(), migration, late.clone()));
         futures::future::join_all(all).await.into_iter().collect()
     }
 
-    async fn dump_one(&self, dump: &Dump, mut client: HandoffClient<Channel>, migration: &Migration, late: Option<Late>) -> Result<(), Failure> {
+    async fn dump_one(&self, dump: &Dump, mut client: HandoffClient<Channel>, migration: &Migration, late: Option<Lateness>) -> Result<(), Failure> {
         let (out, chunks) = mpsc::channel::<FileChunk>(16);
         let (finish, finished) = watch::channel(false);
         let directory = self.host.path(&dump.images);

@@ -60,6 +60,8 @@ enum Command {
     /// An answer of the API server, with the number of the call.
     Api(u64, Event),
     AskSealed(oneshot::Sender<Sealed>),
+    /// Pages of the frozen pod are asked for.
+    Grip(oneshot::Sender<Result<Grip, String>>),
     /// The sandbox stays for its anchor, the processes go.
     Empty(oneshot::Sender<Result<(), Failure>>),
     Prepared(Box<SourcePod>, HandoffClient<Channel>),
@@ -165,15 +167,26 @@ impl Session {
         answer.await.ok()
     }
 
+    /// The pod that stands still, or why it does not any more.
+    ///
+    /// # Errors
+    /// When the migration has just ended here.
+    pub async fn grip(&self) -> Result<Result<Grip, String>, Failure> {
+        self.ask(Command::Grip).await
+    }
+
     /// Ends the processes of a source that has gone, but not its sandbox; the fence stays.
     ///
     /// # Errors
     /// When the target is not known to run, or a process does not die.
     pub async fn empty(&self) -> Result<(), Failure> {
-        let gone = |_| internal("the migration", "it has just ended here");
+        self.ask(Command::Empty).await?
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Failure> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Empty(reply)).map_err(|_| internal("the migration", "it has just ended here"))?;
-        answer.await.map_err(gone)?
+        self.commands.send(make(reply)).map_err(|_| internal("the migration", "it has just ended here"))?;
+        answer.await.map_err(|_| internal("the migration", "it has just ended here"))
     }
 
     /// The machine as it is now.

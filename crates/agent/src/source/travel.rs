@@ -9,7 +9,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use godwit_memory::{
 };
 use godwit_migration::timeline::steps;
 use godwit_node::cgroup::Cgroup;
-use godwit_rpc::v1::{Compression, Copied, Failure, Migration, PageChunk, Receipt, handoff_client::HandoffClient};
+use godwit_rpc::v1::{Compression, Copied, Failure, Late, Migration, PageChunk, Receipt, handoff_client::HandoffClient};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -51,6 +51,8 @@ pub struct Wishes {
     pub give_up: bool,
     /// Whether pieces are compressed.
     pub compression: Compression,
+    /// When memory travels that changes too late.
+    pub late: Late,
 }
 
 impl Wishes {
@@ -58,7 +60,14 @@ impl Wishes {
     #[must_use]
     pub fn of(request: &godwit_rpc::v1::SwitchRequest) -> Self {
         let budget = Duration::from_millis(request.freeze_budget_ms.into());
-        Self { pre_copy: request.pre_copy, budget, bandwidth: request.bandwidth, give_up: request.give_up, compression: request.compression() }
+        Self {
+            pre_copy: request.pre_copy,
+            budget,
+            bandwidth: request.bandwidth,
+            give_up: request.give_up,
+            compression: request.compression(),
+            late: request.late(),
+        }
     }
 
     fn share(&self) -> Duration {
@@ -67,7 +76,7 @@ impl Wishes {
 }
 
 /// The late pages: on their way, arrived, or not.
-pub type Late = watch::Receiver<Option<Result<(), Failure>>>;
+pub type Lateness = watch::Receiver<Option<Result<(), Failure>>>;
 
 /// The memory of one pod, if it travels.
 pub struct Travel {
@@ -77,6 +86,8 @@ pub struct Travel {
     rounds: Mutex<Vec<Round>>,
     sent: Arc<AtomicU64>,
     packer: Arc<Mutex<Packer>>,
+    /// The late pages travel after the switch.
+    postponed: AtomicBool,
 }
 
 /// What one call sent.
@@ -98,7 +109,14 @@ impl Travel {
     /// The containers by name and cgroup; what is sent is counted into `sent`.
     #[must_use]
     pub fn new(containers: Vec<(String, Cgroup)>, sent: Arc<AtomicU64>) -> Self {
-        Self { containers, memory: Arc::default(), rounds: Mutex::default(), sent, packer: Arc::new(Mutex::new(Packer::new(Compression::Auto))) }
+        Self {
+            containers,
+            memory: Arc::default(),
+            rounds: Mutex::default(),
+            sent,
+            packer: Arc::new(Mutex::new(Packer::new(Compression::Auto))),
+            postponed: AtomicBool::new(false),
+        }
     }
 
     /// Sends memory round by round until what is left fits, or does not get less. A pod that cannot be tracked is left to CRIU: that is no failure.
@@ -134,6 +152,16 @@ impl Travel {
             let (next, forecast) = self.round(client, migration, wishes, &step).await?;
             godwit_fault::point("agent.source.round").await.map_err(|error| internal("stopped", error))?;
             report(self.copied(forecast));
+            let postponed = match wishes.late {
+                Late::InFreeze => false,
+                Late::IfStuck => next == Next::Stuck,
+                Late::AfterSwitch => true,
+            };
+            if postponed {
+                tracing::info!(?forecast, "what is left travels after the switch");
+                self.postponed.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
             match next {
                 Next::Again => {}
                 Next::Converged => return Ok(()),
@@ -223,8 +251,12 @@ impl Travel {
         }
     }
 
-    /// Sends the late pages and says when they are there.
+    /// Sends the late pages and says when they are there, if they are not postponed.
     pub async fn send_late(&self, client: &HandoffClient<Channel>, migration: &Migration, told: &watch::Sender<Option<Result<(), Failure>>>) {
+        if self.postponed.load(Ordering::Relaxed) {
+            told.send_replace(Some(Ok(())));
+            return;
+        }
         let sent = self.send(client, migration, What::Late, 0).await;
         let outcome = match sent {
             Ok(Some(sent)) => {
@@ -241,16 +273,21 @@ impl Travel {
     ///
     /// # Errors
     /// When they did not arrive, or a page would be lost.
-    pub async fn settle(&self, mut late: Late, container: String, images: PathBuf) -> Result<(), Failure> {
+    pub async fn settle(&self, mut late: Lateness, container: String, images: PathBuf) -> Result<(), Failure> {
         let arrived = late.wait_for(Option::is_some).await.map_err(|error| internal("late pages", error))?.clone();
         arrived.unwrap_or_else(|| Err(internal("late pages", "nothing is known of them")))?;
-        let held = self.memory.clone();
+        let (held, postponed) = (self.memory.clone(), self.postponed.load(Ordering::Relaxed));
         crate::task::spawn_blocking(move || match held.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            Some(memory) => memory.settle(&container, &images),
+            Some(memory) => memory.settle(&container, &images, postponed),
             None => Err(internal("late pages", "the memory is not tracked any more")),
         })
         .await
         .map_err(|error| internal("settling ended early", error))?
+    }
+
+    /// The late pages go in the freeze after all: the target is of a version that does not know how to fetch them.
+    pub fn hurry(&self) {
+        self.postponed.store(false, Ordering::Relaxed);
     }
 
     /// Whether memory travels while the pod runs.

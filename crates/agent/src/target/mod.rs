@@ -5,6 +5,7 @@ pub mod consumed;
 pub mod deaths;
 pub mod desk;
 pub mod files;
+pub mod filling;
 pub mod mounts;
 pub mod pages;
 pub mod pod;

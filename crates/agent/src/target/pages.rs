@@ -5,6 +5,7 @@
 //!   Open ─▶ fills: the keeper is told of the store; its pager will fill the processes while they run
 //!   images complete ─▶ link: their list of pages ─▶ "lazy" in CRIU's tables, and the pager's table  (or, where CRIU cannot: the store's levels become its `parent`)
 //!                      a page that is not there refuses the restore
+//!                      pages that come later ─▶ room for them, and the pager's table  ([`super::filling`] fetches them)
 //! ```
 //! What the store holds is known to this process only. After a restart of the agent it knows of no page, and images that need one are refused.
 
@@ -18,7 +19,7 @@ use std::{
 use blake3::Hasher;
 use godwit_criu::images::chain::{self, ByProcess, Level};
 use godwit_memory::{
-    Range, pager,
+    Range, awaited, pager,
     store::{Part, Store},
 };
 use godwit_rpc::v1::{Failure, PageChunk, Receipt};
@@ -30,6 +31,8 @@ use crate::{
 
 /// Largest piece of memory, in bytes, that is unpacked; a message of the contract is no longer.
 const LARGEST: usize = 8 << 20;
+/// What must stay free beside memory that comes later, in bytes.
+const SPARE: u64 = 16 << 20;
 
 /// See the module.
 pub struct Pages {
@@ -82,6 +85,26 @@ impl Pages {
         stores.get_mut(container).map(|held| held.fills = true).is_some()
     }
 
+    /// Where the store of a container is.
+    #[must_use]
+    pub fn store(&self, container: &str) -> PathBuf {
+        store_of(&self.base.join(container))
+    }
+
+    /// Whether what comes later will fit: there is no way back then.
+    fn room(&self, images: &Path, awaited: &ByProcess) -> Result<(), Failure> {
+        let needed = awaited.values().flatten().map(|(start, end)| end - start).sum::<u64>();
+        let free = nix::sys::statvfs::statvfs(images).map_err(|error| internal("cannot look how much room there is", error))?;
+        if free.blocks_available().saturating_mul(free.fragment_size()) > needed.saturating_add(SPARE) {
+            return Ok(());
+        }
+        Err(failure(
+            "NoRoomForImages",
+            "the memory that is still to come does not fit into the target's /run any more",
+            "choose a node with more memory, or enlarge the tmpfs at /run",
+        ))
+    }
+
     /// Puts the stored pages of a container below its verified images, if these need any.
     ///
     /// # Errors
@@ -90,11 +113,12 @@ impl Pages {
         let damaged = |problem: godwit_criu::Problem| convert::criu_failure(&problem.failure(), container);
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let held = stores.remove(container);
-        let list = chain::read_list(images).map_err(damaged)?.unwrap_or_default();
+        let read = |name| chain::read_list(images, name).map(Option::unwrap_or_default).map_err(damaged);
+        let (list, awaited) = (read(chain::LIST)?, read(chain::AWAITED)?);
         if held.as_ref().is_some_and(|held| held.fills) {
             chain::keep_own(images).map_err(damaged)?;
         }
-        if list.is_empty() {
+        if list.is_empty() && awaited.is_empty() {
             // Complete as they are.
             return Ok(());
         }
@@ -103,9 +127,25 @@ impl Pages {
         };
         let Held { store, fills } = held.ok_or_else(|| lost("the memory that had arrived is gone (the target's agent was restarted)".into()))?;
         let (lazy, eager) = if fills { chain::split(images, list).map_err(damaged)? } else { (ByProcess::new(), list) };
-        let rows = store.rows(&ranges(&lazy)).map_err(|error| lost(error.to_string()))?;
+        let (awaited, unable) = chain::split(images, awaited).map_err(damaged)?;
+        if !fills && !awaited.is_empty() || !unable.is_empty() {
+            return Err(failure(
+                "PostCopyNotPossible",
+                format!(
+                    "container {container} has memory that changes too late and that CRIU restores before the container runs (locked by mlock, or on huge pages)"
+                ),
+                "the pod goes on at the source; use memory: PreCopy or Auto",
+            ));
+        }
+        let mut rows = store.rows(&ranges(&lazy)).map_err(|error| lost(error.to_string()))?;
+        if !awaited.is_empty() {
+            self.room(images, &awaited)?;
+            let later = awaited::make(&store_of(images), &ranges(&awaited));
+            rows.extend(later.map_err(|error| internal("cannot make room for memory that comes later", error))?);
+            rows.sort_unstable_by_key(|row| (row.process, row.range.start));
+        }
         let tables = store.tables(&ranges(&eager)).map_err(|error| lost(error.to_string()))?;
-        chain::mark(images, &lazy).map_err(damaged)?;
+        chain::mark(images, &lazy).and_then(|()| chain::mark(images, &awaited)).map_err(damaged)?;
         pager::write_table(&store_of(images), &rows).map_err(|error| internal("cannot write the pager's table", error))?;
         if eager.is_empty() {
             return Ok(());
@@ -131,6 +171,13 @@ fn contents<'a>(chunk: &'a PageChunk, ranges: &[Range]) -> std::io::Result<Cow<'
     Ok(Cow::Owned(zstd::bulk::decompress(&chunk.data, length)?))
 }
 
+/// Ranges as the contract has them, in pairs; `None`: one is half.
+#[must_use]
+pub fn page_ranges(words: &[u64]) -> Option<Vec<Range>> {
+    let pairs = words.chunks_exact(2);
+    pairs.remainder().is_empty().then(|| pairs.map(|pair| Range { start: pair[0], end: pair[1] }).collect())
+}
+
 fn ranges(list: &ByProcess) -> BTreeMap<i32, Vec<Range>> {
     list.iter().map(|(process, pages)| (*process, pages.iter().map(|(start, end)| Range { start: *start, end: *end }).collect())).collect()
 }
@@ -148,11 +195,7 @@ impl Arriving<'_> {
     /// What is wrong with it, or that there is no room.
     pub fn take(&mut self, chunk: &PageChunk) -> Result<(), Failure> {
         let broken = |what: &str| failure("TransferFailed", format!("memory of container {} did not arrive: {what}", chunk.container), "try again");
-        let pairs = chunk.ranges.chunks_exact(2);
-        if !pairs.remainder().is_empty() {
-            return Err(broken("an address is missing"));
-        }
-        let ranges: Vec<Range> = pairs.map(|pair| Range { start: pair[0], end: pair[1] }).collect();
+        let ranges = page_ranges(&chunk.ranges).ok_or_else(|| broken("an address is missing"))?;
         let data = contents(chunk, &ranges).map_err(|error| broken(&error.to_string()))?;
         let mut stores = self.pages.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let held = stores.get_mut(&chunk.container).ok_or_else(|| broken("the target pod has no such container"))?;

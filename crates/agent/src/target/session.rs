@@ -28,6 +28,7 @@ use tracing::Instrument;
 use self::worker::Worker;
 use super::{
     desk::{Desk, Seen},
+    filling::Filling,
     pages::Pages,
 };
 use crate::{
@@ -55,6 +56,9 @@ pub struct Entry {
     keepers: Vec<(String, String)>,
     /// Addresses of the source pod that end with the move.
     ending: Vec<std::net::IpAddr>,
+    /// Bytes a second that may be fetched when the pod runs; 0: no limit.
+    #[serde(default)]
+    bandwidth: u64,
 }
 
 enum Command {
@@ -73,6 +77,8 @@ enum Command {
         reply: oneshot::Sender<Result<(), Failure>>,
     },
     Restore(Vec<ContainerShape>),
+    /// Nothing is fetched any more.
+    Filled,
     Ask {
         abandon: bool,
         reply: oneshot::Sender<PeerState>,
@@ -104,6 +110,8 @@ pub struct Session {
     machine: Arc<Mutex<Machine>>,
     /// Memory that has arrived.
     pub pages: Arc<Pages>,
+    /// Memory that comes when the pod runs.
+    pub filling: Filling,
     waiting: watch::Receiver<Vec<String>>,
     /// How long the wrapper took to leave the keepers.
     created: Arc<Mutex<Vec<v1::Step>>>,
@@ -117,7 +125,7 @@ impl Session {
     pub fn prepare(node: Arc<Node>, desk: Arc<Desk>, migration: Migration, containers: Vec<String>) -> Self {
         let machine = Machine::new(containers.clone());
         let boot_id = godwit_node::facts::boot_id().unwrap_or_default();
-        let entry = Entry { migration: prost::Message::encode_to_vec(&migration), boot_id, machine, keepers: Vec::new(), ending: Vec::new() };
+        let entry = Entry { migration: prost::Message::encode_to_vec(&migration), boot_id, machine, keepers: Vec::new(), ending: Vec::new(), bandwidth: 0 };
         Self::make(node, desk, migration, entry, None)
     }
 
@@ -139,6 +147,7 @@ impl Session {
         let session = Self {
             migration: Arc::new(migration),
             pages,
+            filling: Filling::default(),
             commands,
             events: Events::new(),
             machine: Arc::new(Mutex::new(entry.machine.clone())),

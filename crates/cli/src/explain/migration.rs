@@ -9,6 +9,7 @@ use super::Explanation;
 use crate::matrix;
 use crate::text::precise;
 use crate::timeline::Timeline;
+use crate::view::{End, end};
 
 /// An event as far as it is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +38,7 @@ pub fn explain(object: &PodMigration, events: &[Happened]) -> Explanation {
     let mut facts = Vec::new();
     match status.phase {
         Phase::RolledBack => facts.push("the pod was taken back: it runs where it was, as before".to_owned()),
+        Phase::Failed if end(object) == Some(End::Lost) => facts.push("the pod had been switched, and was lost before all of its memory had come".to_owned()),
         Phase::Failed => facts.push("nothing was touched: the pod runs where it was, it has not stood still".to_owned()),
         Phase::Succeeded => {}
         phase => facts.push(format!("it is under way, in phase {phase:?}")),

@@ -105,6 +105,20 @@ async fn call_on(context: &Context, record: &Record, node: String, action: Actio
 /// # Errors
 /// [`Error`]: tried again.
 pub async fn begin(context: &Context, record: &mut Record, target: &Pod, adoption: Option<&Adoption>, anchor: Anchor) -> Result<Next, Error> {
+    let (ready, source) = share(context, record, target, adoption).await?;
+    context.point("controller.settling.anchored").await?;
+    if source.as_ref().is_some_and(|source| !plan::is_never_restarted(source)) {
+        call(context, record, Action::Keep).await?;
+    }
+    context.point("controller.settling.emptied").await?;
+    settling::succeed(context, record, ready, Some(anchor)).await
+}
+
+/// The target takes the source's place with its owner and its Services; the source stays, as nobody's pod. Whether the target is Ready, and the source if it is there.
+///
+/// # Errors
+/// [`Error`]: tried again.
+pub async fn share(context: &Context, record: &mut Record, target: &Pod, adoption: Option<&Adoption>) -> Result<(bool, Option<Pod>), Error> {
     let uid = record.status().source_pod_uid.unwrap_or_default();
     let pods = context.pods(record);
     let source = pods.get_opt(record.pod()).await?.filter(|pod| pod.uid().as_deref() == Some(uid.as_str()));
@@ -124,12 +138,7 @@ pub async fn begin(context: &Context, record: &mut Record, target: &Pod, adoptio
         let patch = Patch::Merge(without_labels(source, &record.object().name_any()));
         settling::ignore_gone(pods.patch(record.pod(), &PatchParams::default(), &patch).await.map(drop))?;
     }
-    context.point("controller.settling.anchored").await?;
-    if source.as_ref().is_some_and(|source| !plan::is_never_restarted(source)) {
-        call(context, record, Action::Keep).await?;
-    }
-    context.point("controller.settling.emptied").await?;
-    settling::succeed(context, record, ready, Some(anchor)).await
+    Ok((ready, source))
 }
 
 /// Nobody selects the pod any more; what made it is told by one label.

@@ -2,6 +2,7 @@
 
 pub mod anchored;
 pub mod copying;
+pub mod filling;
 pub mod finished;
 pub mod pending;
 pub mod planning;

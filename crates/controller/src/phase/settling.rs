@@ -6,6 +6,8 @@
 //!                                 the ReplicaSet deletes the source ─┘
 //! ```
 //!
+//! With post-copy all of that waits until the target has all of its memory ([`super::filling`]).
+//!
 //! While connections live on through the source's address ([`super::anchored`]), it stays: without its labels, so that no Service and no owner knows it, and
 //! without its processes.
 
@@ -20,7 +22,7 @@ use godwit_api::migration::{Anchor, Phase};
 use godwit_api::names;
 use godwit_rpc::v1::{ForgetRequest, RetireRequest};
 
-use super::anchored;
+use super::{anchored, filling};
 use crate::context::Context;
 use crate::error::Error;
 use crate::owner::{self, Adoption};
@@ -58,11 +60,21 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
         // Its Service leads to the source until then: connections may still be made.
         is_ready(context, record, target).await?;
     }
-    if let (Some(target), Some(anchor)) = (&target, anchored::look(context, record).await?.filter(|anchor| anchor.connections > 0)) {
+    let mut lost = None;
+    if let Some(target) = &target
+        && filling::is_wanted(record)
+    {
+        // The target needs the source until then, and nobody else may use it.
+        anchored::share(context, record, target, adoption.as_ref()).await?;
+        lost = filling::run(context, record).await?;
+    }
+    if lost.is_none()
+        && let (Some(target), Some(anchor)) = (&target, anchored::look(context, record).await?.filter(|anchor| anchor.connections > 0))
+    {
         return anchored::begin(context, record, target, adoption.as_ref(), anchor).await;
     }
     match (&target, adoption) {
-        (Some(target), Some(adoption)) => hand_to_owner(context, record, target, &adoption, &source_uid).await?,
+        (Some(target), Some(adoption)) if !filling::is_wanted(record) => hand_to_owner(context, record, target, &adoption, &source_uid).await?,
         _ => record.step("delete-source", delete(context, record, record.pod(), &source_uid, None)).await?,
     }
     context.point("controller.settling.source-deleted").await?;
@@ -73,12 +85,19 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
 
     let ready = match &target {
         None => false,
+        Some(_) if lost.is_some() => false,
         Some(target) => is_ready(context, record, target).await?,
     };
     if record.step("forget", forget(context, record)).await {
         record.hold(false).await?;
     }
-    succeed(context, record, ready, None).await
+    match lost {
+        None => succeed(context, record, ready, None).await,
+        Some(why) => {
+            record.write(|status| end(status, Phase::Failed, Some(&why))).await?;
+            Ok(Next::Again)
+        }
+    }
 }
 
 /// Waits a while until the target is Ready.

@@ -19,7 +19,7 @@ use godwit_rpc::v1::{self, CancelRequest, SwitchRequest, outcome, switch_event};
 
 use crate::context::Context;
 use crate::error::{AgentError, Error};
-use crate::plan::memory::PRE_COPY;
+use crate::plan::memory::{POST_COPY, PRE_COPY};
 use crate::reconcile::Next;
 use crate::record::{Record, condition};
 use crate::{failure, pods};
@@ -136,10 +136,17 @@ async fn attach(context: &Context, record: &mut Record, wish: &mut Wish) -> Resu
         (None, None) => 0,
     };
     let spec = &record.object().spec;
+    let planned = record.status().plan.unwrap_or_default().memory;
+    let late = match planned.as_str() {
+        POST_COPY => v1::Late::AfterSwitch,
+        _ if late_if_stuck(record) => v1::Late::IfStuck,
+        _ => v1::Late::InFreeze,
+    };
     let request = SwitchRequest {
         migration: Some(migration.clone()),
         deadline_unix_ms,
-        pre_copy: record.status().plan.is_some_and(|plan| plan.memory == PRE_COPY),
+        pre_copy: [PRE_COPY, POST_COPY].contains(&planned.as_str()),
+        late: late.into(),
         freeze_budget_ms: spec.freeze_budget_ms.unwrap_or_default(),
         bandwidth: u64::from(spec.bandwidth_mib.unwrap_or_default()) << 20,
         give_up: spec.if_not_converging == Some(NotConverging::GiveUp),
@@ -183,6 +190,11 @@ async fn attach(context: &Context, record: &mut Record, wish: &mut Wish) -> Resu
             }
         }
     }
+}
+
+/// Memory that does not get less while it travels goes after the switch.
+pub(super) fn late_if_stuck(record: &Record) -> bool {
+    record.object().spec.if_not_converging == Some(NotConverging::PostCopy) && record.status().plan.is_some_and(|plan| plan.memory == PRE_COPY)
 }
 
 /// Passes the wish on.

@@ -1,12 +1,14 @@
 //! When memory travels: decided from what the user wants and what the source's agent says.
 
-use godwit_api::migration::{Failure, MemoryStrategy};
+use godwit_api::migration::{Failure, MemoryStrategy, NotConverging, PodMigrationSpec};
 use godwit_rpc::v1::InspectReply;
 
 use crate::failure;
 
 /// Memory travels while the pod runs.
 pub const PRE_COPY: &str = "PreCopy";
+/// Memory travels while the pod runs, and what changes meanwhile after the switch.
+pub const POST_COPY: &str = "PostCopy";
 /// Memory travels while the pod stands still.
 pub const STOP_AND_COPY: &str = "StopAndCopy";
 /// Below this, in bytes, there is nothing to gain.
@@ -18,32 +20,56 @@ const SHARED: u64 = 4;
 /// What was chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// [`PRE_COPY`] or [`STOP_AND_COPY`].
+    /// [`PRE_COPY`], [`POST_COPY`] or [`STOP_AND_COPY`].
     pub strategy: &'static str,
     /// What the user should know about it.
     pub warning: Option<String>,
+}
+
+/// What the user wants, and what the cluster allows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish {
+    /// When memory is to travel.
+    pub strategy: MemoryStrategy,
+    /// And if it does not get less.
+    pub if_not_converging: NotConverging,
+    /// Memory may travel after the switch.
+    pub post_copy_allowed: bool,
+}
+
+impl Wish {
+    /// From a PodMigration.
+    #[must_use]
+    pub fn of(spec: &PodMigrationSpec, post_copy_allowed: bool) -> Self {
+        Self { strategy: spec.memory.unwrap_or_default(), if_not_converging: spec.if_not_converging.unwrap_or_default(), post_copy_allowed }
+    }
 }
 
 /// Chooses.
 ///
 /// # Errors
 /// When what the user insists on cannot be done.
-pub fn choose(wish: MemoryStrategy, inspected: &InspectReply) -> Result<Choice, Failure> {
+pub fn choose(wish: Wish, inspected: &InspectReply) -> Result<Choice, Failure> {
     let choice = |strategy, warning| Ok(Choice { strategy, warning });
     let why_not = &inspected.stop_and_copy;
-    match wish {
+    let if_stuck = wish.if_not_converging == NotConverging::PostCopy;
+    if !wish.post_copy_allowed && (wish.strategy == MemoryStrategy::PostCopy || if_stuck) {
+        return Err(failure::new(
+            "PostCopyNotAllowed",
+            "in this cluster no memory may travel after the switch: until it has come the pod would be lost with either node",
+            "Use memory: PreCopy or Auto, or have it allowed: the chart's value postCopy.allowed.",
+        ));
+    }
+    let of_late = "memory that changes too late travels after the switch: if the old pod or its node is lost before it has come, so is the pod";
+    match wish.strategy {
         MemoryStrategy::StopAndCopy => choice(STOP_AND_COPY, None),
-        MemoryStrategy::PostCopy => Err(failure::new(
-            "PostCopyNotSupported",
-            "memory cannot travel after the switch yet",
-            "Use memory: PreCopy or Auto; the freeze is then longer the faster the pod changes its memory.",
-        )),
-        MemoryStrategy::PreCopy if !why_not.is_empty() => Err(failure::new(
+        MemoryStrategy::PostCopy if why_not.is_empty() => choice(POST_COPY, Some(of_late.to_owned())),
+        MemoryStrategy::PreCopy | MemoryStrategy::PostCopy if !why_not.is_empty() => Err(failure::new(
             "PreCopyNotPossible",
             format!("memory cannot travel while the pod runs: {why_not}"),
             "Use memory: Auto or StopAndCopy; the freeze is then the longer the more memory the pod has.",
         )),
-        MemoryStrategy::PreCopy => choice(PRE_COPY, None),
+        MemoryStrategy::PreCopy | MemoryStrategy::PostCopy => choice(PRE_COPY, if_stuck.then(|| format!("if it does not get less, {of_late}"))),
         MemoryStrategy::Auto if inspected.private_bytes < WORTH_IT => choice(STOP_AND_COPY, None),
         MemoryStrategy::Auto if !why_not.is_empty() => {
             let mib = inspected.private_bytes >> 20;
@@ -53,7 +79,7 @@ pub fn choose(wish: MemoryStrategy, inspected: &InspectReply) -> Result<Choice, 
             let mib = inspected.forked_bytes >> 20;
             choice(STOP_AND_COPY, Some(format!("memory travels while the pod stands still: forked processes share {mib} MiB, which would be copied otherwise")))
         }
-        MemoryStrategy::Auto => choice(PRE_COPY, None),
+        MemoryStrategy::Auto => choice(PRE_COPY, if_stuck.then(|| format!("if it does not get less, {of_late}"))),
     }
 }
 
@@ -61,6 +87,24 @@ pub fn choose(wish: MemoryStrategy, inspected: &InspectReply) -> Result<Choice, 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    fn choose(strategy: MemoryStrategy, inspected: &InspectReply) -> Result<Choice, Failure> {
+        super::choose(Wish { strategy, ..Wish::default() }, inspected)
+    }
+
+    #[test]
+    fn after_the_switch_only_where_that_is_allowed() {
+        let wish = Wish { strategy: MemoryStrategy::PostCopy, ..Wish::default() };
+        let if_stuck = Wish { if_not_converging: NotConverging::PostCopy, ..Wish::default() };
+        for refused in [wish, if_stuck] {
+            assert_eq!(super::choose(refused, &pod(1 << 30, "")).unwrap_err().reason, "PostCopyNotAllowed");
+        }
+        let allowed = |wish: Wish| Wish { post_copy_allowed: true, ..wish };
+        let chosen = super::choose(allowed(wish), &pod(1 << 30, "")).unwrap();
+        assert!(chosen.strategy == POST_COPY && chosen.warning.unwrap().contains("lost"));
+        assert_eq!(super::choose(allowed(wish), &pod(1 << 30, "why")).unwrap_err().reason, "PreCopyNotPossible");
+        assert_eq!(super::choose(allowed(if_stuck), &pod(1 << 30, "")).unwrap().strategy, PRE_COPY);
+    }
 
     fn pod(private_bytes: u64, stop_and_copy: &str) -> InspectReply {
         InspectReply { private_bytes, stop_and_copy: stop_and_copy.into(), ..InspectReply::default() }
@@ -91,6 +135,5 @@ mod tests {
         assert!(told.warning.unwrap().contains("io_uring"));
         assert_eq!(choose(MemoryStrategy::Auto, &pod(1 << 19, "why")).unwrap().warning, None);
         assert_eq!(choose(MemoryStrategy::PreCopy, &pod(1 << 30, "why")).unwrap_err().reason, "PreCopyNotPossible");
-        assert_eq!(choose(MemoryStrategy::PostCopy, &pod(1 << 30, "")).unwrap_err().reason, "PostCopyNotSupported");
     }
 }

@@ -22,6 +22,8 @@ use crate::Problem;
 
 /// Name of the list of pages that are in the page store, among the images.
 pub const LIST: &str = "pages.store";
+/// Name of the list of pages that come when the processes run again (post-copy).
+pub const AWAITED: &str = "pages.awaited";
 /// Name of the directory with the images of an earlier dump (`CR_PARENT_LINK`).
 pub const PARENT: &str = "parent";
 
@@ -74,11 +76,11 @@ pub fn present(directory: &Path) -> Result<ByProcess, Problem> {
     Ok(found)
 }
 
-/// Writes the list of pages that are in the page store; before the manifest.
+/// Writes a list of pages ([`LIST`] or [`AWAITED`]); before the manifest.
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn write_list(directory: &Path, list: &ByProcess) -> io::Result<()> {
+pub fn write_list(directory: &Path, name: &str, list: &ByProcess) -> io::Result<()> {
     let mut bytes = Vec::new();
     for (process, pages) in list {
         for (start, end) in pages {
@@ -87,21 +89,21 @@ pub fn write_list(directory: &Path, list: &ByProcess) -> io::Result<()> {
             }
         }
     }
-    fs::write(directory.join(LIST), bytes)
+    fs::write(directory.join(name), bytes)
 }
 
-/// Reads the list; `None` if these images have none and are complete as they are.
+/// Reads a list; `None` if these images have none.
 ///
 /// # Errors
 /// When it is damaged.
-pub fn read_list(directory: &Path) -> Result<Option<ByProcess>, Problem> {
-    let path = directory.join(LIST);
+pub fn read_list(directory: &Path, name: &str) -> Result<Option<ByProcess>, Problem> {
+    let path = directory.join(name);
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Problem::read(path)(error)),
     };
-    let damaged = || Problem::damaged(LIST, "it is not a list of pages");
+    let damaged = || Problem::damaged(name, "it is not a list of pages");
     let mut list = ByProcess::new();
     if bytes.len() % 24 != 0 {
         return Err(damaged());
@@ -312,12 +314,12 @@ mod tests {
     fn tables_and_lists_come_back_as_they_were() {
         let directory = images(&[(0x1000, 0x3000), (0x3000, 0x4000), (0x7fff_ffff_0000, 0x7fff_ffff_2000)]);
         assert_eq!(present(directory.path()).unwrap(), ByProcess::from([(7, vec![(0x1000, 0x4000), (0x7fff_ffff_0000, 0x7fff_ffff_2000)])]));
-        assert_eq!(read_list(directory.path()).unwrap(), None);
+        assert_eq!(read_list(directory.path(), LIST).unwrap(), None);
         let list = ByProcess::from([(1, vec![(0x1000, 0x2000), (0x5000, 0x9000)]), (7, vec![(0x8000, 0x9000)])]);
-        write_list(directory.path(), &list).unwrap();
-        assert_eq!(read_list(directory.path()).unwrap(), Some(list));
+        write_list(directory.path(), LIST, &list).unwrap();
+        assert_eq!(read_list(directory.path(), LIST).unwrap(), Some(list));
         fs::write(directory.path().join(LIST), [0; 23]).unwrap();
-        assert!(read_list(directory.path()).is_err());
+        assert!(read_list(directory.path(), LIST).is_err());
     }
 
     #[test]

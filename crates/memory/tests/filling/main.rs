@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
+use godwit_memory::awaited::{self, Awaited};
 use godwit_memory::pager;
 use godwit_memory::store::Store;
 use godwit_memory::{PAGE, Range};
@@ -48,10 +49,13 @@ fn main() {
     for seed in first..first + runs {
         one(seed);
     }
+    what_comes_later_is_waited_for(first);
+    what_will_never_come_is_the_end();
     a_page_that_is_missing_is_the_end();
 }
 
-fn fill_store(directory: &std::path::Path, seed: u64) {
+/// Every page that is not in `later` is in the store.
+fn fill_store(directory: &std::path::Path, seed: u64, later: impl Fn(u64) -> bool) {
     let mut store = Store::new(directory).unwrap();
     let wanted: Vec<u64> = (0..PAGES).filter(|number| number % 7 != 3).collect();
     let range = |number: u64| Range { start: BASE + number * PAGE, end: BASE + (number + 1) * PAGE };
@@ -64,8 +68,11 @@ fn fill_store(directory: &std::path::Path, seed: u64) {
     for number in wanted.iter().filter(|number| (*number + seed).is_multiple_of(5) || number.is_multiple_of(11)) {
         store.put(1, &[range(*number)], &content(*number)).unwrap();
     }
-    let list = BTreeMap::from([(1, wanted.iter().map(|number| range(*number)).collect())]);
-    pager::write_table(directory, &store.rows(&list).unwrap()).unwrap();
+    let list = |is_late: bool| BTreeMap::from([(1, wanted.iter().filter(|number| later(**number) == is_late).map(|number| range(*number)).collect())]);
+    let mut rows = store.rows(&list(false)).unwrap();
+    rows.extend(awaited::make(directory, &list(true)).unwrap());
+    rows.sort_unstable_by_key(|row| row.range.start);
+    pager::write_table(directory, &rows).unwrap();
 }
 
 fn start(seed: u64, socket: &std::path::Path) -> std::process::Child {
@@ -75,11 +82,16 @@ fn start(seed: u64, socket: &std::path::Path) -> std::process::Child {
 
 fn one(seed: u64) {
     let directory = tempfile::tempdir().unwrap();
-    fill_store(&directory.path().join("store"), seed);
-    let socket = directory.path().join("lazy-pages.socket");
+    fill_store(&directory.path().join("store"), seed, |_| false);
+    serve(seed, directory.path());
+}
+
+/// Serves the program of this seed to its end.
+fn serve(seed: u64, directory: &std::path::Path) {
+    let socket = directory.join("lazy-pages.socket");
     let listener = UnixListener::bind(&socket).unwrap();
     let mut child = start(seed, &socket);
-    let filled = match pager::serve(&listener, &directory.path().join("store")) {
+    let filled = match pager::serve(&listener, &directory.join("store")) {
         Ok(filled) => filled,
         Err((error, held)) => {
             // It waits for pages that nobody fills any more.
@@ -95,16 +107,46 @@ fn one(seed: u64) {
     println!("seed {seed}: {} bytes filled, {} faults; the program: {}", filled.bytes, filled.faults, said.trim());
 }
 
+/// Two of three pages come while the program runs, slowly, and what it waits for first.
+fn what_comes_later_is_waited_for(seed: u64) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("store");
+    fill_store(&store, seed, |number| !number.is_multiple_of(3));
+    let coming = std::thread::spawn(move || {
+        let mut awaited = Awaited::open(&store).unwrap();
+        while let Some((process, ranges)) = awaited.next(1 << 20) {
+            let data: Vec<u8> = ranges.iter().flat_map(Range::pages).flat_map(|address| content((address - BASE) / PAGE)).collect();
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            awaited.put(process, &ranges, &data).unwrap();
+        }
+    });
+    serve(seed, directory.path());
+    // What the program has given back need not come.
+    drop(coming);
+}
+
+fn what_will_never_come_is_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("store");
+    fill_store(&store, 0, |number| number > PAGES / 2);
+    Awaited::open(&store).unwrap().lose();
+    is_the_end(directory.path());
+}
+
 fn a_page_that_is_missing_is_the_end() {
     let directory = tempfile::tempdir().unwrap();
-    fill_store(&directory.path().join("store"), 0);
+    fill_store(&directory.path().join("store"), 0, |_| false);
     // A file that has become shorter.
     let file = directory.path().join("store/0/pages-1.img");
     std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(4096).unwrap();
-    let socket = directory.path().join("lazy-pages.socket");
+    is_the_end(directory.path());
+}
+
+fn is_the_end(directory: &std::path::Path) {
+    let socket = directory.join("lazy-pages.socket");
     let listener = UnixListener::bind(&socket).unwrap();
     let mut child = start(1, &socket);
-    let outcome = pager::serve(&listener, &directory.path().join("store"));
+    let outcome = pager::serve(&listener, &directory.join("store"));
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(outcome.is_err());

@@ -37,6 +37,9 @@ impl Handoff for Echo {
     async fn pages(&self, _: Request<tonic::Streaming<v1::PageChunk>>) -> Result<Response<v1::Receipt>, Status> {
         Err(Status::unimplemented(""))
     }
+    async fn fetch(&self, _: Request<v1::FetchRequest>) -> Result<Response<v1::FetchReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
     async fn sealed(&self, _: Request<v1::SealedRequest>) -> Result<Response<v1::SealedReply>, Status> {
         Err(Status::unimplemented(""))
     }

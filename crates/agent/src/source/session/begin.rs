@@ -62,7 +62,7 @@ pub(super) async fn prepare(
     let timer = Timer::start(ROLE, "prime");
     pod.begin_dumps()?;
     let (anchors, kept) = anchors(node, migration, &pod).await?;
-    pod.open(&mut handoff, migration, anchors, &kept).await?;
+    pod.open(&mut handoff, migration, anchors, &kept, wishes.bandwidth).await?;
     step(timer);
     pod.memory.once_more(&handoff, migration, wishes, report, step).await?;
     godwit_fault::point("agent.source.opened").await.map_err(|error| internal("stopped", error))?;

@@ -94,6 +94,9 @@ impl Worker {
                     self.feed(Event::AskSealed(facts)).await;
                     self.step(timer.stop());
                 }
+                Command::Grip(reply) => {
+                    let _ = reply.send(self.grip());
+                }
                 Command::Empty(reply) => {
                     let _ = reply.send(self.empty().await);
                 }
@@ -328,6 +331,14 @@ impl Worker {
         }
         self.node.end_anchor(&uid).await;
         self.node.leave_mirrors(&uid).await;
+    }
+
+    /// The pod that has been offered or has gone: it stands still until it is taken back or retired.
+    fn grip(&self) -> Result<Grip, String> {
+        match self.session.machine().state() {
+            State::Offered | State::Aborting { .. } | State::Gone => self.grip.clone().ok_or_else(|| "the agent of its node does not know it any more".into()),
+            _ => Err("it is retired, or runs".into()),
+        }
     }
 
     async fn empty(&mut self) -> Result<(), Failure> {

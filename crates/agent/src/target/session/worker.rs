@@ -25,6 +25,7 @@ use crate::{
     target::{
         consumed,
         desk::{CREATE, Desk, KeeperOrder, Seen, Verdict},
+        filling,
         pod::{self, TargetPod, restore_failure},
     },
 };
@@ -65,6 +66,10 @@ impl Worker {
                     // The agent may have ended before the holders of its connections heard that the pod runs.
                     self.node.let_pass(&self.session.migration.target_pod_uid);
                 }
+                if !matches!(self.session.machine().state(), State::Prepared | State::GivingBack { .. } | State::Never { .. }) {
+                    self.fill();
+                    self.tidy();
+                }
             }
         }
         let mut retry = tokio::time::interval(RETRY);
@@ -80,6 +85,9 @@ impl Worker {
                         self.desk.clear(id);
                     }
                     if let Some(reply) = forgotten {
+                        if !self.session.filling.is_complete() {
+                            pod::tidy(&self.node.host, &self.session.migration.source_pod_uid);
+                        }
                         let _ = reply.send(self.node.journal.remove(ROLE, &self.session.migration.source_pod_uid));
                     }
                     return;
@@ -99,6 +107,7 @@ impl Worker {
                 self.feed(Event::Retry).await;
             }
             Command::Leave(_) => {}
+            Command::Filled => self.tidy(),
             Command::Event(event) => self.feed(event).await,
             Command::Api(call, event) if call == self.api_call => self.feed(event).await,
             Command::Api(..) => {}
@@ -235,6 +244,7 @@ impl Worker {
         let kept = kept(&request.anchors);
         let parsed = request.source_ips.iter().filter_map(|ip| ip.parse::<std::net::IpAddr>().ok());
         self.entry.ending = parsed.filter(|ip| !kept.contains(ip)).collect();
+        self.entry.bandwidth = request.bandwidth;
         self.pod = None;
         self.journal().await;
         let pod = self.pod().await?;
@@ -275,6 +285,7 @@ impl Worker {
                 self.feed(Event::Undo(convert::to_migration(why))).await;
                 return;
             }
+            self.fill();
             self.restoring_since = Some(Instant::now());
             self.next_step("restore");
         }
@@ -348,7 +359,7 @@ impl Worker {
                 }
                 if matches!(state, PeerState::Running) {
                     self.node.deaths.runs(&self.session.migration.target_pod_uid);
-                    pod::tidy(&self.node.host, &self.session.migration.source_pod_uid);
+                    self.tidy();
                 }
                 self.session.events.push(RestoreEvent { event: Some(restore_event::Event::State(convert::ask_reply(state))) });
             }
@@ -442,6 +453,7 @@ impl Worker {
             pod::abort(&self.desk.seat(id), &why);
         }
         self.pod = None;
+        self.session.filling.stop();
         self.node.deaths.forget(&self.session.migration.target_pod_uid);
         self.node.drop_mirrors(&self.session.migration.target_pod_uid).await;
         pod::tidy(&self.node.host, &self.session.migration.source_pod_uid);
@@ -454,6 +466,24 @@ impl Worker {
         }
         // Again after a restart of the agent.
         self.node.let_pass(&self.session.migration.target_pod_uid);
+    }
+
+    /// Frees the images when the pod runs, if nothing comes into their stores any more. Of a pod that was lost they stay until it is forgotten, as what proves it.
+    fn tidy(&self) {
+        if self.session.filling.is_complete() && matches!(self.session.machine().state(), State::Running | State::Done) {
+            pod::tidy(&self.node.host, &self.session.migration.source_pod_uid);
+        }
+    }
+
+    /// Fetches what of the pod's memory is still to come.
+    fn fill(&self) {
+        let session = &self.session;
+        let store = |(name, id): &(String, String)| filling::Store { name: name.clone(), id: id.clone(), path: session.pages.store(name) };
+        let (stores, commands) = (self.entry.keepers.iter().map(store).collect(), session.commands.clone());
+        let then = move || {
+            let _ = commands.send(Command::Filled);
+        };
+        session.filling.begin(self.node.clone(), session.migration.clone(), stores, self.entry.bandwidth, then);
     }
 
     fn stop_timer(&mut self) {
