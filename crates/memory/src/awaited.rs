@@ -340,7 +340,7 @@ impl Part {
     fn offset(&self, range: &Range) -> Option<u64> {
         let at = self.rows.partition_point(|row| row.range.end <= range.start);
         let row = self.rows.get(at).filter(|row| row.range.start <= range.start && range.end <= row.range.end && !range.is_empty())?;
-        (range.start % PAGE == 0 && range.end % PAGE == 0).then(|| row.offset + (range.start - row.range.start))
+        (range.start.is_multiple_of(PAGE) && range.end.is_multiple_of(PAGE)).then(|| row.offset + (range.start - row.range.start))
     }
 }
 

@@ -8,11 +8,12 @@ use godwit_demo::migrate::{self, Move, migrate_with};
 use godwit_demo::shell::wait_until;
 use godwit_demo::{install, pages, pods};
 use godwit_e2e::case::MINUTE;
-use godwit_e2e::faults::Order;
+use godwit_e2e::faults::{Fault, Order};
 use godwit_e2e::road::{renew, replace};
 use godwit_e2e::{Case, Scenario};
 use serde_json::Value;
 
+use crate::menagerie;
 use crate::refusals::explained;
 
 pub const SCENARIO: Scenario =
@@ -51,11 +52,18 @@ fn run(case: &Case) -> Result<()> {
         }
         pod = name;
     }
-    Ok(())
+    // With threads, whose own pages CRIU touches before anything has run.
+    menagerie::there_and_back(case, &["--memory", "post-copy"])
+}
+
+/// So long nothing comes. What the pod waits for is sent without a limit, and it soon waits for everything.
+fn slowly(case: &Case, source: &str) -> Result<Fault> {
+    case.fault_on_way(source, "agent.target.fetch", Order::Delay(Duration::from_secs(20)))
 }
 
 /// While memory comes, the controller and both agents end and are started anew.
 fn with_everybody_killed(case: &Case, pod: &str, node: &str, wish: &[&str]) -> Result<Move> {
+    let delay = slowly(case, node)?;
     let crashed = case.fault_of_controller(FILLING, Order::Crash)?;
     let moved = std::thread::scope(|scope| {
         let moving = scope.spawn(|| trickle(case, pod, node, wish));
@@ -63,6 +71,7 @@ fn with_everybody_killed(case: &Case, pod: &str, node: &str, wish: &[&str]) -> R
         replace(case, |pod| pods::name(pod).contains("agent"))?;
         moving.join().map_err(|_| anyhow::anyhow!("it panicked"))?
     })?;
+    ensure!(delay.fired()?, "nothing was fetched");
     renew(case)?;
     Ok(moved)
 }
@@ -79,6 +88,7 @@ fn condition(record: &Value, kind: &str) -> Option<Value> {
 fn lost(case: &Case) -> Result<()> {
     let pod = case.start(pages::pod("pages", HEAP, RATE))?;
     let before = case.good(&pod, "main", 0)?;
+    let _delay = slowly(case, &case.pair.a)?;
     let held = case.fault_of_controller(FILLING, Order::Delay(Duration::from_millis(1)))?;
     let ended = std::thread::scope(|scope| {
         let moving = scope.spawn(|| trickle(case, &pod, &case.pair.a, &["--memory", "post-copy"]));

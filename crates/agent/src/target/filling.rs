@@ -212,6 +212,7 @@ impl Fetch<'_> {
 
     /// Fetches some pages and puts them into the store; waits while the source's agent is away.
     async fn some(&mut self, container: &Container, process: i32, ranges: &[Range]) -> Result<u64, Failure> {
+        let _ = godwit_fault::point("agent.target.fetch").await;
         let away_since = Instant::now();
         loop {
             let why = match self.ask(container, process, ranges).await {
