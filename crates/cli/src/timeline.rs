@@ -88,7 +88,9 @@ impl Timeline {
         let freeze = freeze(&rows);
         let spans: Vec<Span> =
             rows.iter().enumerate().map(|(step, row)| Span { step, level: row.level, start_us: row.start_us, end_us: row.end_us() }).collect();
-        let path = freeze.map(|(from, to)| critical(&spans, from, to)).unwrap_or_default();
+        // While the pod stands still the controller only writes down what it hears: nobody waits for that.
+        let waited_for: Vec<Span> = spans.iter().filter(|span| rows.get(span.step).is_some_and(|row| row.who != "controller")).copied().collect();
+        let path = freeze.map(|(from, to)| critical(&waited_for, from, to)).unwrap_or_default();
         for stretch in &path {
             if let Some(row) = stretch.step.and_then(|step| rows.get_mut(step)) {
                 row.critical_us += stretch.length_us();

@@ -54,6 +54,8 @@ const SPELL: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_millis(2);
 /// How soon it is looked again whether pages have come that are awaited.
 const AWAITING: TimeSpec = TimeSpec::new(0, 1_000_000);
+/// How soon everything is looked at once more while nothing comes.
+const LOOK: Duration = Duration::from_secs(1);
 /// So often, a millisecond apart, a page is tried again where nothing is mapped.
 const UNMAPPED: u32 = 2000;
 
@@ -79,16 +81,12 @@ pub fn write_table(directory: &Path, rows: &[Row]) -> io::Result<()> {
     fs::write(directory.join(TABLE), words.flat_map(u64::to_le_bytes).collect::<Vec<u8>>())
 }
 
-/// Reads the table: rows as they were written. Where there is none nothing travelled: everything is in the images.
+/// Reads the table: rows as they were written. Where nothing travelled it has none.
 ///
 /// # Errors
 /// When it is damaged, or cannot be read.
 pub fn read_table(directory: &Path) -> io::Result<Vec<Row>> {
-    let bytes = match fs::read(directory.join(TABLE)) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(error),
-    };
+    let bytes = fs::read(directory.join(TABLE))?;
     let row = |row: &[u8]| {
         let word = |at: usize| row.get(at * 8..at * 8 + 8).and_then(|word| word.try_into().ok()).map(u64::from_le_bytes).ok_or_else(damaged);
         let process = i32::try_from(word(0)?).map_err(|_| damaged())?;
@@ -270,6 +268,7 @@ pub fn serve(listener: &UnixListener, directory: &Path) -> Result<Filled, (io::E
         fillings: Vec::new(),
         finished: false,
         starved: None,
+        looked: Instant::now(),
         done: Filled::default(),
     };
     match pager.run(listener) {
@@ -288,6 +287,8 @@ struct Pager {
     finished: bool,
     /// What is left to be filled is still to come; what had come when that was seen.
     starved: Option<Vec<u8>>,
+    /// When all processes were looked at last.
+    looked: Instant,
     done: Filled,
 }
 
@@ -381,8 +382,12 @@ impl Pager {
             if message[0] == PAGEFAULT {
                 // Flags at 8, the address at 16.
                 let address = message[16..24].try_into().map_or(0, u64::from_le_bytes);
-                self.done.faults += 1;
-                filling.faults.push(address & !(PAGE - 1));
+                let page = address & !(PAGE - 1);
+                // Who is woken by a signal while it waits for a page that is still to come tells it again.
+                if !filling.faults.contains(&page) {
+                    self.done.faults += 1;
+                    filling.faults.push(page);
+                }
             } else {
                 filling.changes.push(Change::read(&message)?);
             }
@@ -458,14 +463,31 @@ impl Pager {
     /// Fills the next pages of each process.
     fn fill_all(&mut self) -> io::Result<()> {
         let come = self.source.as_ref().map(Source::come).unwrap_or_default();
-        if self.starved.as_ref() == Some(&come) {
+        if self.starved.as_ref() == Some(&come) && self.looked.elapsed() < LOOK {
             return Ok(()); // nothing new
+        }
+        self.looked = Instant::now();
+        if self.starved.is_some() {
+            self.miss_the_dead()?;
         }
         let mut starved = true;
         for at in 0..self.fillings.len() {
             starved &= self.fill(at)?;
         }
         self.starved = Some(come).filter(|come| starved && !come.is_empty());
+        Ok(())
+    }
+
+    /// A process that ends tells nothing; while nothing is put into it nobody else would notice.
+    fn miss_the_dead(&mut self) -> io::Result<()> {
+        let unreadable = match &self.unreadable {
+            Some(unreadable) => unreadable,
+            None => self.unreadable.insert(Unreadable::new()?),
+        };
+        for filling in &mut self.fillings {
+            let Some((start, ..)) = filling.pending.parts().next() else { continue };
+            filling.gone |= unreadable.occupied(filling.uffd.as_fd(), start).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH));
+        }
         Ok(())
     }
 

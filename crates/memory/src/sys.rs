@@ -307,39 +307,27 @@ pub fn take_descriptor(number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// A file in memory, read-only.
+/// A file in memory, as long as the object lives.
 #[derive(Debug)]
-pub struct Mapped {
+struct Mapping {
     start: *const u8,
     length: usize,
 }
 
-// SAFETY: a read-only shared mapping that lives as long as the object; nothing in it depends on a thread.
-unsafe impl Send for Mapped {}
-
-impl Mapped {
+impl Mapping {
     /// Maps a whole file. Whoever truncates it meanwhile makes reading it a SIGBUS, which ends this process.
-    pub fn of(file: &std::fs::File) -> io::Result<Self> {
+    fn of(file: &std::fs::File, protection: i32) -> io::Result<Self> {
         let length = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::InvalidData)?;
         if length == 0 {
             return Ok(Self { start: std::ptr::null(), length });
         }
         // SAFETY: a new mapping where the kernel likes it touches nothing that exists.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
         if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { start: start.cast(), length }) }
-    }
-
-    /// Its bytes.
-    pub fn bytes(&self) -> &[u8] {
-        if self.start.is_null() {
-            return &[];
-        }
-        // SAFETY: `length` bytes are mapped at `start` until drop, and nobody writes to the file any more when it is mapped (the store is complete).
-        unsafe { std::slice::from_raw_parts(self.start, self.length) }
     }
 }
 
-impl Drop for Mapped {
+impl Drop for Mapping {
     fn drop(&mut self) {
         if !self.start.is_null() {
             // SAFETY: the mapping made in `of`; no slice of it outlives the object.
@@ -348,12 +336,32 @@ impl Drop for Mapped {
     }
 }
 
+/// A file that nobody changes any more.
+#[derive(Debug)]
+pub struct Mapped(Mapping);
+
+// SAFETY: a read-only shared mapping that lives as long as the object; nothing in it depends on a thread.
+unsafe impl Send for Mapped {}
+
+impl Mapped {
+    /// Maps a whole file.
+    pub fn of(file: &std::fs::File) -> io::Result<Self> {
+        Mapping::of(file, libc::PROT_READ).map(Self)
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        if self.0.start.is_null() {
+            return &[];
+        }
+        // SAFETY: `length` bytes are mapped at `start` until drop, and nobody writes to the file any more when it is mapped (the store is complete).
+        unsafe { std::slice::from_raw_parts(self.0.start, self.0.length) }
+    }
+}
+
 /// A file whose bytes several processes read and change at once.
 #[derive(Debug)]
-pub struct Shared {
-    start: *const AtomicU8,
-    length: usize,
-}
+pub struct Shared(Mapping);
 
 // SAFETY: a shared mapping that lives as long as the object, of bytes that are only touched atomically.
 unsafe impl Send for Shared {}
@@ -361,32 +369,17 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    /// Maps a whole file, which must not become shorter.
+    /// Maps a whole file, which must be open for writing.
     pub fn of(file: &std::fs::File) -> io::Result<Self> {
-        let length = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::InvalidData)?;
-        if length == 0 {
-            return Ok(Self { start: std::ptr::null(), length });
-        }
-        // SAFETY: a new mapping where the kernel likes it touches nothing that exists.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, file.as_raw_fd(), 0) };
-        if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { start: start.cast(), length }) }
+        Mapping::of(file, libc::PROT_READ | libc::PROT_WRITE).map(Self)
     }
 
     /// Its bytes.
     pub fn bytes(&self) -> &[AtomicU8] {
-        if self.start.is_null() {
+        if self.0.start.is_null() {
             return &[];
         }
         // SAFETY: `length` bytes are mapped at `start` until drop, and an atomic byte is as large as a byte and may be changed by others.
-        unsafe { std::slice::from_raw_parts(self.start, self.length) }
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        if !self.start.is_null() {
-            // SAFETY: the mapping made in `of`; no slice of it outlives the object.
-            unsafe { libc::munmap(self.start.cast_mut().cast(), self.length) };
-        }
+        unsafe { std::slice::from_raw_parts(self.0.start.cast(), self.0.length) }
     }
 }

@@ -1,5 +1,5 @@
-//! Post-copy: pages of a source that stands still for good, handed out while the pod runs at the target already. Changes nothing and remembers nothing, so it may be asked again,
-//! and after a restart of the agent.
+//! Post-copy: pages of a source that has been offered and stands still, handed out from the target's restore on. Changes nothing and remembers nothing, so it may be asked again, and after a
+//! restart of the agent.
 
 use std::io;
 

@@ -24,6 +24,13 @@ pub fn pager(host: &Host, ids: &[String]) -> io::Result<Option<String>> {
     orphans::find(host, |words| words.first() == Some(&PAGER) && ids.iter().any(|id| words.get(2) == Some(&id.as_str())))
 }
 
+/// Waits until no pager fills one of the containers with these ids, however long that takes.
+pub async fn wait(host: &Host, ids: &[String]) {
+    while !matches!(pager(host, ids), Ok(None)) {
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 /// Waits until no pager fills one of the containers. None is started for them later.
 ///
 /// # Errors

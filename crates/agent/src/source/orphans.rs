@@ -10,8 +10,13 @@ pub async fn await_criu(host: &Host, images: &Path) {
     let images = images.to_string_lossy().into_owned();
     let works =
         |words: &[&str]| words.split_first().is_some_and(|(program, rest)| program.ends_with("criu") && rest.iter().any(|word| word.starts_with(&images)));
-    while let Some(pid) = find(host, works).unwrap_or_default() {
-        tracing::info!(pid, "waiting for a dump that was started before this agent");
+    loop {
+        match find(host, works) {
+            Ok(None) => return,
+            Ok(Some(pid)) => tracing::info!(pid, "waiting for a dump that was started before this agent"),
+            // Nothing is thawed on a guess.
+            Err(error) => tracing::warn!(%error, "it cannot be seen whether a dump that was started before this agent has ended"),
+        }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -20,7 +25,7 @@ pub async fn await_criu(host: &Host, images: &Path) {
 ///
 /// # Errors
 /// When they cannot be listed.
-pub(super) fn find(host: &Host, is_meant: impl Fn(&[&str]) -> bool) -> io::Result<Option<String>> {
+pub(super) fn find(host: &Host, is_meant: impl Fn(&[&str]) -> bool + Copy) -> io::Result<Option<String>> {
     for entry in fs::read_dir(host.path("/proc"))? {
         let entry = entry?;
         if !entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {

@@ -30,6 +30,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_secs(1);
 /// For how long the source's agent may be away before the source is given up. While it stands still nothing is lost by waiting but the pod's time.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// For how long an answer is waited for: its agent may be busy with its disk.
+const ANSWER: Duration = Duration::from_secs(15);
 /// Where the bandwidth is limited, what is fetched at once takes so much of a second: what a process stands still for waits for it.
 const SHARE: u64 = 50;
 /// How soon it is looked again whether a process stands still for something, while the limit says to wait.
@@ -251,10 +253,11 @@ impl Fetch<'_> {
             process,
             ranges: ranges.iter().flat_map(|range| [range.start, range.end]).collect(),
         };
-        let reply = match client.fetch(request).await {
-            Ok(reply) => reply.into_inner(),
-            Err(status) if status.code() == Code::NotFound => return Err(Gone::ForGood(status.message().to_owned())),
-            Err(status) => return Err(Gone::Away(status.message().to_owned())),
+        let reply = match tokio::time::timeout(ANSWER, client.fetch(request)).await {
+            Ok(Ok(reply)) => reply.into_inner(),
+            Ok(Err(status)) if status.code() == Code::NotFound => return Err(Gone::ForGood(status.message().to_owned())),
+            Ok(Err(status)) => return Err(Gone::Away(status.message().to_owned())),
+            Err(_) => return Err(Gone::Away(format!("no answer for {} s", ANSWER.as_secs()))),
         };
         if !reply.gone.is_empty() {
             return Err(Gone::ForGood(reply.gone));

@@ -38,6 +38,8 @@ const SPARE: u64 = 16 << 20;
 pub struct Pages {
     base: PathBuf,
     stores: Mutex<BTreeMap<String, Held>>,
+    /// Bytes for which there must be room when they come later, of all containers.
+    promised: Mutex<u64>,
 }
 
 struct Held {
@@ -57,7 +59,7 @@ impl Pages {
     /// Empty stores below `base` for a migration's images.
     #[must_use]
     pub fn below(base: PathBuf) -> Self {
-        Self { base, stores: Mutex::default() }
+        Self { base, stores: Mutex::default(), promised: Mutex::default() }
     }
 
     /// A round begins; a `fresh` one is the first, whatever was before.
@@ -93,9 +95,11 @@ impl Pages {
 
     /// Whether what comes later will fit: there is no way back then.
     fn room(&self, images: &Path, awaited: &ByProcess) -> Result<(), Failure> {
-        let needed = awaited.values().flatten().map(|(start, end)| end - start).sum::<u64>();
+        let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        let needed = *promised + awaited.values().flatten().map(|(start, end)| end - start).sum::<u64>();
         let free = nix::sys::statvfs::statvfs(images).map_err(|error| internal("cannot look how much room there is", error))?;
         if free.blocks_available().saturating_mul(free.fragment_size()) > needed.saturating_add(SPARE) {
+            *promised = needed;
             return Ok(());
         }
         Err(failure(
@@ -119,8 +123,9 @@ impl Pages {
             chain::keep_own(images).map_err(damaged)?;
         }
         if list.is_empty() && awaited.is_empty() {
-            // Complete as they are.
-            return Ok(());
+            // Complete as they are. A pager that finds no table does not know that.
+            let without = |_| pager::write_table(&store_of(images), &[]).map_err(|error| internal("cannot write the pager's table", error));
+            return held.filter(|held| held.fills).map_or(Ok(()), without);
         }
         let lost = |what: String| {
             failure("PagesMissing", format!("container {container}: {what}"), "nothing has run and the pod goes on at the source; migrate again")

@@ -31,14 +31,11 @@ pub fn is_wanted(record: &Record) -> bool {
     record.status().plan.is_some_and(|plan| plan.memory == POST_COPY) || super::switching::late_if_stuck(record)
 }
 
-/// Waits until all memory is at the target. Returns why the pod is lost, if it is.
+/// Waits until all memory is at the target, for a migration [`is_wanted`] says so of. Returns why the pod is lost, if it is.
 ///
 /// # Errors
 /// [`Error`]: tried again.
 pub async fn run(context: &Context, record: &mut Record) -> Result<Option<Failure>, Error> {
-    if !is_wanted(record) {
-        return Ok(None);
-    }
     if let Some(known) = record.status().conditions.iter().find(|one| one.type_ == CONDITION && one.reason != "StillToCome") {
         return Ok((known.status != "True").then(|| {
             let remedy = catalogue::of(&known.reason).map(|entry| entry.remedy).unwrap_or_default();
@@ -57,6 +54,8 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Option<Failur
             Ok(reply) => reply,
             // The pod has gone with its node.
             Err(AgentError::NoNode(_)) => return Ok(None),
+            // An agent of a version that does not know of it: the source has sent everything in the freeze.
+            Err(AgentError::Call { source, .. }) if source.code() == tonic::Code::Unimplemented => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         if reply.done {

@@ -6,7 +6,7 @@
 //!                                 the ReplicaSet deletes the source ─┘
 //! ```
 //!
-//! With post-copy all of that waits until the target has all of its memory ([`super::filling`]).
+//! With post-copy the target takes the source's place first, and the source is deleted and retired when all memory is at the target ([`super::filling`]).
 //!
 //! While connections live on through the source's address ([`super::anchored`]), it stays: without its labels, so that no Service and no owner knows it, and
 //! without its processes.
@@ -65,8 +65,11 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
         && filling::is_wanted(record)
     {
         // The target needs the source until then, and nobody else may use it.
-        anchored::share(context, record, target, adoption.as_ref()).await?;
+        let shared = anchored::share(context, record, target, adoption.as_ref()).await;
         lost = filling::run(context, record).await?;
+        if lost.is_none() {
+            shared?;
+        }
     }
     if lost.is_none()
         && let (Some(target), Some(anchor)) = (&target, anchored::look(context, record).await?.filter(|anchor| anchor.connections > 0))

@@ -22,6 +22,7 @@ use crate::{
     convert,
     failure::{failure, internal},
     node::Node,
+    source::filled,
     target::{
         consumed,
         desk::{CREATE, Desk, KeeperOrder, Seen, Verdict},
@@ -468,10 +469,16 @@ impl Worker {
         self.node.let_pass(&self.session.migration.target_pod_uid);
     }
 
-    /// Frees the images when the pod runs, if nothing comes into their stores any more. Of a pod that was lost they stay until it is forgotten, as what proves it.
+    /// Frees the images when the pod runs, if nothing comes into their stores any more, and when its pagers have ended: on a busy node one may not even have opened its store yet. Of a pod
+    /// that was lost they stay until it is forgotten, as what proves it.
     fn tidy(&self) {
         if self.session.filling.is_complete() && matches!(self.session.machine().state(), State::Running | State::Done) {
-            pod::tidy(&self.node.host, &self.session.migration.source_pod_uid);
+            let (node, uid) = (self.node.clone(), self.session.migration.source_pod_uid.clone());
+            let ids: Vec<String> = self.entry.keepers.iter().map(|(_, id)| id.clone()).collect();
+            crate::task::spawn(async move {
+                filled::wait(&node.host, &ids).await;
+                pod::tidy(&node.host, &uid);
+            });
         }
     }
 
