@@ -1,5 +1,6 @@
 //! From the words of the crates below to those of the contract.
 
+use godwit_memory::Range;
 use godwit_migration::handover::PeerState;
 use godwit_node::Finding;
 use godwit_rpc::v1::{AskReply, Failure, NodeFacts, ask_reply};
@@ -74,4 +75,17 @@ pub fn ask_reply(state: PeerState) -> AskReply {
         PeerState::Never(why) => (ask_reply::State::Never, Some(why)),
     };
     AskReply { state: state.into(), failure: failure.map(from_migration) }
+}
+
+/// Ranges of pages from the contract's pairs of addresses; `None`: one is half.
+#[must_use]
+pub fn page_ranges(words: &[u64]) -> Option<Vec<Range>> {
+    let pairs = words.chunks_exact(2);
+    pairs.remainder().is_empty().then(|| pairs.map(|pair| Range { start: pair[0], end: pair[1] }).collect())
+}
+
+/// The other way round.
+#[must_use]
+pub fn page_words(ranges: &[Range]) -> Vec<u64> {
+    ranges.iter().flat_map(|range| [range.start, range.end]).collect()
 }

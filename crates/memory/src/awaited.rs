@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::pager::{self, Row};
 use crate::range::{PAGE, Range};
-use crate::store::pages_file;
+use crate::store::{invalid, pages_file};
 use crate::sys::Shared;
 
 /// Level of the rows of the pager's table whose pages come later.
@@ -43,10 +43,6 @@ fn directory(store: &Path) -> PathBuf {
 
 fn states_file(process: i32) -> String {
     format!("states-{process}")
-}
-
-fn invalid(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
 /// Whether a store has, or had, pages that come later.

@@ -431,10 +431,7 @@ impl Pager {
         if filling.changes.is_empty() {
             return Ok(Put::Done);
         }
-        let unreadable = match &self.unreadable {
-            Some(unreadable) => unreadable,
-            None => self.unreadable.insert(Unreadable::new()?),
-        };
+        let unreadable = made(&mut self.unreadable)?;
         match changes::order(&mut filling.changes, |address| unreadable.occupied(filling.uffd.as_fd(), address)) {
             Ok(true) => {}
             Ok(false) => return Ok(Put::Later),
@@ -480,10 +477,7 @@ impl Pager {
 
     /// A process that ends tells nothing; while nothing is put into it nobody else would notice.
     fn miss_the_dead(&mut self) -> io::Result<()> {
-        let unreadable = match &self.unreadable {
-            Some(unreadable) => unreadable,
-            None => self.unreadable.insert(Unreadable::new()?),
-        };
+        let unreadable = made(&mut self.unreadable)?;
         for filling in &mut self.fillings {
             let Some((start, ..)) = filling.pending.parts().next() else { continue };
             filling.gone |= unreadable.occupied(filling.uffd.as_fd(), start).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH));
@@ -566,6 +560,15 @@ impl Pager {
             Err(error) => Err(error),
         }
     }
+}
+
+/// It, made when it is first needed.
+fn made(unreadable: &mut Option<Unreadable>) -> io::Result<&Unreadable> {
+    let made = match unreadable.take() {
+        Some(made) => made,
+        None => Unreadable::new()?,
+    };
+    Ok(unreadable.insert(made))
 }
 
 /// The descriptor that comes with one byte.

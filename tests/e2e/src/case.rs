@@ -215,7 +215,15 @@ impl Case {
     /// # Errors
     /// When any of this is not so.
     pub fn move_over(&self, pod: &str) -> Result<String> {
-        let name = self.move_kept(pod)?;
+        self.move_over_by(pod, &[])
+    }
+
+    /// As [`Case::move_over`], with options of `kubectl migrate`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn move_over_by(&self, pod: &str, options: &[&str]) -> Result<String> {
+        let name = self.move_kept_by(pod, options)?;
         if name != pod {
             pods::wait_gone(&self.lab, &self.namespace, pod, self.patience())?;
         }

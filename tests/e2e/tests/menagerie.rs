@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use godwit_demo::objects::{Pod, python};
-use godwit_demo::pods;
 use godwit_e2e::{Case, OnMachines, Scenario};
 
 pub const SCENARIO: Scenario =
@@ -22,11 +21,7 @@ pub fn there_and_back(case: &Case, options: &[&str]) -> Result<()> {
     let mut pod = case.start(Pod::new("menagerie", [python("main", include_str!("programs/menagerie.py"), &[])]))?;
     let mut good = case.good(&pod, "main", 5)?;
     for _ in 0..2 {
-        let name = case.move_kept_by(&pod, options)?;
-        if name != pod {
-            pods::wait_gone(&case.lab, &case.namespace, &pod, case.patience())?;
-        }
-        pod = name;
+        pod = case.move_over_by(&pod, options)?;
         // The program compares everything at every turn, its own process ids too.
         good.turn += 20;
         good = case.goes_on(&pod, "main", &good)?;

@@ -17,10 +17,11 @@ use crate::{
         self,
         holder::{Holder, Link},
     },
+    convert,
     failure::{failure, internal},
     registry::Registry,
     source::fetch,
-    target::{files, pages::page_ranges, receive::Images, session::Session},
+    target::{files, receive::Images, session::Session},
 };
 
 /// Answers other agents.
@@ -127,7 +128,7 @@ impl Handoff for Peer {
         let request = request.into_inner();
         let unknown = v1::AskReply { state: ask_reply::State::Unknown.into(), failure: None };
         let reply = match self.target(&caller, &named(request.migration)?) {
-            Ok(session) => session.stand(request.abandon).await.map_or(unknown, crate::convert::ask_reply),
+            Ok(session) => session.stand(request.abandon).await.map_or(unknown, convert::ask_reply),
             Err(status) if status.code() == tonic::Code::NotFound => unknown,
             Err(status) => return Err(status),
         };
@@ -228,7 +229,7 @@ impl Handoff for Peer {
         let migration = named(request.migration)?;
         let session = self.registry.source(&migration).ok_or_else(|| Status::not_found("its node knows nothing of this migration any more"))?;
         admit(&caller, &session.migration.target_node, &session.migration.ticket, &migration.ticket)?;
-        let ranges = page_ranges(&request.ranges).ok_or_else(|| Status::invalid_argument("an address is missing"))?;
+        let ranges = convert::page_ranges(&request.ranges).ok_or_else(|| Status::invalid_argument("an address is missing"))?;
         if ranges.iter().map(Range::len).try_fold(0u64, u64::checked_add).is_none_or(|bytes| bytes > fetch::MOST) {
             return Err(Status::invalid_argument("that is too much at once"));
         }

@@ -24,7 +24,10 @@ use godwit_node::cgroup::Cgroup;
 use godwit_rpc::v1::{Failure, PageChunk};
 use godwit_veil::{Hidden, encode};
 
-use crate::failure::{failure, internal};
+use crate::{
+    convert,
+    failure::{failure, internal},
+};
 
 /// Where a piece goes: fails when nobody takes it any more.
 pub type Out<'a> = &'a mut dyn FnMut(PageChunk) -> io::Result<()>;
@@ -164,7 +167,7 @@ impl Memory {
     /// # Errors
     /// A page that would be lost.
     pub fn settle(&self, container: &str, directory: &Path, postponed: bool) -> Result<(), Failure> {
-        let dumped = chain::present(directory).map_err(|problem| crate::convert::criu_failure(&problem.failure(), container))?;
+        let dumped = chain::present(directory).map_err(|problem| convert::criu_failure(&problem.failure(), container))?;
         let (mut list, mut awaited) = (ByProcess::new(), ByProcess::new());
         for process in self.containers.iter().filter(|tracked| tracked.name == container).flat_map(|tracked| tracked.processes.values()) {
             // What was started in the container from outside (kubectl exec) is not dumped.
@@ -251,7 +254,7 @@ fn send(container: &str, process: &mut Process, ranges: &[Range], out: Out<'_>) 
     let (pid, inside) = (process.tracker.pid, process.inside);
     let mut unsent = None;
     let read = read::pages(pid, ranges, &mut process.tracker.index, |piece| {
-        let ranges = piece.ranges.iter().flat_map(|range| [range.start, range.end]).collect();
+        let ranges = convert::page_words(&piece.ranges);
         let chunk = PageChunk { migration: None, container: container.to_owned(), process: inside, ranges, data: piece.data, fresh: false, packed: false };
         out(chunk).inspect_err(|error| unsent = Some(error.kind()))
     });

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tonic::{Code, transport::Channel};
 
 use crate::{
+    convert,
     failure::failure,
     node::Node,
     source::{fetch::MOST, filled},
@@ -247,12 +248,7 @@ impl Fetch<'_> {
                 self.client.insert(made)
             }
         };
-        let request = FetchRequest {
-            migration: Some(self.migration.clone()),
-            container: container.name.clone(),
-            process,
-            ranges: ranges.iter().flat_map(|range| [range.start, range.end]).collect(),
-        };
+        let request = FetchRequest { migration: Some(self.migration.clone()), container: container.name.clone(), process, ranges: convert::page_words(ranges) };
         let reply = match tokio::time::timeout(ANSWER, client.fetch(request)).await {
             Ok(Ok(reply)) => reply.into_inner(),
             Ok(Err(status)) if status.code() == Code::NotFound => return Err(Gone::ForGood(status.message().to_owned())),

@@ -176,13 +176,6 @@ fn contents<'a>(chunk: &'a PageChunk, ranges: &[Range]) -> std::io::Result<Cow<'
     Ok(Cow::Owned(zstd::bulk::decompress(&chunk.data, length)?))
 }
 
-/// Ranges as the contract has them, in pairs; `None`: one is half.
-#[must_use]
-pub fn page_ranges(words: &[u64]) -> Option<Vec<Range>> {
-    let pairs = words.chunks_exact(2);
-    pairs.remainder().is_empty().then(|| pairs.map(|pair| Range { start: pair[0], end: pair[1] }).collect())
-}
-
 fn ranges(list: &ByProcess) -> BTreeMap<i32, Vec<Range>> {
     list.iter().map(|(process, pages)| (*process, pages.iter().map(|(start, end)| Range { start: *start, end: *end }).collect())).collect()
 }
@@ -200,7 +193,7 @@ impl Arriving<'_> {
     /// What is wrong with it, or that there is no room.
     pub fn take(&mut self, chunk: &PageChunk) -> Result<(), Failure> {
         let broken = |what: &str| failure("TransferFailed", format!("memory of container {} did not arrive: {what}", chunk.container), "try again");
-        let ranges = page_ranges(&chunk.ranges).ok_or_else(|| broken("an address is missing"))?;
+        let ranges = convert::page_ranges(&chunk.ranges).ok_or_else(|| broken("an address is missing"))?;
         let data = contents(chunk, &ranges).map_err(|error| broken(&error.to_string()))?;
         let mut stores = self.pages.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let held = stores.get_mut(&chunk.container).ok_or_else(|| broken("the target pod has no such container"))?;

@@ -60,9 +60,9 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
         // Its Service leads to the source until then: connections may still be made.
         is_ready(context, record, target).await?;
     }
-    let mut lost = None;
+    let (fills, mut lost) = (filling::is_wanted(record), None);
     if let Some(target) = &target
-        && filling::is_wanted(record)
+        && fills
     {
         // The target needs the source until then, and nobody else may use it.
         let shared = anchored::share(context, record, target, adoption.as_ref()).await;
@@ -77,7 +77,7 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
         return anchored::begin(context, record, target, adoption.as_ref(), anchor).await;
     }
     match (&target, adoption) {
-        (Some(target), Some(adoption)) if !filling::is_wanted(record) => hand_to_owner(context, record, target, &adoption, &source_uid).await?,
+        (Some(target), Some(adoption)) if !fills => hand_to_owner(context, record, target, &adoption, &source_uid).await?,
         _ => record.step("delete-source", delete(context, record, record.pod(), &source_uid, None)).await?,
     }
     context.point("controller.settling.source-deleted").await?;
