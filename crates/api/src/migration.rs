@@ -56,7 +56,8 @@ pub struct PodMigrationSpec {
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new(DNS_NAME).message("targetNode must be the name of a node: lower-case letters, digits, '-' and '.'"))]
     pub target_node: Option<String>,
-    /// Seconds for everything up to the commit; when they pass, the migration is taken back.
+    /// Seconds for everything up to the commit; when they pass, the migration is taken back. Without it: 120, and 60 more for each GiB of memory, and twice
+    /// the time that all of it takes within `bandwidthMiB`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub deadline_seconds: Option<u32>,

@@ -19,8 +19,9 @@ use godwit_rpc::v1;
 use crate::error::Error;
 use crate::finalizer;
 
-/// Seconds for everything before the commit, if the user names none.
-pub const DEADLINE: u32 = 120;
+/// Seconds for everything before the commit, if the user names none: so many, and so many more for each GiB of memory.
+const DEADLINE: u32 = 120;
+const DEADLINE_PER_GIB: u32 = 60;
 
 /// A write that took longer is a step of its own, in microseconds.
 const SLOW: i64 = 2000;
@@ -32,6 +33,13 @@ pub struct Record {
     steps: Mutex<Vec<Step>>,
     /// Steps that wait for the next write but are no reason for one.
     late: Vec<Step>,
+}
+
+/// Seconds for a pod with `memory` bytes, of which `bandwidth` bytes a second may travel (0: no limit).
+fn usual_deadline(memory: u64, bandwidth: u64) -> u32 {
+    let travel = if bandwidth == 0 { 0 } else { memory.div_ceil(bandwidth).saturating_mul(2) };
+    let memory = memory.saturating_mul(DEADLINE_PER_GIB.into()) >> 30;
+    u32::try_from(travel.saturating_add(memory)).unwrap_or(u32::MAX).saturating_add(DEADLINE)
 }
 
 impl Record {
@@ -84,7 +92,9 @@ impl Record {
     /// Seconds for everything before the commit.
     #[must_use]
     pub fn deadline_seconds(&self) -> u32 {
-        self.object.spec.deadline_seconds.unwrap_or(DEADLINE)
+        let memory = self.object.status.as_ref().and_then(|status| status.plan.as_ref()).map_or(0, |plan| plan.bytes);
+        let spec = &self.object.spec;
+        spec.deadline_seconds.unwrap_or_else(|| usual_deadline(memory, u64::from(spec.bandwidth_mib.unwrap_or_default()) << 20))
     }
 
     /// Changes the status and writes it, with the steps taken since the last write. Nothing is written when nothing changes.
@@ -263,6 +273,14 @@ pub fn end(status: &mut PodMigrationStatus, phase: Phase, failure: Option<&Failu
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+
+    #[test]
+    fn large_pods_have_longer() {
+        assert_eq!(usual_deadline(0, 0), 120);
+        assert_eq!(usual_deadline(8 << 30, 0), 120 + 8 * 60);
+        assert_eq!(usual_deadline(1 << 30, 10 << 20), 120 + 60 + 206);
+        assert_eq!(usual_deadline(u64::MAX, 1), u32::MAX);
+    }
 
     #[test]
     fn a_condition_keeps_its_time_until_its_status_changes() {

@@ -12,6 +12,8 @@ use std::time::Duration;
 pub const MOST: usize = 12;
 /// A rate is measured on no less than this.
 const MEASURABLE: u64 = 1 << 20;
+/// What the dump, the restore and the commit may take on a busy node.
+const RESERVE: Duration = Duration::from_secs(10);
 /// What is left counts as less than before only below this share of it.
 const LESS: f64 = 0.9;
 
@@ -46,24 +48,27 @@ pub enum Next {
     Again,
     /// What is left fits.
     Converged,
-    /// What is left does not get less: the freeze becomes longer than asked for.
+    /// What is left does not get less, or no time is left for another round: the freeze becomes longer than asked for.
     Stuck,
 }
 
-/// Decides. `budget` is what the memory that is left may cost inside the freeze.
+/// Decides. `budget` is what the memory that is left may cost inside the freeze, `time` what is left of all before the commit ([`Duration::MAX`]: no end).
 #[must_use]
-pub fn next(rounds: &[Round], budget: Duration) -> (Next, Forecast) {
+pub fn next(rounds: &[Round], budget: Duration, time: Duration) -> (Next, Forecast) {
     let forecast = forecast(rounds);
-    let next = if rounds.len() < 2 {
-        Next::Again
-    } else if forecast.transfer <= budget {
+    let next = if rounds.len() >= 2 && forecast.transfer <= budget {
         Next::Converged
-    } else if rounds.len() >= MOST || stuck(rounds) {
+    } else if rounds.len() >= MOST || stuck(rounds) || forecast.transfer > budget && too_late(&forecast, time) {
         Next::Stuck
     } else {
         Next::Again
     };
     (next, forecast)
+}
+
+/// Another round may find as much as it sends, which then has to travel inside the freeze, before the time is over.
+fn too_late(forecast: &Forecast, time: Duration) -> bool {
+    forecast.transfer.saturating_mul(2).saturating_add(RESERVE) > time
 }
 
 /// Two rounds on end that found no less than the round before them.
@@ -121,13 +126,14 @@ mod tests {
     const BUDGET: Duration = Duration::from_millis(50);
 
     /// Rounds of a program with `memory` bytes that changes `dirty` bytes a second over a link of `rate`.
-    fn play(memory: u64, dirty: u64, rate: u64) -> (Next, Vec<Round>) {
+    fn play(memory: u64, dirty: u64, rate: u64, mut time: Duration) -> (Next, Vec<Round>) {
         let mut rounds: Vec<Round> = Vec::new();
         loop {
             let changed = rounds.last().map_or(memory, |last| from_f64(as_f64(dirty) * last.took.as_secs_f64()).min(memory));
             let took = Duration::from_secs_f64(as_f64(changed) / as_f64(rate) + 0.002);
             rounds.push(Round { changed, sent: changed, took });
-            match next(&rounds, BUDGET).0 {
+            time = time.saturating_sub(took);
+            match next(&rounds, BUDGET, time).0 {
                 Next::Again => assert!(rounds.len() < 40),
                 end => return (end, rounds),
             }
@@ -136,33 +142,48 @@ mod tests {
 
     #[test]
     fn idle_programs_take_two_rounds() {
-        let (end, rounds) = play(1000 * MB, 0, 500 * MB);
+        let (end, rounds) = play(1000 * MB, 0, 500 * MB, Duration::MAX);
         assert_eq!((end, rounds.len()), (Next::Converged, 2));
     }
 
     #[test]
     fn slow_writers_converge() {
-        let (end, rounds) = play(1000 * MB, 50 * MB, 500 * MB);
+        let (end, rounds) = play(1000 * MB, 50 * MB, 500 * MB, Duration::MAX);
         assert_eq!(end, Next::Converged);
         assert!(rounds.len() <= 4, "{rounds:?}");
-        let (_, forecast) = next(&rounds, BUDGET);
+        let (_, forecast) = next(&rounds, BUDGET, Duration::MAX);
         assert!(forecast.transfer <= BUDGET && forecast.rate > 300 * MB, "{forecast:?}");
         assert!((40 * MB..60 * MB).contains(&forecast.dirty_rate), "{forecast:?}");
     }
 
     #[test]
     fn writers_faster_than_the_link_do_not_go_on_for_ever() {
-        let (end, rounds) = play(1000 * MB, 2000 * MB, 500 * MB);
+        let (end, rounds) = play(1000 * MB, 2000 * MB, 500 * MB, Duration::MAX);
         assert_eq!(end, Next::Stuck);
         assert!(rounds.len() <= 5, "{}", rounds.len());
-        assert!(next(&rounds, BUDGET).1.transfer > Duration::from_secs(1));
+        assert!(next(&rounds, BUDGET, Duration::MAX).1.transfer > Duration::from_secs(1));
     }
 
     #[test]
     fn nothing_is_decided_from_nothing() {
-        assert_eq!(next(&[], BUDGET), (Next::Again, Forecast::default()));
-        assert_eq!(next(&[Round::default()], BUDGET).0, Next::Again);
-        assert_eq!(next(&[Round::default(), Round::default()], BUDGET).0, Next::Converged);
+        assert_eq!(next(&[], BUDGET, Duration::MAX), (Next::Again, Forecast::default()));
+        assert_eq!(next(&[Round::default()], BUDGET, Duration::MAX).0, Next::Again);
+        assert_eq!(next(&[Round::default(), Round::default()], BUDGET, Duration::MAX).0, Next::Converged);
+    }
+
+    #[test]
+    fn rounds_end_while_there_is_time_for_the_freeze() {
+        const MINUTES: Duration = Duration::from_secs(120);
+        // What is changed is most of what travels: without an end each round would be a little shorter than the one before.
+        for (memory, dirty, rate) in [(1000, 50, 30), (1000, 50, 60), (3000, 10, 40), (6000, 50, 51)] {
+            let (end, rounds) = play(memory * MB, dirty * MB, rate * MB, MINUTES);
+            let took: Duration = rounds.iter().map(|round| round.took).sum();
+            let freeze = next(&rounds, BUDGET, MINUTES).1.transfer;
+            assert_eq!(end, Next::Stuck, "{rounds:?}");
+            assert!(took + freeze < MINUTES || rounds.len() == 1, "{took:?} and {freeze:?} of {rounds:?}");
+        }
+        let (end, _) = play(1000 * MB, 50 * MB, 500 * MB, MINUTES);
+        assert_eq!(end, Next::Converged);
     }
 
     #[test]

@@ -110,9 +110,8 @@ impl Agent for Control {
         let wishes = source::travel::Wishes::of(&request);
         let migration = named(request.migration)?;
         let registry = &self.registry;
-        let deadline = source::session::deadline(request.deadline_unix_ms);
         let session = registry
-            .source_or(&migration, || source::session::Session::begin(registry.node.clone(), migration.clone(), deadline, wishes))
+            .source_or(&migration, || source::session::Session::begin(registry.node.clone(), migration.clone(), wishes))
             .map_err(|why| Status::failed_precondition(why.message))?;
         let last = |event: &v1::SwitchEvent| matches!(event.event, Some(switch_event::Event::Outcome(_)));
         Ok(Response::new(session.events.follow(last).map(Ok).boxed()))

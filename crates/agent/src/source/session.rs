@@ -10,10 +10,7 @@
 mod begin;
 mod worker;
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use godwit_migration::handover::{
     Sealed,
@@ -84,10 +81,10 @@ pub struct Session {
 impl Session {
     /// Begins a switch: prepares, opens the target, and then lets the machine begin.
     #[must_use]
-    pub fn begin(node: Arc<Node>, migration: Migration, deadline: Option<SystemTime>, wishes: Wishes) -> Self {
+    pub fn begin(node: Arc<Node>, migration: Migration, wishes: Wishes) -> Self {
         let about = logs::about_migration(&migration);
         let (session, worker) = Self::make(node, migration, Machine::new(), None);
-        tokio::spawn(worker.run(Start::Fresh(deadline, wishes)).instrument(about));
+        tokio::spawn(worker.run(Start::Fresh(wishes)).instrument(about));
         session
     }
 
@@ -194,10 +191,4 @@ impl Session {
     pub fn machine(&self) -> Machine {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
-
-/// Milliseconds since the epoch to a time; 0 is none.
-#[must_use]
-pub fn deadline(unix_ms: i64) -> Option<SystemTime> {
-    u64::try_from(unix_ms).ok().filter(|ms| *ms > 0).map(|ms| UNIX_EPOCH + Duration::from_millis(ms))
 }

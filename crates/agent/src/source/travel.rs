@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use blake3::Hasher;
@@ -53,6 +53,8 @@ pub struct Wishes {
     pub compression: Compression,
     /// When memory travels that changes too late.
     pub late: Late,
+    /// When everything before the commit must be over.
+    pub deadline: Option<SystemTime>,
 }
 
 impl Wishes {
@@ -67,11 +69,18 @@ impl Wishes {
             give_up: request.give_up,
             compression: request.compression(),
             late: request.late(),
+            deadline: u64::try_from(request.deadline_unix_ms).ok().filter(|ms| *ms > 0).map(|ms| UNIX_EPOCH + Duration::from_millis(ms)),
         }
     }
 
     fn share(&self) -> Duration {
         (if self.budget.is_zero() { BUDGET } else { self.budget }) / SHARE
+    }
+
+    /// What is left until the deadline; zero when it has passed.
+    #[must_use]
+    pub fn time(&self) -> Duration {
+        self.deadline.map_or(Duration::MAX, |deadline| deadline.duration_since(SystemTime::now()).unwrap_or_default())
     }
 }
 
@@ -167,7 +176,7 @@ impl Travel {
                 Next::Converged => return Ok(()),
                 Next::Stuck if wishes.give_up => return Err(not_converging(&forecast)),
                 Next::Stuck => {
-                    tracing::warn!(?forecast, "the pod changes its memory as fast as it travels: the freeze will be longer");
+                    tracing::warn!(?forecast, "the pod's memory does not get less, or not before the deadline: the freeze will be longer");
                     return Ok(());
                 }
             }
@@ -200,7 +209,7 @@ impl Travel {
         };
         let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
         rounds.push(Round { changed: sent.changed, sent: sent.bytes, took: start.elapsed() });
-        let decided = rounds::next(&rounds, wishes.share());
+        let decided = rounds::next(&rounds, wishes.share(), wishes.time());
         step(timer.about(&steps::Round { number: rounds.len() as u64, changed: sent.changed, sent: sent.wire }.to_string()));
         tracing::info!(round = rounds.len(), changed = sent.changed, sent = sent.bytes, wire = sent.wire, took = ?start.elapsed(), forecast = ?decided.1, "memory");
         Ok(decided)

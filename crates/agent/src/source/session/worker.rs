@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, PoisonError, atomic::Ordering},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use godwit_migration::{
@@ -41,7 +41,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How a worker begins.
 pub(super) enum Start {
-    Fresh(Option<SystemTime>, Wishes),
+    Fresh(Wishes),
     Journal,
 }
 
@@ -69,7 +69,7 @@ impl Worker {
     /// Until the migration is let go.
     pub(super) async fn run(mut self, start: Start) {
         match start {
-            Start::Fresh(deadline, wishes) => self.prepare(deadline, wishes),
+            Start::Fresh(wishes) => self.prepare(wishes),
             Start::Journal => {
                 orphans::await_criu(&self.node.host, &images_of(&self.migration.source_pod_uid)).await;
                 let same_boot = self.grip.as_ref().is_none_or(Grip::same_boot);
@@ -126,12 +126,12 @@ impl Worker {
     }
 
     /// Everything before the machine's first step runs beside it, so that a cancel is heard.
-    fn prepare(&self, deadline: Option<SystemTime>, wishes: Wishes) {
+    fn prepare(&self, wishes: Wishes) {
         let (node, migration, commands) = (self.node.clone(), self.migration.clone(), self.session.commands.clone());
-        if let Some(deadline) = deadline {
+        if wishes.deadline.is_some() {
             let commands = commands.clone();
             crate::task::spawn(async move {
-                tokio::time::sleep(deadline.duration_since(SystemTime::now()).unwrap_or_default()).await;
+                tokio::time::sleep(wishes.time()).await;
                 let _ = commands.send(Command::Event(Event::DeadlinePassed));
             });
         }
