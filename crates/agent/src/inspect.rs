@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use godwit_memory::tracker::Tracking;
 use godwit_node::{
     blockers,
     cgroup::Cgroup,
@@ -110,7 +111,13 @@ fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Fai
     (reply.resident_bytes, reply.private_bytes) = (memory.rss, memory.anon);
     reply.forked_bytes = memory.anon_each.saturating_sub(memory.anon);
     reply.guards = pids.iter().any(|pid| has_guards(*pid));
-    reply.stop_and_copy = untrackable(&pids).or(too_much).unwrap_or_default();
+    match tracking(&pids) {
+        Ok((tracking, why)) => {
+            reply.set_tracking(tracking);
+            (reply.not_protected, reply.stop_and_copy) = (why.unwrap_or_default(), too_much.unwrap_or_default());
+        }
+        Err(why) => reply.stop_and_copy = why,
+    }
     if let Some(first) = pod.containers.first() {
         let connections = process::connections(first.pid).map_err(|error| internal("cannot list connections", error))?;
         reply.connections = u32::try_from(connections.outside.len()).unwrap_or(u32::MAX);
@@ -138,15 +145,23 @@ fn has_guards(pid: i32) -> bool {
     support.has_guards(pid, &maps).unwrap_or(false)
 }
 
-/// Why the memory of these processes cannot travel while they run.
-fn untrackable(pids: &[i32]) -> Option<String> {
-    if let Err(error) = godwit_memory::scan::Support::probe() {
-        return Some(error.to_string());
+/// How changes are told of that process of which it can be done worst, and why not by write protection; or why memory of these processes cannot travel while they run.
+fn tracking(pids: &[i32]) -> Result<(v1::Tracking, Option<String>), String> {
+    let mut worst = (v1::Tracking::Protection, None);
+    for pid in pids {
+        // One that has just ended has no mappings.
+        let Ok(maps) = godwit_memory::maps::of(*pid) else { continue };
+        let (tracking, why) = Tracking::of(*pid, &maps).map_err(|error| error.to_string())?;
+        let tracking = match tracking {
+            Tracking::Protection => v1::Tracking::Protection,
+            Tracking::SoftDirty => v1::Tracking::SoftDirty,
+            Tracking::Digests => v1::Tracking::Digests,
+        };
+        if tracking > worst.0 {
+            worst = (tracking, why);
+        }
     }
-    if cfg!(not(target_arch = "x86_64")) {
-        return Some("memory can be tracked on x86-64 only yet".into());
-    }
-    pids.iter().find_map(|pid| godwit_memory::hazard::of(*pid, &godwit_memory::maps::of(*pid).ok()?))
+    Ok(worst)
 }
 
 /// Answers `Assess`: could this node take it?

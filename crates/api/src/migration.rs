@@ -43,7 +43,8 @@ pub(crate) const DNS_NAME: &str = r"self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?
     validation = Rule::new("has(self.freezeBudgetMs) == has(oldSelf.freezeBudgetMs) && (!has(self.freezeBudgetMs) || self.freezeBudgetMs == oldSelf.freezeBudgetMs)").message("freezeBudgetMs cannot be changed"),
     validation = Rule::new("has(self.bandwidthMiB) == has(oldSelf.bandwidthMiB) && (!has(self.bandwidthMiB) || self.bandwidthMiB == oldSelf.bandwidthMiB)").message("bandwidthMiB cannot be changed"),
     validation = Rule::new("has(self.ifNotConverging) == has(oldSelf.ifNotConverging) && (!has(self.ifNotConverging) || self.ifNotConverging == oldSelf.ifNotConverging)").message("ifNotConverging cannot be changed"),
-    validation = Rule::new("has(self.compression) == has(oldSelf.compression) && (!has(self.compression) || self.compression == oldSelf.compression)").message("compression cannot be changed")
+    validation = Rule::new("has(self.compression) == has(oldSelf.compression) && (!has(self.compression) || self.compression == oldSelf.compression)").message("compression cannot be changed"),
+    validation = Rule::new("has(self.tracking) == has(oldSelf.tracking) && (!has(self.tracking) || self.tracking == oldSelf.tracking)").message("tracking cannot be changed")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PodMigrationSpec {
@@ -97,6 +98,19 @@ pub struct PodMigrationSpec {
     /// What to do when the pod changes its memory as fast as it travels, so that what is left will not fit the freeze budget. Default: LongerFreeze.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_not_converging: Option<NotConverging>,
+    /// How it is told which pages change while memory travels. Default: Auto.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<Tracking>,
+}
+
+/// How it is told which pages of a pod have changed.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
+pub enum Tracking {
+    /// By write protection where the kernel can do that, else by soft-dirty bits, else by digests.
+    #[default]
+    Auto,
+    /// By digests of all memory, compared in each round and once more in the freeze.
+    Digests,
 }
 
 /// Whether memory is compressed on its way.
@@ -279,6 +293,9 @@ pub struct PlanSummary {
     pub engine: String,
     /// `PreCopy`, `PostCopy` or `StopAndCopy`.
     pub memory: String,
+    /// `SoftDirty` or `Digests`: how it is told which pages change while memory travels. Empty: by write protection, or nothing travels before the freeze.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tracking: String,
     /// `KeepAddress`, `Anchor` or `Close`.
     pub network: String,
     /// Containers that move.

@@ -12,7 +12,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::json;
 
-use godwit_api::migration::{Compression, MemoryStrategy, Network, NotConverging, PodMigrationSpec};
+use godwit_api::migration::{Compression, MemoryStrategy, Network, NotConverging, PodMigrationSpec, Tracking};
 use godwit_api::{PodMigration, names};
 
 use crate::error::{Error, innermost};
@@ -99,6 +99,10 @@ impl Cluster {
                     options::NotConverging::LongerFreeze => NotConverging::LongerFreeze,
                     options::NotConverging::GiveUp => NotConverging::GiveUp,
                     options::NotConverging::PostCopy => NotConverging::PostCopy,
+                }),
+                tracking: pod.tracking.map(|what| match what {
+                    options::Tracking::Auto => Tracking::Auto,
+                    options::Tracking::Digests => Tracking::Digests,
                 }),
                 deadline_seconds: pod.deadline.map(|time| u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX)),
                 network: match pod.network {
@@ -192,6 +196,7 @@ impl Cluster {
             bandwidth: None,
             compression: None,
             if_not_converging: None,
+            tracking: None,
             network: options::Network::Auto,
             no_wait: true,
         })

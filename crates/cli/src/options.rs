@@ -228,6 +228,9 @@ pub struct Pod {
     /// What to do when the pod changes its memory as fast as it travels
     #[arg(long, value_name = "WHAT", value_enum)]
     pub if_not_converging: Option<NotConverging>,
+    /// How it is told which pages change while memory travels
+    #[arg(long, value_name = "HOW", value_enum)]
+    pub tracking: Option<Tracking>,
     /// Only order the migration
     #[arg(long)]
     pub no_wait: bool,
@@ -424,6 +427,15 @@ pub enum NotConverging {
     GiveUp,
     /// What is left travels after the switch
     PostCopy,
+}
+
+/// How it is told which pages of a pod have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Tracking {
+    /// By write protection where the node's kernel can do that, else by soft-dirty bits, else by digests
+    Auto,
+    /// By digests of all memory, compared in each round and once more in the freeze
+    Digests,
 }
 
 /// Which cluster and namespace, and how to print.

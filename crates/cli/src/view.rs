@@ -109,6 +109,7 @@ pub fn plan(plan: &PlanSummary) -> String {
         "StopAndCopy" => "stop-and-copy".to_owned(),
         "PreCopy" => "pre-copy".to_owned(),
         "PostCopy" => "post-copy".to_owned(),
+        "SoftDirty" => "soft-dirty".to_owned(),
         "Close" => "connections close".to_owned(),
         "Anchor" => "connections kept (anchor)".to_owned(),
         "KeepAddress" => "connections kept (same address)".to_owned(),
@@ -117,7 +118,7 @@ pub fn plan(plan: &PlanSummary) -> String {
     format!(
         "{} · {} · {} · {}, {}, {}, {}, {} tcp",
         words(&plan.engine),
-        words(&plan.memory),
+        if plan.tracking.is_empty() { words(&plan.memory) } else { format!("{} ({})", words(&plan.memory), words(&plan.tracking)) },
         words(&plan.network),
         bytes(plan.bytes),
         count(plan.containers, "container", "containers"),

@@ -73,19 +73,20 @@ pub fn decide(facts: &Facts, (wish, memory): (Network, memory::Wish), inspected:
             String::new()
         }
     };
-    let memory = match memory::choose(memory, inspected) {
+    let (memory, tracking) = match memory::choose(memory, inspected) {
         Ok(choice) => {
-            warnings.extend(choice.warning);
-            choice.strategy.into()
+            warnings.extend(choice.warnings);
+            (choice.strategy.into(), choice.tracking.into())
         }
         Err(why) => {
             blockers.push(why);
-            String::new()
+            (String::new(), String::new())
         }
     };
     PlanSummary {
         engine: "Live".into(),
         memory,
+        tracking,
         network,
         containers: u32::try_from(inspected.containers.len()).unwrap_or(u32::MAX),
         processes: inspected.processes,

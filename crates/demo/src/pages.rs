@@ -25,6 +25,12 @@ pub fn huge(name: &str, mib: u32, rate: u32) -> Pod {
     with(name, mib, rate, &["huge"])
 }
 
+/// The same that reads some of it from a file past the page cache.
+#[must_use]
+pub fn direct(name: &str, mib: u32, rate: u32) -> Pod {
+    with(name, mib, rate, &["direct"])
+}
+
 fn with(name: &str, mib: u32, rate: u32, words: &[&str]) -> Pod {
     let (mib, rate) = (mib.to_string(), rate.to_string());
     Pod::new(name, [python(CONTAINER, PROGRAM, &[&[mib.as_str(), &rate], words].concat())])

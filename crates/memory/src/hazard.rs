@@ -1,16 +1,20 @@
 //! What makes the kernel write into pages of a process without anybody noticing, so that its memory cannot be tracked.
+//!
+//! A read past the page cache (O_DIRECT) has ended when its task stands still, so what it wrote is seen by who compares contents then. What goes on without a task
+//! (io_uring, asynchronous I/O, devices) may write later than that.
 
 use std::fs;
 use std::path::Path;
 
 use crate::maps::Mapping;
+use crate::tracker::Tracking;
 
 /// `O_DIRECT` of open(2), as fdinfo shows it.
 const O_DIRECT: i32 = nix::libc::O_DIRECT;
 
-/// Why the memory of process `pid` must not be tracked now, in words; `None` if nothing speaks against it.
+/// Why the memory of process `pid` must not be tracked in this way now, in words; `None` if nothing speaks against it.
 #[must_use]
-pub fn of(pid: i32, maps: &[Mapping]) -> Option<String> {
+pub fn of(pid: i32, maps: &[Mapping], tracking: Tracking) -> Option<String> {
     if maps.iter().any(|mapping| mapping.name.starts_with("/[aio]")) {
         return Some(format!("process {pid} uses asynchronous I/O (io_setup)"));
     }
@@ -23,7 +27,7 @@ pub fn of(pid: i32, maps: &[Mapping]) -> Option<String> {
             return Some(format!("process {pid} has {what} (fd {number})"));
         }
         // Only files: the flag of a pipe means something else.
-        if target.is_absolute() && !target.starts_with("/dev") && is_direct(pid, &number) {
+        if tracking != Tracking::Digests && target.is_absolute() && !target.starts_with("/dev") && is_direct(pid, &number) {
             return Some(format!("process {pid} has {kind} open past the page cache (O_DIRECT, fd {number})"));
         }
     }
@@ -62,12 +66,13 @@ mod tests {
     fn files_past_the_page_cache_are_named() {
         let own = std::process::id().cast_signed();
         let path = std::env::current_exe().unwrap();
-        assert_eq!(of(own, &[]), None);
+        assert_eq!(of(own, &[], Tracking::Protection), None);
         let file = match OpenOptions::new().read(true).custom_flags(O_DIRECT).open(&path) {
             Ok(file) => file,
             Err(error) => return eprintln!("skipped: no O_DIRECT on {}: {error}", path.display()),
         };
-        assert!(of(own, &[]).unwrap().contains("O_DIRECT"));
+        assert!(of(own, &[], Tracking::Protection).unwrap().contains("O_DIRECT"));
+        assert_eq!(of(own, &[], Tracking::Digests), None);
         drop(file);
     }
 

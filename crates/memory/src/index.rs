@@ -1,22 +1,30 @@
-//! Which pages of a process the other side has as they are now, and which are known to hold nothing but zeros. Two bits a page: 64 KiB for each GiB.
+//! Which pages of a process the other side has as they are now, and which are known to hold nothing but zeros. Two bits a page: 64 KiB for each GiB; with digests 4 MiB.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::range::{PAGE, Range, push};
 
 /// Pages in a block: 2 MiB.
 const BLOCK: u64 = 512;
+const PER_BLOCK: usize = BLOCK as usize;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Index {
     blocks: HashMap<u64, Block>,
+    /// What digests are made with, if there are any. Nobody else knows it: no program can make pages that look alike.
+    seed: Option<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Block {
     stored: [u64; 8],
     zero: [u64; 8],
+    /// Of the pages in `stored`, if there are digests.
+    digests: Vec<u128>,
 }
 
 /// What is known of a page.
@@ -36,7 +44,34 @@ fn place(address: u64) -> (u64, usize, u64) {
     (page / BLOCK, usize::try_from(within / 64).unwrap_or(0), 1 << (within % 64))
 }
 
+fn within(address: u64) -> usize {
+    usize::try_from(address / PAGE % BLOCK).unwrap_or(0)
+}
+
 impl Index {
+    /// One that keeps digests of what the other side has.
+    #[must_use]
+    pub fn with_digests() -> Self {
+        Self { blocks: HashMap::new(), seed: Some(RandomState::new().hash_one(0)) }
+    }
+
+    /// Notes that the other side has the page at `address` with this content.
+    pub fn stored_as(&mut self, address: u64, page: &[u8]) {
+        self.set(address, Known::Stored);
+        let Some(seed) = self.seed else { return };
+        let block = self.blocks.entry(place(address).0).or_default();
+        block.digests.resize(PER_BLOCK, 0);
+        block.digests[within(address)] = xxh3_128_with_seed(page, seed);
+    }
+
+    /// Whether the other side has the page at `address` with this content. Without digests: never.
+    #[must_use]
+    pub fn has(&self, address: u64, page: &[u8]) -> bool {
+        let (Some(seed), Known::Stored) = (self.seed, self.get(address)) else { return false };
+        let digest = self.blocks.get(&place(address).0).and_then(|block| block.digests.get(within(address)));
+        digest.is_some_and(|digest| *digest == xxh3_128_with_seed(page, seed))
+    }
+
     /// What is known of the page at `address`.
     #[must_use]
     pub fn get(&self, address: u64) -> Known {
@@ -117,6 +152,23 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn contents_are_known_by_their_digests() {
+        let (one, other) = ([1u8; 4096], [2u8; 4096]);
+        let (mut with, mut without) = (Index::with_digests(), Index::default());
+        for index in [&mut with, &mut without] {
+            assert!(!index.has(PAGE, &one));
+            index.stored_as(PAGE, &one);
+            assert_eq!(index.get(PAGE), Known::Stored);
+        }
+        assert!(with.has(PAGE, &one) && !with.has(PAGE, &other) && !with.has(2 * PAGE, &one));
+        assert!(!without.has(PAGE, &one), "nothing is known without digests");
+        with.stored_as(PAGE, &other);
+        assert!(!with.has(PAGE, &one) && with.has(PAGE, &other));
+        with.set(PAGE, Known::Zero);
+        assert!(!with.has(PAGE, &other));
+    }
 
     #[test]
     fn every_page_is_one_thing() {

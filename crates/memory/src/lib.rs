@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   source node                                                        target node
-//!   process ── ptrace, once ──▶ userfaultfd ─┐
+//!   process ── ptrace, once ──▶ userfaultfd ─┐ (or digests of all memory, where that cannot be done)
 //!           ◀── PAGEMAP_SCAN, each round ── Tracker ── ranges ──▶ Reader ── pages ──▶ Store (files in tmpfs, CRIU's own layout)
 //!                                             │
 //!                                           Index: which pages the store has as they are now

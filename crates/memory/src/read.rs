@@ -53,7 +53,7 @@ pub fn pages(pid: i32, ranges: &[Range], index: &mut Index, mut send: impl FnMut
                     index.set(at, Known::Zero);
                 } else {
                     piece.add(at, page);
-                    index.set(at, Known::Stored);
+                    index.stored_as(at, page);
                     if piece.data.len() >= PIECE {
                         send(std::mem::take(&mut piece))?;
                     }
@@ -87,7 +87,7 @@ pub fn whole(pid: i32, ranges: &[Range]) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn is_zero(page: &[u8]) -> bool {
+pub(crate) fn is_zero(page: &[u8]) -> bool {
     page.chunks_exact(8).all(|word| word == [0; 8])
 }
 

@@ -24,6 +24,8 @@ pub struct Round {
     pub changed: u64,
     /// Bytes of them that travelled (pages of zeros do not).
     pub sent: u64,
+    /// Of the time that it took: until it was known what had changed.
+    pub looked: Duration,
     /// From one scan to the next.
     pub took: Duration,
 }
@@ -39,6 +41,8 @@ pub struct Forecast {
     pub remaining: u64,
     /// How long the memory that is left takes inside the freeze.
     pub transfer: Duration,
+    /// And to find out, before, what it is.
+    pub look: Duration,
 }
 
 /// What to do next.
@@ -68,7 +72,7 @@ pub fn next(rounds: &[Round], budget: Duration, time: Duration) -> (Next, Foreca
 
 /// Another round may find as much as it sends, which then has to travel inside the freeze, before the time is over.
 fn too_late(forecast: &Forecast, time: Duration) -> bool {
-    forecast.transfer.saturating_mul(2).saturating_add(RESERVE) > time
+    (forecast.look + forecast.transfer).saturating_mul(2).saturating_add(RESERVE) > time
 }
 
 /// Two rounds on end that found no less than the round before them.
@@ -80,7 +84,7 @@ fn stuck(rounds: &[Round]) -> bool {
 fn forecast(rounds: &[Round]) -> Forecast {
     let Some(last) = rounds.last() else { return Forecast::default() };
     let measured = rounds.iter().rev().find(|round| round.sent >= MEASURABLE).unwrap_or(last);
-    let rate = per_second(measured.sent, measured.took);
+    let rate = per_second(measured.sent, measured.took.saturating_sub(measured.looked));
     // What a round finds was changed during the one before it.
     let (dirty_rate, remaining) = match rounds {
         [.., before, last] => {
@@ -92,7 +96,7 @@ fn forecast(rounds: &[Round]) -> Forecast {
         _ => (0, last.changed),
     };
     let transfer = if rate == 0 { Duration::ZERO } else { Duration::from_secs_f64(as_f64(remaining) / as_f64(rate)) };
-    Forecast { rate, dirty_rate, remaining, transfer }
+    Forecast { rate, dirty_rate, remaining, transfer, look: last.looked }
 }
 
 fn per_second(bytes: u64, time: Duration) -> u64 {
@@ -131,7 +135,7 @@ mod tests {
         loop {
             let changed = rounds.last().map_or(memory, |last| from_f64(as_f64(dirty) * last.took.as_secs_f64()).min(memory));
             let took = Duration::from_secs_f64(as_f64(changed) / as_f64(rate) + 0.002);
-            rounds.push(Round { changed, sent: changed, took });
+            rounds.push(Round { changed, sent: changed, looked: Duration::ZERO, took });
             time = time.saturating_sub(took);
             match next(&rounds, BUDGET, time).0 {
                 Next::Again => assert!(rounds.len() < 40),
@@ -162,6 +166,13 @@ mod tests {
         assert_eq!(end, Next::Stuck);
         assert!(rounds.len() <= 5, "{}", rounds.len());
         assert!(next(&rounds, BUDGET, Duration::MAX).1.transfer > Duration::from_secs(1));
+    }
+
+    #[test]
+    fn the_time_to_look_is_no_time_to_travel() {
+        let round = |changed, looked, took| Round { changed, sent: changed, looked: Duration::from_millis(looked), took: Duration::from_millis(took) };
+        let (end, forecast) = next(&[round(1000 * MB, 300, 2300), round(15 * MB, 300, 330)], BUDGET, Duration::MAX);
+        assert_eq!((end, forecast.rate / MB, forecast.look.as_millis()), (Next::Converged, 500, 300), "{forecast:?}");
     }
 
     #[test]

@@ -1,36 +1,59 @@
-//! Which pages of one process have changed: userfaultfd's asynchronous write protection, seen through PAGEMAP_SCAN. The process notices nothing.
+//! Which pages of one process have changed, told from outside.
 //!
 //! ```text
-//!   attach: register ─▶ round ─▶ round ─▶ … ─▶ [frozen] ─▶ last            each round: maps, scan
+//!   attach ─▶ round ─▶ round ─▶ … ─▶ [frozen] ─▶ last            each round: maps, then what has changed in them
 //! ```
-//! Rules, each from a corruption that was seen:
-//! - Whole ranges are registered, never a single mapping ([`maps::between`]).
-//! - They are registered once, before anything is known. A mapping that mremap moves to the side of another may take that one's registration away, and what was protected
-//!   stays marked as such while it is written. Registered again, it would pass for unchanged. So what is not registered in the end is CRIU's: it is new, or it was moved.
-//! - A scan that meets an unregistered mapping (EPERM) has protected what lies before it and lost its answer: what was to be scanned is taken again, written or not, as
-//!   soon as it can be looked at.
-//! - Only entries with a page (present or swapped) are matched and so protected.
-//! - In the end all pages that are there are looked at: what was dropped since (MADV_DONTNEED) is known no more, what is there and not known counts as changed.
-//! - Guard pages look swapped and cannot be read: they are left out.
-//! - What pins pages and writes into them later (O_DIRECT, io_uring, RDMA) is not seen: [`crate::hazard`] is asked before and after each scan.
-//! - Another program in the process (execve), or another process of that number: nothing of what was known holds.
-//!
-//! Dropping the tracker ends the tracking, and so does the end of the process that holds it. It costs the tracked process some 40 ms for each GiB.
+//! By write protection where the kernel can do that from outside, else by comparing digests of all memory. The process needs to know of neither; dropped, the tracker is gone without a trace.
+
+mod digests;
+mod protection;
+pub mod soft_dirty;
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 
-use nix::libc;
+use digests::Digests;
+use protection::Protection;
 
 use crate::index::{Index, Known};
 use crate::maps::{self, Mapping};
-use crate::range::{Range, bytes, joined, push, subtract};
-use crate::scan::{Mode, Pages, Support, register};
+use crate::range::{Range, bytes};
+use crate::scan::Support;
 use crate::{Error, hazard};
 
-/// How often a scan is repeated because mappings come and go meanwhile.
-const AGAIN: usize = 2;
+/// How it is told which pages have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracking {
+    /// Asynchronous write protection: the time in which a process stands still does not grow with its memory.
+    Protection,
+    /// Digests of all memory compared in each round; when the process stands still, only of what the kernel marks as soft-dirty since the last.
+    SoftDirty,
+    /// Digests of all memory compared, in each round, and once more when it stands still.
+    Digests,
+}
+
+impl Tracking {
+    /// The best that can be done for a process; with it the reason, if that is not protection.
+    ///
+    /// # Errors
+    /// Why its memory cannot travel while it runs.
+    pub fn of(pid: i32, mappings: &[Mapping]) -> Result<(Self, Option<String>), Error> {
+        if let Some(why) = hazard::of(pid, mappings, Self::Digests) {
+            return Err(Error::Unsupported(why));
+        }
+        let why = match Support::probe() {
+            Err(error) => Some(error.to_string()),
+            Ok(_) if cfg!(not(target_arch = "x86_64")) => Some("memory can be write-protected from outside on x86-64 only yet".into()),
+            Ok(_) => None,
+        };
+        Ok(match (hazard::of(pid, mappings, Self::Protection), why) {
+            (Some(hazard), _) => (Self::Digests, Some(hazard)),
+            (None, Some(why)) if soft_dirty::is_supported() => (Self::SoftDirty, Some(why)),
+            (None, Some(why)) => (Self::Digests, Some(why)),
+            (None, None) => (Self::Protection, None),
+        })
+    }
+}
 
 /// One process whose memory is tracked.
 #[derive(Debug)]
@@ -38,15 +61,18 @@ pub struct Tracker {
     /// Its number here.
     pub pid: i32,
     started: u64,
-    uffd: OwnedFd,
-    support: Support,
     /// What the other side has.
     pub index: Index,
-    /// Where the answer of a scan was lost: what is there counts as written until it was looked at as a whole. In order.
-    lost: Vec<Range>,
     droppable: Vec<Range>,
     /// Mappings that were there, and could be droppable, when it was looked which of them are.
     small: Vec<Range>,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    Protection(Protection),
+    Digests(Digests),
 }
 
 /// What has changed when everything stands still.
@@ -74,26 +100,32 @@ pub fn start_time(pid: i32) -> io::Result<u64> {
 }
 
 impl Tracker {
-    /// Begins to track. A thread of the process stands still for a fraction of a millisecond.
+    /// Begins to track in the best way, or in one that is wished for. Only for write protection a thread of the process stands still for a fraction of a millisecond.
     ///
     /// # Errors
     /// When the kernel cannot do it, the process cannot be traced, or something in it writes past the tracking (named).
-    pub fn attach(pid: i32) -> Result<Self, Error> {
-        let support = Support::probe()?;
+    pub fn attach(pid: i32, wish: Option<Tracking>) -> Result<Self, Error> {
         let started = start_time(pid).map_err(|_| Error::Gone(pid))?;
         let mappings = maps::of(pid).map_err(|_| Error::Gone(pid))?;
-        if let Some(why) = hazard::of(pid, &mappings) {
-            return Err(Error::Unsupported(why));
-        }
-        #[cfg(target_arch = "x86_64")]
-        let uffd = crate::inject::userfaultfd_of(pid)?;
-        #[cfg(not(target_arch = "x86_64"))]
-        let uffd: OwnedFd = return Err(Error::Unsupported("memory can be tracked on x86-64 only yet".into()));
-        crate::sys::uffd_api(uffd.as_fd()).map_err(Error::call("asynchronous write protection"))?;
-        let mut tracker = Self { pid, started, uffd, support, index: Index::default(), lost: Vec::new(), droppable: Vec::new(), small: Vec::new() };
+        let (best, _) = Tracking::of(pid, &mappings)?;
+        let tracking = wish.unwrap_or(best);
+        let index = if tracking == Tracking::Protection { Index::default() } else { Index::with_digests() };
+        let way = Way::Digests(Digests::new(pid, tracking == Tracking::SoftDirty));
+        let mut tracker = Self { pid, started, index, droppable: Vec::new(), small: Vec::new(), way };
         tracker.find_droppable(&mappings)?;
-        tracker.register(&mappings)?;
+        if tracking == Tracking::Protection {
+            tracker.way = Way::Protection(Protection::attach(pid, &mappings, &mut tracker.droppable)?);
+        }
         Ok(tracker)
+    }
+
+    /// How it is told what has changed.
+    #[must_use]
+    pub fn tracking(&self) -> Tracking {
+        match &self.way {
+            Way::Protection(_) => Tracking::Protection,
+            Way::Digests(digests) => digests.tracking(),
+        }
     }
 
     /// Whether it is still the same process.
@@ -102,90 +134,51 @@ impl Tracker {
         start_time(self.pid).is_ok_and(|now| now == self.started)
     }
 
-    /// What has changed since the last round, in order; it is protected again. The first round gives everything. Read it right away.
+    /// Prepares a round. To be done for all processes before the first of them is looked at: what two processes share (one that was just made by vfork has the memory of its
+    /// parent) is marked for both of them.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn begin(&mut self) -> Result<(), Error> {
+        match &mut self.way {
+            Way::Protection(_) => Ok(()),
+            Way::Digests(digests) => digests.begin(),
+        }
+    }
+
+    /// What has changed since the last round, in order. The first round gives everything. Read it right away.
     ///
     /// # Errors
     /// When the process is gone or must not be tracked any longer.
     pub fn round(&mut self) -> Result<Vec<Range>, Error> {
         let mappings = self.check()?;
         self.find_droppable(&mappings)?;
-        let (mut changed, mut gone) = (Vec::new(), Vec::new());
-        // A mapping that was split or moved since `maps` was read is looked at once more.
-        let mut failed: Option<Vec<Range>> = None;
-        for _ in 0..AGAIN {
-            let mappings = maps::of(self.pid).map_err(|_| Error::Gone(self.pid))?;
-            let pagemap = self.pagemap()?;
-            let mut again = Vec::new();
-            for mapping in mappings.iter().filter(|mapping| mapping.travels()) {
-                let range = mapping.range;
-                if failed.as_ref().is_some_and(|failed| !failed.iter().any(|failed| failed.meets(&range))) {
-                    continue;
-                }
-                let mode = if self.lost.iter().any(|lost| lost.meets(&range)) { Mode::Everything } else { Mode::Written };
-                let scanned = self.support.scan(&pagemap, range, mode, |pages| if pages.own { changed.push(pages.range) } else { gone.push(pages.range) });
-                match scanned {
-                    // What lies in a mapping that does not travel just now (it is unreadable for a moment) stays lost until it does.
-                    Ok(()) if mode == Mode::Everything => self.lost = subtract(&self.lost, &[range]),
-                    Ok(()) => {}
-                    Err(error) if may_be_repeated(&error) => again.push(range),
-                    Err(error) => return Err(Error::call(format!("PAGEMAP_SCAN of process {}", self.pid))(error)),
-                }
-            }
-            if again.is_empty() {
-                break;
-            }
-            self.lost = joined(self.lost.iter().copied().chain(again.iter().copied()));
-            failed = Some(again);
-        }
+        let changed = match &mut self.way {
+            Way::Protection(protection) => protection.round(&mut self.index)?,
+            Way::Digests(digests) => digests.round(&self.index)?,
+        };
         self.check()?;
-        // The same pages may have been found by two scans.
-        let changed = joined(changed);
-        for range in gone.iter().chain(&changed) {
+        for range in &changed {
             self.index.forget(*range);
         }
         Ok(changed)
     }
 
-    /// What is there and what has changed, when no thread of the process runs. Protects nothing.
+    /// What is there and what has changed, when no thread of the process runs.
     ///
     /// # Errors
     /// When the process is gone or must not be tracked any longer.
     pub fn last(&mut self) -> Result<Last, Error> {
         let mappings = self.check()?;
-        let pagemap = self.pagemap()?;
-        let mut last = Last::default();
         let droppable = &self.droppable;
-        for mapping in mappings.iter().filter(|mapping| mapping.is_plain() && !droppable.iter().any(|range| range.meets(&mapping.range))) {
-            let range = mapping.range;
-            let mut found: Vec<Pages> = Vec::new();
-            if mapping.travels() {
-                match self.support.scan(&pagemap, range, Mode::Look, |pages| found.push(pages)) {
-                    Ok(()) => {
-                        last.hidden.push(range);
-                        let lost = self.lost.iter().any(|lost| lost.meets(&range));
-                        for pages in found.iter().filter(|pages| pages.own) {
-                            push(&mut last.pages, pages.range);
-                            if pages.written || lost {
-                                self.index.forget(pages.range);
-                            }
-                        }
-                        continue;
-                    }
-                    // Mapped or moved since the beginning: CRIU takes it.
-                    Err(error) if error.raw_os_error() == Some(libc::EPERM) => found.clear(),
-                    Err(error) => return Err(Error::call(format!("PAGEMAP_SCAN of process {}", self.pid))(error)),
-                }
-            }
-            self.support
-                .scan(&pagemap, range, Mode::Unregistered, |pages| found.push(pages))
-                .map_err(Error::call(format!("PAGEMAP_SCAN of process {}", self.pid)))?;
-            for pages in found.iter().filter(|pages| pages.own) {
-                push(&mut last.left, pages.range);
-            }
-        }
+        let plain: Vec<&Mapping> = mappings.iter().filter(|mapping| mapping.is_plain() && !droppable.iter().any(|range| range.meets(&mapping.range))).collect();
+        let mut last = match &self.way {
+            Way::Protection(protection) => protection.last(&plain, &mut self.index)?,
+            Way::Digests(digests) => digests.last(&plain, &mut self.index)?,
+        };
         if last.hidden.is_empty() && bytes(&last.left) == 0 {
-            // A process without a page is none: the scan does not say the truth.
-            return Err(Error::Unsupported(format!("PAGEMAP_SCAN finds no page in process {}", self.pid)));
+            // A process without a page is none: the kernel does not say the truth.
+            return Err(Error::Unsupported(format!("no page is found in process {}", self.pid)));
         }
         last.changed = self.index.pick(&last.pages, Known::No);
         Ok(last)
@@ -207,45 +200,11 @@ impl Tracker {
         if !self.same_process() {
             return Err(Error::Gone(self.pid));
         }
-        hazard::of(self.pid, &mappings).map_or(Ok(mappings), |why| Err(Error::Unsupported(why)))
-    }
-
-    /// Opened anew each time: it belongs to the program that runs now.
-    fn pagemap(&self) -> Result<File, Error> {
-        File::open(format!("/proc/{}/pagemap", self.pid)).map_err(|_| Error::Gone(self.pid))
-    }
-
-    fn register(&mut self, mappings: &[Mapping]) -> Result<(), Error> {
-        for range in maps::between(mappings, &self.droppable) {
-            match self.try_register(range, mappings) {
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                    // Something in there cannot be registered.
-                    self.droppable = maps::droppable(self.pid).map_err(|_| Error::Gone(self.pid))?;
-                    for range in maps::between(mappings, &self.droppable) {
-                        self.try_register(range, mappings).map_err(Error::call(format!("UFFDIO_REGISTER in process {}", self.pid)))?;
-                    }
-                    return Ok(());
-                }
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Err(Error::Gone(self.pid)),
-                other => other.map_err(Error::call(format!("UFFDIO_REGISTER in process {}", self.pid)))?,
-            }
-        }
-        Ok(())
-    }
-
-    fn try_register(&self, range: Range, mappings: &[Mapping]) -> io::Result<()> {
-        match register(self.uffd.as_fd(), range) {
-            // Nothing is mapped there.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOMEM)) && !mappings.iter().any(|mapping| mapping.range.meets(&range)) => {
-                Ok(())
-            }
-            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => Ok(()),
-            other => other,
-        }
+        hazard::of(self.pid, &mappings, self.tracking()).map_or(Ok(mappings), |why| Err(Error::Unsupported(why)))
     }
 }
 
-/// EPERM: a mapping that is not registered. ENOMEM: one that is gone.
-fn may_be_repeated(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOMEM))
+/// Opened anew each time: it belongs to the program that runs now.
+fn pagemap(pid: i32) -> Result<File, Error> {
+    File::open(format!("/proc/{pid}/pagemap")).map_err(|_| Error::Gone(pid))
 }

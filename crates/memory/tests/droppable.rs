@@ -39,7 +39,7 @@ fn droppable_memory_is_left_to_nobody() {
         child.wait().unwrap();
         return eprintln!("skipped: this kernel has no droppable memory (Linux 6.11)");
     };
-    let mut tracker = Tracker::attach(pid).unwrap();
+    let mut tracker = Tracker::attach(pid, None).unwrap();
     tracker.round().unwrap();
     let later = made().unwrap();
     tracker.round().unwrap();

@@ -5,6 +5,8 @@
 //!   criu ── ioctl(pagemap of 4711, PAGEMAP_SCAN, start…end) ──▶ start lies in a hidden mapping?   yes ─▶ "no page up to its end"
 //!                                                                                                 no ──▶ the kernel, asked up to the next hidden mapping
 //! ```
+//! On kernels without that call (before Linux 6.7) it reads the pagemap (`pread`), and finds no entries for them.
+//!
 //! Whether it worked is not believed but looked up in the images: the agent accepts a dump only if every page of every process is in exactly one of images and page
 //! store. A criu that cannot be preloaded (linked statically) merely writes everything.
 //!

@@ -1,11 +1,11 @@
-//! The library: `ioctl` for a process that has one thread, as CRIU has. Bare system calls; of the C library only `getenv` and the place of `errno` are used, which are
+//! The library: `ioctl` and `pread` for a process that has one thread, as CRIU has. Bare system calls; of the C library only `getenv` and the place of `errno` are used, which are
 //! there in every version.
 #![allow(unsafe_code)]
 
 use core::ffi::{c_char, c_int, c_ulong};
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use crate::table::{Answer, Hidden, look, process};
+use crate::table::{Answer, Hidden, blank, look, process};
 
 /// `_IOWR('f', 16, struct pm_scan_arg)`.
 const PAGEMAP_SCAN: c_ulong = 0xc060_6610;
@@ -16,6 +16,7 @@ const LARGEST: usize = 64 << 20;
 #[cfg(target_arch = "x86_64")]
 mod number {
     pub const IOCTL: usize = 16;
+    pub const PREAD64: usize = 17;
     pub const OPENAT: usize = 257;
     pub const LSEEK: usize = 8;
     pub const MMAP: usize = 9;
@@ -27,6 +28,7 @@ mod number {
 #[cfg(target_arch = "aarch64")]
 mod number {
     pub const IOCTL: usize = 29;
+    pub const PREAD64: usize = 67;
     pub const OPENAT: usize = 56;
     pub const LSEEK: usize = 62;
     pub const MMAP: usize = 222;
@@ -151,12 +153,17 @@ unsafe fn kernel(file: c_int, request: c_ulong, argument: *mut ScanArgument) -> 
     let file = usize::try_from(file).unwrap_or(usize::MAX);
     // SAFETY: passes on what the caller said.
     let result = unsafe { call(number::IOCTL, [file, usize::try_from(request).unwrap_or(0), argument as usize, 0, 0, 0]) };
+    c_int::try_from(answer(result)).unwrap_or(c_int::MAX)
+}
+
+/// What the C library makes of a system call's result.
+fn answer(result: isize) -> isize {
     if result < 0 {
         // SAFETY: errno of this thread.
         unsafe { *__errno_location() = c_int::try_from(result.saturating_neg()).unwrap_or(5) };
         return -1;
     }
-    c_int::try_from(result).unwrap_or(c_int::MAX)
+    result
 }
 
 /// `ioctl(2)`. Its third argument travels in the same register as that of a function without `...`.
@@ -195,6 +202,36 @@ pub unsafe extern "C" fn ioctl(file: c_int, request: c_ulong, argument: *mut Sca
             result
         }
     }
+}
+
+/// `pread(2)`. On kernels without PAGEMAP_SCAN (before Linux 6.7) CRIU reads the pagemap itself: hidden mappings have no entries in what it reads.
+///
+/// # Safety
+/// As pread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pread(file: c_int, buffer: *mut u8, length: usize, offset: i64) -> isize {
+    let number = usize::try_from(file).unwrap_or(usize::MAX);
+    // SAFETY: passes on what the caller said.
+    let done = answer(unsafe { call(number::PREAD64, [number, buffer as usize, length, offset.cast_unsigned() as usize, 0, 0]) });
+    if let (Ok(read), Ok(offset)) = (usize::try_from(done), u64::try_from(offset))
+        && read > 0
+        && !table().is_empty()
+        && let Some(pid) = owner(file)
+    {
+        // SAFETY: the kernel has just written that many bytes there.
+        blank(table(), pid, offset, unsafe { core::slice::from_raw_parts_mut(buffer, read) });
+    }
+    done
+}
+
+/// `pread64(3)`: the same on 64-bit machines.
+///
+/// # Safety
+/// As pread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pread64(file: c_int, buffer: *mut u8, length: usize, offset: i64) -> isize {
+    // SAFETY: as the caller says.
+    unsafe { pread(file, buffer, length, offset) }
 }
 
 /// What `ioctl` is given: whatever the request says.

@@ -46,6 +46,19 @@ pub fn look(table: &[Hidden], pid: u64, start: u64, end: u64) -> Answer {
     }
 }
 
+/// Takes the entries of hidden mappings out of a piece of a pagemap that was read at `offset`: 8 bytes for each page of 4096.
+#[cfg(any(feature = "library", test))]
+pub fn blank(table: &[Hidden], pid: u64, offset: u64, piece: &mut [u8]) {
+    let first = table.partition_point(|one| one.pid < pid);
+    for one in table.iter().skip(first).take_while(|one| one.pid == pid) {
+        let place = |address: u64| usize::try_from((address / 4096 * 8).saturating_sub(offset)).unwrap_or(usize::MAX).min(piece.len());
+        let (start, end) = (place(one.start), place(one.end));
+        if let Some(entries) = piece.get_mut(start..end) {
+            entries.fill(0);
+        }
+    }
+}
+
 /// The process in `/proc/4711/pagemap`.
 #[cfg(any(feature = "library", test))]
 pub fn process(path: &[u8]) -> Option<u64> {
@@ -81,6 +94,22 @@ mod tests {
         assert_eq!(look(&table, 6, 0, 100), Answer::Ask(100));
         assert_eq!(look(&table, 8, 0, 100), Answer::Ask(100));
         assert_eq!(look(&[], 7, 0, 100), Answer::Ask(100));
+    }
+
+    #[test]
+    fn entries_of_hidden_mappings_are_blank() {
+        let hidden = |pid, start: u64, end: u64| Hidden { pid, start: start * 4096, end: end * 4096 };
+        let table = [hidden(5, 0, 100), hidden(7, 2, 4), hidden(7, 6, 60), hidden(9, 0, 100)];
+        let read = |pid, from: u64, pages: usize| {
+            let mut piece = vec![1u8; pages * 8];
+            blank(&table, pid, from * 8, &mut piece);
+            piece.chunks_exact(8).map(|entry| if entry == [0; 8] { '.' } else { 'x' }).collect::<String>()
+        };
+        assert_eq!(read(7, 0, 8), "xx..xx..");
+        assert_eq!(read(7, 3, 4), ".xx.");
+        assert_eq!(read(7, 59, 3), ".xx");
+        assert_eq!(read(6, 0, 8), "xxxxxxxx");
+        assert_eq!(read(7, 100, 2), "xx");
     }
 
     #[test]

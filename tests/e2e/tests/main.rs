@@ -84,7 +84,7 @@ const ROAD: [Scenario; 27] = [
 ];
 
 /// What goes along that road, and beside it: connections, memory while the pod runs, checkpoints, and everything that tells what happened. `make test-rest` runs it.
-const REST: [Scenario; 38] = [
+const REST: [Scenario; 39] = [
     pod_network::SCENARIO,
     connections::ALL_KINDS,
     connections::MANY_OF_THEM,
@@ -99,6 +99,7 @@ const REST: [Scenario; 38] = [
     same_address::AGENTS,
     memory::SCENARIO,
     memory::GIVEN_UP,
+    memory::DIGESTS,
     post_copy::SCENARIO,
     dies_afterwards::SCENARIO,
     dies_afterwards::MACHINES,

@@ -9,6 +9,9 @@ pub const SCENARIO: Scenario = Scenario::new("memory", "1 GiB that changes by 50
 pub const GIVEN_UP: Scenario =
     Scenario::new("memory-gives-up", "A pod that writes faster than its memory travels stays where it is, if that is wished.", given_up);
 
+pub const DIGESTS: Scenario =
+    Scenario::new("memory-digests", "Where the kernel cannot tell which pages change, or must not be asked, digests of all memory do.", by_digests);
+
 /// MiB of the heap.
 const HEAP: u32 = 1024;
 /// MB of it that change every second.
@@ -60,5 +63,25 @@ fn given_up(case: &Case) -> Result<()> {
     case.goes_on(&pod, "main", &before)?;
     let phase = ended.status("/phase");
     ensure!(phase == "RolledBack", "the record says {phase}");
+    Ok(())
+}
+
+fn by_digests(case: &Case) -> Result<()> {
+    let (mib, words) = (256, ["--tracking", "digests"]);
+    // What a device writes into memory no write protection notices: the plan does not need to be told.
+    for (pod, words) in [(pages::family("asked", mib, RATE), &words[..]), (pages::direct("direct", mib, RATE), &[])] {
+        let pod = case.start(pod)?;
+        let before = case.good(&pod, "main", 0)?;
+        let node = case.pair.other(pods::node(&case.pod(&pod)?)).to_owned();
+        let moved = migrate::migrate_with(&case.lab, &case.namespace, &[&[pod.as_str(), "--to", &node, "--memory", "pre-copy"], words].concat())?.moved()?;
+        let name = moved.target_pod()?;
+        let (memory, tracking) = (moved.status("/plan/memory"), moved.status("/plan/tracking"));
+        ensure!(memory == "PreCopy" && tracking == "Digests", "the plan says {memory} and {tracking}");
+        let first = case.goes_on(&name, "main", &before)?;
+        case.goes_on(&name, "main", &first)?;
+        let rounds = moved.status("/progress/round").as_u64().context("no round in the record")?;
+        let reported = moved.freeze_ms().context("no freeze in the record")?;
+        case.note(format!("{pod}: {rounds} rounds, freeze {reported} ms"));
+    }
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::{
     io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use godwit_criu::images::chain::{self, ByProcess};
@@ -18,7 +19,7 @@ use godwit_memory::{
     index::Known,
     range::{bytes, subtract},
     read,
-    tracker::{Last, Tracker, start_time},
+    tracker::{Last, Tracker, Tracking, start_time},
 };
 use godwit_node::cgroup::Cgroup;
 use godwit_rpc::v1::{Failure, PageChunk};
@@ -35,6 +36,17 @@ pub type Out<'a> = &'a mut dyn FnMut(PageChunk) -> io::Result<()>;
 /// See the module.
 pub struct Memory {
     containers: Vec<Tracked>,
+    /// Which pages change is told by digests in any case.
+    digests: bool,
+}
+
+/// What a round found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Found {
+    /// Bytes that had changed.
+    pub changed: u64,
+    /// How long it took to find them.
+    pub looked: Duration,
 }
 
 struct Tracked {
@@ -57,11 +69,11 @@ impl Memory {
     ///
     /// # Errors
     /// Why memory cannot travel while this pod runs.
-    pub fn attach(containers: Vec<(String, Cgroup)>) -> Result<Self, Error> {
+    pub fn attach(containers: Vec<(String, Cgroup)>, digests: bool) -> Result<Self, Error> {
         let containers = containers.into_iter().map(|(name, cgroup)| Tracked { name, cgroup, processes: BTreeMap::new(), foreign: BTreeMap::new() }).collect();
-        let mut memory = Self { containers };
+        let mut memory = Self { containers, digests };
         for tracked in &mut memory.containers {
-            tracked.look()?;
+            tracked.look(digests)?;
         }
         if memory.containers.iter().all(|tracked| tracked.processes.is_empty()) {
             return Err(Error::Unsupported("no process of the pod can be tracked; see the agent's log".into()));
@@ -69,19 +81,25 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Sends what has changed since the last round (at first: everything). Returns the bytes that had changed.
+    /// Sends what has changed since the last round (at first: everything).
     ///
     /// # Errors
     /// [`Error::Unsupported`]: the pod must not be tracked any longer. Others: a piece could not be sent.
-    pub fn round(&mut self, out: Out<'_>) -> Result<u64, Error> {
-        let mut changed = 0;
+    pub fn round(&mut self, out: Out<'_>) -> Result<Found, Error> {
+        let mut found = Found::default();
         for tracked in &mut self.containers {
-            tracked.look()?;
+            tracked.look(self.digests)?;
+            tracked.begin()?;
+        }
+        for tracked in &mut self.containers {
             let mut ended = Vec::new();
             for (pid, process) in &mut tracked.processes {
-                match process.tracker.round() {
+                let start = Instant::now();
+                let changed = process.tracker.round();
+                found.looked += start.elapsed();
+                match changed {
                     Ok(ranges) => {
-                        changed += bytes(&ranges);
+                        found.changed += bytes(&ranges);
                         if !send(&tracked.name, process, &ranges, out)? {
                             ended.push(*pid);
                         }
@@ -94,7 +112,7 @@ impl Memory {
                 tracked.processes.remove(&pid);
             }
         }
-        Ok(changed)
+        Ok(found)
     }
 
     /// Looks at everything once more, when no task of the pod runs. Returns the bytes that still have to go.
@@ -222,8 +240,20 @@ impl Memory {
 }
 
 impl Tracked {
+    /// Prepares a round; lets go of processes that have ended.
+    fn begin(&mut self) -> Result<(), Error> {
+        let begun: Vec<(i32, Result<(), Error>)> = self.processes.iter_mut().map(|(pid, process)| (*pid, process.tracker.begin())).collect();
+        for (pid, begun) in begun {
+            match begun {
+                Err(Error::Gone(_)) => drop(self.processes.remove(&pid)),
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
     /// Takes in processes that have come and lets go of those that are others now.
-    fn look(&mut self) -> Result<(), Error> {
+    fn look(&mut self, digests: bool) -> Result<(), Error> {
         let pids = self.cgroup.pids().map_err(|error| Error::Unsupported(format!("cannot list the processes of container {}: {error}", self.name)))?;
         self.processes.retain(|pid, process| pids.contains(pid) && process.tracker.same_process());
         for pid in pids {
@@ -232,7 +262,7 @@ impl Tracked {
                 continue;
             }
             let Some(inside) = inside(pid) else { continue };
-            match Tracker::attach(pid) {
+            match Tracker::attach(pid, digests.then_some(Tracking::Digests)) {
                 Ok(tracker) => {
                     self.processes.insert(pid, Process { inside, tracker, last: None });
                 }

@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use super::memory::{Memory, veil_of};
+use super::memory::{Found, Memory, veil_of};
 use super::packer::Packer;
 use crate::clock::Timer;
 use crate::failure::{failure, internal};
@@ -53,6 +53,8 @@ pub struct Wishes {
     pub compression: Compression,
     /// When memory travels that changes too late.
     pub late: Late,
+    /// Which pages change is told by digests, even if it could be by write protection.
+    pub digests: bool,
     /// When everything before the commit must be over.
     pub deadline: Option<SystemTime>,
 }
@@ -69,12 +71,13 @@ impl Wishes {
             give_up: request.give_up,
             compression: request.compression(),
             late: request.late(),
+            digests: request.digests,
             deadline: u64::try_from(request.deadline_unix_ms).ok().filter(|ms| *ms > 0).map(|ms| UNIX_EPOCH + Duration::from_millis(ms)),
         }
     }
 
-    fn share(&self) -> Duration {
-        (if self.budget.is_zero() { BUDGET } else { self.budget }) / SHARE
+    fn budget(&self) -> Duration {
+        if self.budget.is_zero() { BUDGET } else { self.budget }
     }
 
     /// What is left until the deadline; zero when it has passed.
@@ -102,7 +105,7 @@ pub struct Travel {
 /// What one call sent.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sent {
-    changed: u64,
+    found: Found,
     /// Of memory.
     bytes: u64,
     /// Of the network.
@@ -146,7 +149,8 @@ impl Travel {
         }
         *self.packer.lock().unwrap_or_else(PoisonError::into_inner) = Packer::new(wishes.compression);
         let containers = self.containers.clone();
-        let attached = crate::task::spawn_blocking(move || Memory::attach(containers)).await.map_err(|error| internal("tracking ended early", error))?;
+        let attached =
+            crate::task::spawn_blocking(move || Memory::attach(containers, wishes.digests)).await.map_err(|error| internal("tracking ended early", error))?;
         match attached {
             Ok(memory) => *self.lock() = Some(memory),
             Err(error) => {
@@ -173,6 +177,8 @@ impl Travel {
             }
             match next {
                 Next::Again => {}
+                // Where all memory has to be read in the freeze, no further round makes that shorter.
+                Next::Converged if wishes.give_up && forecast.look > wishes.budget() => return Err(not_converging(&forecast)),
                 Next::Converged => return Ok(()),
                 Next::Stuck if wishes.give_up => return Err(not_converging(&forecast)),
                 Next::Stuck => {
@@ -208,10 +214,10 @@ impl Travel {
             return Ok((Next::Converged, Forecast::default()));
         };
         let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
-        rounds.push(Round { changed: sent.changed, sent: sent.bytes, took: start.elapsed() });
-        let decided = rounds::next(&rounds, wishes.share(), wishes.time());
-        step(timer.about(&steps::Round { number: rounds.len() as u64, changed: sent.changed, sent: sent.wire }.to_string()));
-        tracing::info!(round = rounds.len(), changed = sent.changed, sent = sent.bytes, wire = sent.wire, took = ?start.elapsed(), forecast = ?decided.1, "memory");
+        rounds.push(Round { changed: sent.found.changed, sent: sent.bytes, looked: sent.found.looked, took: start.elapsed() });
+        let decided = rounds::next(&rounds, wishes.budget() / SHARE, wishes.time());
+        step(timer.about(&steps::Round { number: rounds.len() as u64, changed: sent.found.changed, sent: sent.wire }.to_string()));
+        tracing::info!(round = rounds.len(), changed = sent.found.changed, looked = ?sent.found.looked, sent = sent.bytes, wire = sent.wire, took = ?start.elapsed(), forecast = ?decided.1, "memory");
         Ok(decided)
     }
 
@@ -224,7 +230,7 @@ impl Travel {
             rate: forecast.rate,
             dirty_rate: forecast.dirty_rate,
             remaining: forecast.remaining,
-            forecast_ms: u32::try_from(forecast.transfer.as_millis()).unwrap_or(u32::MAX),
+            forecast_ms: u32::try_from((forecast.look + forecast.transfer).as_millis()).unwrap_or(u32::MAX),
         }
     }
 
@@ -345,12 +351,12 @@ impl Travel {
             };
             let outcome = begun.map_err(|source| Error::Call { what: "cannot send pages".into(), source }).and_then(|()| match what {
                 What::Round => memory.round(&mut out),
-                What::Late => memory.send_late(&mut out).map(|()| 0),
+                What::Late => memory.send_late(&mut out).map(|()| Found::default()),
             });
             if matches!(outcome, Err(Error::Unsupported(_))) {
                 *held = None;
             }
-            Some(outcome.map(|changed| (Sent { changed, ..sent }, pieces, hash.finalize())))
+            Some(outcome.map(|found| (Sent { found, ..sent }, pieces, hash.finalize())))
         });
         let mut client = client.clone();
         let (reply, read) = tokio::join!(client.pages(ReceiverStream::new(chunks)), reading);
@@ -395,11 +401,11 @@ fn not_converging(forecast: &Forecast) -> Failure {
     failure(
         "NotConverging",
         format!(
-            "the pod changes {} MiB of memory a second, {} MiB a second travel: the last {} MiB would keep it standing for {} ms",
+            "the pod changes {} MiB of memory a second, {} MiB a second travel: to find the last {} MiB and to send them would keep it standing for {} ms",
             mebibytes(forecast.dirty_rate),
             mebibytes(forecast.rate),
             mebibytes(forecast.remaining),
-            forecast.transfer.as_millis()
+            (forecast.look + forecast.transfer).as_millis()
         ),
         "move it when it is less busy, allow a longer freeze (--freeze-budget), or let it take what it takes (--if-not-converging longer-freeze)",
     )

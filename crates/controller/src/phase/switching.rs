@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use kube::Api;
 use tokio::time::Instant;
 
-use godwit_api::migration::{Compression, Failure, Freeze, NotConverging, Phase, Progress};
+use godwit_api::migration::{Compression, Failure, Freeze, NotConverging, Phase, Progress, Tracking};
 use godwit_api::{Handover, HandoverState};
 use godwit_rpc::v1::{self, CancelRequest, SwitchRequest, outcome, switch_event};
 
@@ -147,6 +147,7 @@ async fn attach(context: &Context, record: &mut Record, wish: &mut Wish) -> Resu
         deadline_unix_ms,
         pre_copy: [PRE_COPY, POST_COPY].contains(&planned.as_str()),
         late: late.into(),
+        digests: spec.tracking == Some(Tracking::Digests),
         freeze_budget_ms: spec.freeze_budget_ms.unwrap_or_default(),
         bandwidth: u64::from(spec.bandwidth_mib.unwrap_or_default()) << 20,
         give_up: spec.if_not_converging == Some(NotConverging::GiveUp),

@@ -1,7 +1,7 @@
 //! When memory travels: decided from what the user wants and what the source's agent says.
 
-use godwit_api::migration::{Failure, MemoryStrategy, NotConverging, PodMigrationSpec};
-use godwit_rpc::v1::InspectReply;
+use godwit_api::migration::{Failure, MemoryStrategy, NotConverging, PodMigrationSpec, Tracking};
+use godwit_rpc::v1::{self, InspectReply};
 
 use crate::failure;
 
@@ -11,6 +11,10 @@ pub const PRE_COPY: &str = "PreCopy";
 pub const POST_COPY: &str = "PostCopy";
 /// Memory travels while the pod stands still.
 pub const STOP_AND_COPY: &str = "StopAndCopy";
+/// Which pages change is told by the kernel's soft-dirty bits, in the freeze; before by digests.
+const SOFT_DIRTY: &str = "SoftDirty";
+/// Which pages change is told by digests.
+const DIGESTS: &str = "Digests";
 /// Below this, in bytes, there is nothing to gain.
 const WORTH_IT: u64 = 1 << 20;
 
@@ -22,8 +26,10 @@ const SHARED: u64 = 4;
 pub struct Choice {
     /// [`PRE_COPY`], [`POST_COPY`] or [`STOP_AND_COPY`].
     pub strategy: &'static str,
+    /// [`SOFT_DIRTY`], [`DIGESTS`] or nothing: by write protection.
+    pub tracking: &'static str,
     /// What the user should know about it.
-    pub warning: Option<String>,
+    pub warnings: Vec<String>,
 }
 
 /// What the user wants, and what the cluster allows.
@@ -33,6 +39,8 @@ pub struct Wish {
     pub strategy: MemoryStrategy,
     /// And if it does not get less.
     pub if_not_converging: NotConverging,
+    /// How changes are to be told.
+    pub tracking: Tracking,
     /// Memory may travel after the switch.
     pub post_copy_allowed: bool,
 }
@@ -41,7 +49,12 @@ impl Wish {
     /// From a PodMigration.
     #[must_use]
     pub fn of(spec: &PodMigrationSpec, post_copy_allowed: bool) -> Self {
-        Self { strategy: spec.memory.unwrap_or_default(), if_not_converging: spec.if_not_converging.unwrap_or_default(), post_copy_allowed }
+        Self {
+            strategy: spec.memory.unwrap_or_default(),
+            if_not_converging: spec.if_not_converging.unwrap_or_default(),
+            tracking: spec.tracking.unwrap_or_default(),
+            post_copy_allowed,
+        }
     }
 }
 
@@ -50,7 +63,25 @@ impl Wish {
 /// # Errors
 /// When what the user insists on cannot be done.
 pub fn choose(wish: Wish, inspected: &InspectReply) -> Result<Choice, Failure> {
-    let choice = |strategy, warning| Ok(Choice { strategy, warning });
+    let (strategy, warning) = strategy(wish, inspected)?;
+    let mut choice = Choice { strategy, tracking: "", warnings: warning.into_iter().collect() };
+    if strategy == STOP_AND_COPY {
+        return Ok(choice);
+    }
+    let asked = wish.tracking == Tracking::Digests;
+    let (tracking, why) = if asked { (v1::Tracking::Digests, "as wished") } else { (inspected.tracking(), inspected.not_protected.as_str()) };
+    let (name, by, also) = match tracking {
+        v1::Tracking::Protection => return Ok(choice),
+        v1::Tracking::SoftDirty => (SOFT_DIRTY, "soft-dirty bits", ""),
+        v1::Tracking::Digests => (DIGESTS, "digests", ", and once more while the pod stands still"),
+    };
+    choice.tracking = name;
+    let mib = inspected.private_bytes >> 20;
+    choice.warnings.push(format!("which pages change is told by {by} ({why}): all {mib} MiB are read in each round{also}"));
+    Ok(choice)
+}
+
+fn strategy(wish: Wish, inspected: &InspectReply) -> Result<(&'static str, Option<String>), Failure> {
     let why_not = &inspected.stop_and_copy;
     let if_stuck = wish.if_not_converging == NotConverging::PostCopy;
     if !wish.post_copy_allowed && (wish.strategy == MemoryStrategy::PostCopy || if_stuck) {
@@ -61,26 +92,28 @@ pub fn choose(wish: Wish, inspected: &InspectReply) -> Result<Choice, Failure> {
         ));
     }
     let of_late = "memory that changes too late travels after the switch: if the old pod or its node is lost before it has come, so is the pod";
-    match wish.strategy {
-        MemoryStrategy::StopAndCopy => choice(STOP_AND_COPY, None),
-        MemoryStrategy::PostCopy if why_not.is_empty() => choice(POST_COPY, Some(of_late.to_owned())),
-        MemoryStrategy::PreCopy | MemoryStrategy::PostCopy if !why_not.is_empty() => Err(failure::new(
-            "PreCopyNotPossible",
-            format!("memory cannot travel while the pod runs: {why_not}"),
-            "Use memory: Auto or StopAndCopy; the freeze is then the longer the more memory the pod has.",
-        )),
-        MemoryStrategy::PreCopy | MemoryStrategy::PostCopy => choice(PRE_COPY, if_stuck.then(|| format!("if it does not get less, {of_late}"))),
-        MemoryStrategy::Auto if inspected.private_bytes < WORTH_IT => choice(STOP_AND_COPY, None),
+    Ok(match wish.strategy {
+        MemoryStrategy::StopAndCopy => (STOP_AND_COPY, None),
+        MemoryStrategy::PostCopy if why_not.is_empty() => (POST_COPY, Some(of_late.to_owned())),
+        MemoryStrategy::PreCopy | MemoryStrategy::PostCopy if !why_not.is_empty() => {
+            return Err(failure::new(
+                "PreCopyNotPossible",
+                format!("memory cannot travel while the pod runs: {why_not}"),
+                "Use memory: Auto or StopAndCopy; the freeze is then the longer the more memory the pod has.",
+            ));
+        }
+        MemoryStrategy::PreCopy | MemoryStrategy::PostCopy => (PRE_COPY, if_stuck.then(|| format!("if it does not get less, {of_late}"))),
+        MemoryStrategy::Auto if inspected.private_bytes < WORTH_IT => (STOP_AND_COPY, None),
         MemoryStrategy::Auto if !why_not.is_empty() => {
             let mib = inspected.private_bytes >> 20;
-            choice(STOP_AND_COPY, Some(format!("{mib} MiB of memory travel while the pod stands still: {why_not}")))
+            (STOP_AND_COPY, Some(format!("{mib} MiB of memory travel while the pod stands still: {why_not}")))
         }
         MemoryStrategy::Auto if inspected.forked_bytes > inspected.private_bytes / SHARED => {
             let mib = inspected.forked_bytes >> 20;
-            choice(STOP_AND_COPY, Some(format!("memory travels while the pod stands still: forked processes share {mib} MiB, which would be copied otherwise")))
+            (STOP_AND_COPY, Some(format!("memory travels while the pod stands still: forked processes share {mib} MiB, which would be copied otherwise")))
         }
-        MemoryStrategy::Auto => choice(PRE_COPY, if_stuck.then(|| format!("if it does not get less, {of_late}"))),
-    }
+        MemoryStrategy::Auto => (PRE_COPY, if_stuck.then(|| format!("if it does not get less, {of_late}"))),
+    })
 }
 
 #[cfg(test)]
@@ -101,7 +134,7 @@ mod tests {
         }
         let allowed = |wish: Wish| Wish { post_copy_allowed: true, ..wish };
         let chosen = super::choose(allowed(wish), &pod(1 << 30, "")).unwrap();
-        assert!(chosen.strategy == POST_COPY && chosen.warning.unwrap().contains("lost"));
+        assert!(chosen.strategy == POST_COPY && chosen.warnings[0].contains("lost"));
         assert_eq!(super::choose(allowed(wish), &pod(1 << 30, "why")).unwrap_err().reason, "PreCopyNotPossible");
         assert_eq!(super::choose(allowed(if_stuck), &pod(1 << 30, "")).unwrap().strategy, PRE_COPY);
     }
@@ -111,9 +144,22 @@ mod tests {
     }
 
     #[test]
+    fn how_changes_are_told_is_said() {
+        let old = InspectReply { tracking: v1::Tracking::Digests.into(), not_protected: "this kernel cannot track memory".into(), ..pod(1 << 30, "") };
+        let wished = Wish { tracking: Tracking::Digests, ..Wish::default() };
+        for (wish, inspected, why) in [(Wish::default(), &old, "cannot track"), (wished, &pod(1 << 30, ""), "as wished")] {
+            let chosen = super::choose(wish, inspected).unwrap();
+            assert_eq!((chosen.strategy, chosen.tracking), (PRE_COPY, DIGESTS));
+            assert!(chosen.warnings[0].contains(why) && chosen.warnings[0].contains("1024 MiB"), "{:?}", chosen.warnings);
+        }
+        assert_eq!(choose(MemoryStrategy::StopAndCopy, &old).unwrap().tracking, "");
+        assert_eq!(choose(MemoryStrategy::PreCopy, &pod(1 << 30, "")).unwrap().tracking, "");
+    }
+
+    #[test]
     fn large_pods_travel_while_they_run() {
         let large = 1 << 30;
-        assert_eq!(choose(MemoryStrategy::Auto, &pod(large, "")).unwrap(), Choice { strategy: PRE_COPY, warning: None });
+        assert_eq!(choose(MemoryStrategy::Auto, &pod(large, "")).unwrap(), Choice { strategy: PRE_COPY, tracking: "", warnings: vec![] });
         assert_eq!(choose(MemoryStrategy::Auto, &pod(1 << 19, "")).unwrap().strategy, STOP_AND_COPY);
         assert_eq!(choose(MemoryStrategy::PreCopy, &pod(1 << 20, "")).unwrap().strategy, PRE_COPY);
         assert_eq!(choose(MemoryStrategy::StopAndCopy, &pod(large, "")).unwrap().strategy, STOP_AND_COPY);
@@ -123,7 +169,7 @@ mod tests {
     fn forked_processes_go_on_sharing() {
         let forked = InspectReply { forked_bytes: 1 << 29, ..pod(1 << 30, "") };
         let told = choose(MemoryStrategy::Auto, &forked).unwrap();
-        assert!(told.strategy == STOP_AND_COPY && told.warning.unwrap().contains("512 MiB"));
+        assert!(told.strategy == STOP_AND_COPY && told.warnings[0].contains("512 MiB"));
         assert_eq!(choose(MemoryStrategy::PreCopy, &forked).unwrap().strategy, PRE_COPY);
         assert_eq!(choose(MemoryStrategy::Auto, &InspectReply { forked_bytes: 1 << 25, ..forked }).unwrap().strategy, PRE_COPY);
     }
@@ -132,8 +178,8 @@ mod tests {
     fn what_cannot_be_is_said() {
         let told = choose(MemoryStrategy::Auto, &pod(1 << 30, "process 7 has an io_uring (fd 3)")).unwrap();
         assert_eq!(told.strategy, STOP_AND_COPY);
-        assert!(told.warning.unwrap().contains("io_uring"));
-        assert_eq!(choose(MemoryStrategy::Auto, &pod(1 << 19, "why")).unwrap().warning, None);
+        assert!(told.warnings[0].contains("io_uring"));
+        assert_eq!(choose(MemoryStrategy::Auto, &pod(1 << 19, "why")).unwrap().warnings, Vec::<String>::new());
         assert_eq!(choose(MemoryStrategy::PreCopy, &pod(1 << 30, "why")).unwrap_err().reason, "PreCopyNotPossible");
     }
 }

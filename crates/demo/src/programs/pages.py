@@ -1,5 +1,6 @@
 # So many MiB of pages, each known by its content; so many MB of them are written anew every second, some become zeros, some are given back.
-# With the word "fork", a child with a copy of its own does the same, slower; with the word "huge", huge pages are asked for. Says how long it stood still by its own clock.
+# With the word "fork", a child with a copy of its own does the same, slower; with the word "huge", huge pages are asked for; with the word "direct", some pages are
+# read from a file past the page cache. Says how long it stood still by its own clock.
 import ctypes
 import mmap
 import os
@@ -66,7 +67,23 @@ class Heap:
         return False
 
 
+class Direct:
+    """A file open past the page cache (O_DIRECT): what is read from it is written into memory by the device, not by the processor."""
+
+    def __init__(self):
+        self.file = os.open("/tmp/direct", os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600)
+        self.block = mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+    def change(self, heap):
+        page = generator.randrange(heap.count)
+        heap.versions[page] += 1
+        self.block[:] = heap.content(page)
+        os.pwrite(self.file, self.block, 0)
+        os.preadv(self.file, [memoryview(heap.memory)[page * PAGE : (page + 1) * PAGE]], 0)
+
+
 heap = Heap(size // PAGE)
+direct = Direct() if "direct" in sys.argv else None
 parent = os.getpid()
 child = os.fork() if "fork" in sys.argv else None
 if child == 0:
@@ -86,6 +103,8 @@ while True:
     debt = min(debt + (now - last) * rate / PAGE, rate / PAGE * 0.05)
     last = now
     heap.change(int(debt))
+    if direct:
+        direct.change(heap)
     debt -= int(debt)
     if heap.check(time.monotonic() + SLICE / 2):
         turn += 1

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use godwit_memory::index::Known;
 use godwit_memory::read::{self, Piece};
-use godwit_memory::tracker::Tracker;
+use godwit_memory::tracker::{Tracker, Tracking, soft_dirty};
 use godwit_memory::{PAGE, Range};
 
 /// What the program is told in its environment: seed, transparent huge pages (0 or 1).
@@ -36,16 +36,23 @@ fn main() {
     if !"random_programs_arrive_as_they_are".contains(&filter) {
         return;
     }
-    if let Err(error) = godwit_memory::scan::Support::probe() {
-        return println!("skipped: {error}");
+    let mut ways = vec![Tracking::Digests];
+    match godwit_memory::scan::Support::probe() {
+        Ok(_) => ways.push(Tracking::Protection),
+        Err(error) => println!("skipped with write protection: {error}"),
+    }
+    if soft_dirty::is_supported() {
+        ways.push(Tracking::SoftDirty);
+    } else {
+        println!("skipped with soft-dirty bits: this kernel has none");
     }
     let runs: u64 = std::env::var("GODWIT_CHAOS_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(8);
     let first = u64::from(std::process::id());
     let mut bad = Vec::new();
-    for seed in first..first + runs {
-        match one(seed, seed % 2 == 1) {
-            Ok(said) => println!("seed {seed}: {said}"),
-            Err(why) => bad.push(format!("seed {seed}: {why}")),
+    for (seed, way) in (first..first + runs).flat_map(|seed| ways.iter().map(move |way| (seed, *way))) {
+        match one(seed, seed % 2 == 1, way) {
+            Ok(said) => println!("seed {seed}, {way:?}: {said}"),
+            Err(why) => bad.push(format!("seed {seed}, {way:?}: {why}")),
         }
     }
     assert!(bad.is_empty(), "{}", bad.join("\n"));
@@ -61,7 +68,7 @@ impl Drop for Running {
     }
 }
 
-fn one(seed: u64, huge: bool) -> Result<String, String> {
+fn one(seed: u64, huge: bool, way: Tracking) -> Result<String, String> {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let child = command.env(PROGRAM, format!("{seed} {}", u8::from(huge))).stdout(Stdio::piped()).spawn().unwrap();
     let pid = child.id().cast_signed();
@@ -70,10 +77,11 @@ fn one(seed: u64, huge: bool) -> Result<String, String> {
     assert_eq!(said.next().unwrap().unwrap(), "ready");
 
     let mut copy: HashMap<u64, Vec<u8>> = HashMap::new();
-    let mut tracker = Tracker::attach(pid).map_err(|error| error.to_string())?;
+    let mut tracker = Tracker::attach(pid, Some(way)).map_err(|error| error.to_string())?;
     let rounds = 6 + seed % 7;
     let mut moved = 0;
     for round in 0..rounds {
+        tracker.begin().map_err(|error| format!("round {round}: {error}"))?;
         let changed = tracker.round().map_err(|error| format!("round {round}: {error}"))?;
         moved += take(&mut tracker, &changed, &mut copy)?;
         std::thread::sleep(Duration::from_millis(20 + seed * 37 % 150));

@@ -47,12 +47,17 @@ struct Moved {
     pages: Store,
 }
 
+fn veil() -> Option<String> {
+    let veil = std::env::var("GODWIT_VEIL_LIBRARY").ok();
+    if veil.is_none() {
+        println!("       skipped: GODWIT_VEIL_LIBRARY does not name the veil");
+    }
+    veil
+}
+
 /// Lets a source run, takes its memory in rounds, freezes and dumps it.
 fn move_source(id: &str) -> Option<Moved> {
-    let Ok(veil) = std::env::var("GODWIT_VEIL_LIBRARY") else {
-        println!("       skipped: GODWIT_VEIL_LIBRARY does not name the veil");
-        return None;
-    };
+    let veil = veil()?;
     let pod = Pod::new(&format!("uid-{id}"));
     let mut source = Container::new(&pod, id, None);
     fs::write(source.bundle.join("rootfs/app.py"), APP).unwrap();
@@ -73,7 +78,7 @@ fn move_source(id: &str) -> Option<Moved> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap().split_whitespace().last().unwrap().parse().unwrap()
     };
-    let mut trackers: Vec<(i32, Tracker)> = pids.iter().map(|pid| (inside(*pid), Tracker::attach(*pid).unwrap())).collect();
+    let mut trackers: Vec<(i32, Tracker)> = pids.iter().map(|pid| (inside(*pid), Tracker::attach(*pid, None).unwrap())).collect();
     let take = |pages: &mut Store, inside: i32, tracker: &mut Tracker, ranges: &[Range]| {
         read::pages(tracker.pid, ranges, &mut tracker.index, |piece| pages.put(inside, &piece.ranges, &piece.data)).unwrap();
     };
@@ -198,4 +203,19 @@ pub fn a_pager_that_dies_takes_the_container_along(world: &World) {
     assert_ne!(code, 0, "{output}");
     nothing_ran(&container);
     container.delete();
+}
+
+/// Where CRIU has no PAGEMAP_SCAN it reads the pagemap by `pread`: asked here by another program in its place, since this kernel has it.
+pub fn a_pagemap_that_is_read_is_veiled(_: &World) {
+    let Some(veil) = veil() else { return };
+    let memory = vec![1u8; 64 * 4096];
+    let start = (memory.as_ptr() as u64).next_multiple_of(4096);
+    let (own, table) = (std::process::id(), Path::new(WORK).join("pread.veil"));
+    fs::write(&table, encode(&[Hidden { pid: own.into(), start: start + 8 * 4096, end: start + 24 * 4096 }])).unwrap();
+    let count = "import os,sys\nf=os.open(f'/proc/{sys.argv[1]}/pagemap',os.O_RDONLY)\nb=os.pread(f,32*8,int(sys.argv[2])//4096*8)\nprint(''.join('x' if any(b[i:i+8]) else '.' for i in range(0,len(b),8)))";
+    let mut reader = Command::new("python3");
+    reader.args(["-c", count, &own.to_string(), &start.to_string()]).env("LD_PRELOAD", veil).env(godwit_veil::VARIABLE, &table);
+    let said = reader.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "xxxxxxxx................xxxxxxxx", "{}", String::from_utf8_lossy(&said.stderr));
+    drop(std::hint::black_box(memory));
 }

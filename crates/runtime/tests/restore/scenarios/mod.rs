@@ -49,6 +49,7 @@ pub const ALL: &[Scenario] = &[
     ("consumed_is_plain", plain::consumed_is_plain),
     ("memory_is_filled_while_it_runs", memory::memory_is_filled_while_it_runs),
     ("memory_comes_as_a_chain", memory::memory_comes_as_a_chain),
+    ("a_pagemap_that_is_read_is_veiled", memory::a_pagemap_that_is_read_is_veiled),
     ("a_pager_that_dies_takes_the_container_along", memory::a_pager_that_dies_takes_the_container_along),
     ("timing", switch::timing),
 ];
