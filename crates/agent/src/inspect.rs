@@ -112,10 +112,7 @@ fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Fai
     reply.forked_bytes = memory.anon_each.saturating_sub(memory.anon);
     reply.guards = pids.iter().any(|pid| has_guards(*pid));
     match tracking(&pids) {
-        Ok((tracking, why)) => {
-            reply.set_tracking(tracking);
-            (reply.not_protected, reply.stop_and_copy) = (why.unwrap_or_default(), too_much.unwrap_or_default());
-        }
+        Ok(why) => (reply.digests, reply.stop_and_copy) = (why.unwrap_or_default(), too_much.unwrap_or_default()),
         Err(why) => reply.stop_and_copy = why,
     }
     if let Some(first) = pod.containers.first() {
@@ -145,23 +142,12 @@ fn has_guards(pid: i32) -> bool {
     support.has_guards(pid, &maps).unwrap_or(false)
 }
 
-/// How changes are told of that process of which it can be done worst, and why not by write protection; or why memory of these processes cannot travel while they run.
-fn tracking(pids: &[i32]) -> Result<(v1::Tracking, Option<String>), String> {
-    let mut worst = (v1::Tracking::Protection, None);
-    for pid in pids {
-        // One that has just ended has no mappings.
-        let Ok(maps) = godwit_memory::maps::of(*pid) else { continue };
-        let (tracking, why) = Tracking::of(*pid, &maps).map_err(|error| error.to_string())?;
-        let tracking = match tracking {
-            Tracking::Protection => v1::Tracking::Protection,
-            Tracking::SoftDirty => v1::Tracking::SoftDirty,
-            Tracking::Digests => v1::Tracking::Digests,
-        };
-        if tracking > worst.0 {
-            worst = (tracking, why);
-        }
-    }
-    Ok(worst)
+/// Why the changes of some process have to be told by digests, if they have; or why the memory of these processes cannot travel while they run at all.
+fn tracking(pids: &[i32]) -> Result<Option<String>, String> {
+    // One that has just ended has no mappings.
+    let processes = pids.iter().filter_map(|pid| Some((*pid, godwit_memory::maps::of(*pid).ok()?)));
+    let ways: Vec<_> = processes.map(|(pid, maps)| Tracking::of(pid, &maps)).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    Ok(ways.into_iter().find_map(|(_, why)| why))
 }
 
 /// Answers `Assess`: could this node take it?

@@ -106,7 +106,7 @@ pub struct PodMigrationSpec {
 /// How it is told which pages of a pod have changed.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 pub enum Tracking {
-    /// By write protection where the kernel can do that, else by soft-dirty bits, else by digests.
+    /// By write protection where the kernel can do that, else by digests.
     #[default]
     Auto,
     /// By digests of all memory, compared in each round and once more in the freeze.
@@ -293,7 +293,7 @@ pub struct PlanSummary {
     pub engine: String,
     /// `PreCopy`, `PostCopy` or `StopAndCopy`.
     pub memory: String,
-    /// `SoftDirty` or `Digests`: how it is told which pages change while memory travels. Empty: by write protection, or nothing travels before the freeze.
+    /// `Digests`: which pages change while memory travels is told by digests of all memory. Empty: by write protection, or nothing travels before the freeze.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub tracking: String,
     /// `KeepAddress`, `Anchor` or `Close`.

@@ -432,7 +432,7 @@ pub enum NotConverging {
 /// How it is told which pages of a pod have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Tracking {
-    /// By write protection where the node's kernel can do that, else by soft-dirty bits, else by digests
+    /// By write protection where the node's kernel can do that, else by digests
     Auto,
     /// By digests of all memory, compared in each round and once more in the freeze
     Digests,

@@ -109,7 +109,6 @@ pub fn plan(plan: &PlanSummary) -> String {
         "StopAndCopy" => "stop-and-copy".to_owned(),
         "PreCopy" => "pre-copy".to_owned(),
         "PostCopy" => "post-copy".to_owned(),
-        "SoftDirty" => "soft-dirty".to_owned(),
         "Close" => "connections close".to_owned(),
         "Anchor" => "connections kept (anchor)".to_owned(),
         "KeepAddress" => "connections kept (same address)".to_owned(),

@@ -27,7 +27,7 @@ pub fn of(pid: i32, maps: &[Mapping], tracking: Tracking) -> Option<String> {
             return Some(format!("process {pid} has {what} (fd {number})"));
         }
         // Only files: the flag of a pipe means something else.
-        if tracking != Tracking::Digests && target.is_absolute() && !target.starts_with("/dev") && is_direct(pid, &number) {
+        if tracking == Tracking::Protection && target.is_absolute() && !target.starts_with("/dev") && is_direct(pid, &number) {
             return Some(format!("process {pid} has {kind} open past the page cache (O_DIRECT, fd {number})"));
         }
     }

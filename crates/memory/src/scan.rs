@@ -133,30 +133,13 @@ impl Support {
     }
 }
 
-/// Memory of this process, gone when dropped: to try on it what the kernel does.
-pub struct Patch {
+/// Memory of this process, gone when dropped.
+struct Patch {
     range: Range,
 }
 
 impl Patch {
     const PAGES: usize = 4;
-
-    /// Some pages, written once.
-    pub fn new() -> io::Result<Self> {
-        let patch = Self::map()?;
-        patch.write();
-        Ok(patch)
-    }
-
-    /// Where.
-    pub fn range(&self) -> Range {
-        self.range
-    }
-
-    /// Writes to each page.
-    pub fn write(&self) {
-        patch::write(self.range);
-    }
 
     fn map() -> io::Result<Self> {
         let length = std::num::NonZeroUsize::new(Self::PAGES * 4096).ok_or(io::ErrorKind::InvalidInput)?;
@@ -176,7 +159,8 @@ fn probe() -> io::Result<Support> {
     let uffd = sys::userfaultfd().map_err(naming("userfaultfd"))?;
     sys::uffd_api(uffd.as_fd()).map_err(naming("asynchronous write protection (Linux 6.7)"))?;
     let pagemap = File::open("/proc/self/pagemap")?;
-    let patch = Patch::new()?;
+    let patch = Patch::map()?;
+    patch::write(patch.range);
     register(uffd.as_fd(), patch.range).map_err(naming("registering"))?;
     let with = |guard| {
         let support = Support { guard };

@@ -7,12 +7,10 @@
 
 mod digests;
 mod protection;
-pub mod soft_dirty;
 
 use std::fs::{self, File};
 use std::io;
 
-use digests::Digests;
 use protection::Protection;
 
 use crate::index::{Index, Known};
@@ -26,8 +24,6 @@ use crate::{Error, hazard};
 pub enum Tracking {
     /// Asynchronous write protection: the time in which a process stands still does not grow with its memory.
     Protection,
-    /// Digests of all memory compared in each round; when the process stands still, only of what the kernel marks as soft-dirty since the last.
-    SoftDirty,
     /// Digests of all memory compared, in each round, and once more when it stands still.
     Digests,
 }
@@ -44,14 +40,9 @@ impl Tracking {
         let why = match Support::probe() {
             Err(error) => Some(error.to_string()),
             Ok(_) if cfg!(not(target_arch = "x86_64")) => Some("memory can be write-protected from outside on x86-64 only yet".into()),
-            Ok(_) => None,
+            Ok(_) => hazard::of(pid, mappings, Self::Protection),
         };
-        Ok(match (hazard::of(pid, mappings, Self::Protection), why) {
-            (Some(hazard), _) => (Self::Digests, Some(hazard)),
-            (None, Some(why)) if soft_dirty::is_supported() => (Self::SoftDirty, Some(why)),
-            (None, Some(why)) => (Self::Digests, Some(why)),
-            (None, None) => (Self::Protection, None),
-        })
+        Ok((if why.is_some() { Self::Digests } else { Self::Protection }, why))
     }
 }
 
@@ -72,7 +63,7 @@ pub struct Tracker {
 #[derive(Debug)]
 enum Way {
     Protection(Protection),
-    Digests(Digests),
+    Digests,
 }
 
 /// What has changed when everything stands still.
@@ -110,8 +101,7 @@ impl Tracker {
         let (best, _) = Tracking::of(pid, &mappings)?;
         let tracking = wish.unwrap_or(best);
         let index = if tracking == Tracking::Protection { Index::default() } else { Index::with_digests() };
-        let way = Way::Digests(Digests::new(pid, tracking == Tracking::SoftDirty));
-        let mut tracker = Self { pid, started, index, droppable: Vec::new(), small: Vec::new(), way };
+        let mut tracker = Self { pid, started, index, droppable: Vec::new(), small: Vec::new(), way: Way::Digests };
         tracker.find_droppable(&mappings)?;
         if tracking == Tracking::Protection {
             tracker.way = Way::Protection(Protection::attach(pid, &mappings, &mut tracker.droppable)?);
@@ -124,7 +114,7 @@ impl Tracker {
     pub fn tracking(&self) -> Tracking {
         match &self.way {
             Way::Protection(_) => Tracking::Protection,
-            Way::Digests(digests) => digests.tracking(),
+            Way::Digests => Tracking::Digests,
         }
     }
 
@@ -132,18 +122,6 @@ impl Tracker {
     #[must_use]
     pub fn same_process(&self) -> bool {
         start_time(self.pid).is_ok_and(|now| now == self.started)
-    }
-
-    /// Prepares a round. To be done for all processes before the first of them is looked at: what two processes share (one that was just made by vfork has the memory of its
-    /// parent) is marked for both of them.
-    ///
-    /// # Errors
-    /// When the process is gone.
-    pub fn begin(&mut self) -> Result<(), Error> {
-        match &mut self.way {
-            Way::Protection(_) => Ok(()),
-            Way::Digests(digests) => digests.begin(),
-        }
     }
 
     /// What has changed since the last round, in order. The first round gives everything. Read it right away.
@@ -155,7 +133,7 @@ impl Tracker {
         self.find_droppable(&mappings)?;
         let changed = match &mut self.way {
             Way::Protection(protection) => protection.round(&mut self.index)?,
-            Way::Digests(digests) => digests.round(&self.index)?,
+            Way::Digests => digests::round(self.pid, &self.index)?,
         };
         self.check()?;
         for range in &changed {
@@ -174,7 +152,7 @@ impl Tracker {
         let plain: Vec<&Mapping> = mappings.iter().filter(|mapping| mapping.is_plain() && !droppable.iter().any(|range| range.meets(&mapping.range))).collect();
         let mut last = match &self.way {
             Way::Protection(protection) => protection.last(&plain, &mut self.index)?,
-            Way::Digests(digests) => digests.last(&plain, &mut self.index)?,
+            Way::Digests => digests::last(self.pid, &plain, &mut self.index)?,
         };
         if last.hidden.is_empty() && bytes(&last.left) == 0 {
             // A process without a page is none: the kernel does not say the truth.

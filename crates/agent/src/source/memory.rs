@@ -89,9 +89,6 @@ impl Memory {
         let mut found = Found::default();
         for tracked in &mut self.containers {
             tracked.look(self.digests)?;
-            tracked.begin()?;
-        }
-        for tracked in &mut self.containers {
             let mut ended = Vec::new();
             for (pid, process) in &mut tracked.processes {
                 let start = Instant::now();
@@ -240,18 +237,6 @@ impl Memory {
 }
 
 impl Tracked {
-    /// Prepares a round; lets go of processes that have ended.
-    fn begin(&mut self) -> Result<(), Error> {
-        let begun: Vec<(i32, Result<(), Error>)> = self.processes.iter_mut().map(|(pid, process)| (*pid, process.tracker.begin())).collect();
-        for (pid, begun) in begun {
-            match begun {
-                Err(Error::Gone(_)) => drop(self.processes.remove(&pid)),
-                other => other?,
-            }
-        }
-        Ok(())
-    }
-
     /// Takes in processes that have come and lets go of those that are others now.
     fn look(&mut self, digests: bool) -> Result<(), Error> {
         let pids = self.cgroup.pids().map_err(|error| Error::Unsupported(format!("cannot list the processes of container {}: {error}", self.name)))?;

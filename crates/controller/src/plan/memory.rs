@@ -1,7 +1,7 @@
 //! When memory travels: decided from what the user wants and what the source's agent says.
 
 use godwit_api::migration::{Failure, MemoryStrategy, NotConverging, PodMigrationSpec, Tracking};
-use godwit_rpc::v1::{self, InspectReply};
+use godwit_rpc::v1::InspectReply;
 
 use crate::failure;
 
@@ -11,8 +11,6 @@ pub const PRE_COPY: &str = "PreCopy";
 pub const POST_COPY: &str = "PostCopy";
 /// Memory travels while the pod stands still.
 pub const STOP_AND_COPY: &str = "StopAndCopy";
-/// Which pages change is told by the kernel's soft-dirty bits, in the freeze; before by digests.
-const SOFT_DIRTY: &str = "SoftDirty";
 /// Which pages change is told by digests.
 const DIGESTS: &str = "Digests";
 /// Below this, in bytes, there is nothing to gain.
@@ -26,7 +24,7 @@ const SHARED: u64 = 4;
 pub struct Choice {
     /// [`PRE_COPY`], [`POST_COPY`] or [`STOP_AND_COPY`].
     pub strategy: &'static str,
-    /// [`SOFT_DIRTY`], [`DIGESTS`] or nothing: by write protection.
+    /// [`DIGESTS`], or nothing: by write protection.
     pub tracking: &'static str,
     /// What the user should know about it.
     pub warnings: Vec<String>,
@@ -65,19 +63,14 @@ impl Wish {
 pub fn choose(wish: Wish, inspected: &InspectReply) -> Result<Choice, Failure> {
     let (strategy, warning) = strategy(wish, inspected)?;
     let mut choice = Choice { strategy, tracking: "", warnings: warning.into_iter().collect() };
-    if strategy == STOP_AND_COPY {
-        return Ok(choice);
+    let why = if wish.tracking == Tracking::Digests { "as wished" } else { &inspected.digests };
+    if strategy != STOP_AND_COPY && !why.is_empty() {
+        choice.tracking = DIGESTS;
+        let mib = inspected.private_bytes >> 20;
+        choice
+            .warnings
+            .push(format!("which pages change is told by digests ({why}): all {mib} MiB are read in each round, and once more while the pod stands still"));
     }
-    let asked = wish.tracking == Tracking::Digests;
-    let (tracking, why) = if asked { (v1::Tracking::Digests, "as wished") } else { (inspected.tracking(), inspected.not_protected.as_str()) };
-    let (name, by, also) = match tracking {
-        v1::Tracking::Protection => return Ok(choice),
-        v1::Tracking::SoftDirty => (SOFT_DIRTY, "soft-dirty bits", ""),
-        v1::Tracking::Digests => (DIGESTS, "digests", ", and once more while the pod stands still"),
-    };
-    choice.tracking = name;
-    let mib = inspected.private_bytes >> 20;
-    choice.warnings.push(format!("which pages change is told by {by} ({why}): all {mib} MiB are read in each round{also}"));
     Ok(choice)
 }
 
@@ -145,7 +138,7 @@ mod tests {
 
     #[test]
     fn how_changes_are_told_is_said() {
-        let old = InspectReply { tracking: v1::Tracking::Digests.into(), not_protected: "this kernel cannot track memory".into(), ..pod(1 << 30, "") };
+        let old = InspectReply { digests: "this kernel cannot track memory".into(), ..pod(1 << 30, "") };
         let wished = Wish { tracking: Tracking::Digests, ..Wish::default() };
         for (wish, inspected, why) in [(Wish::default(), &old, "cannot track"), (wished, &pod(1 << 30, ""), "as wished")] {
             let chosen = super::choose(wish, inspected).unwrap();

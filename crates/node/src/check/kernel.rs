@@ -13,8 +13,6 @@ const OLDEST: (u32, u32) = (5, 15);
 /// All of it.
 pub fn all(release: &str) -> Vec<Check> {
     let there = |path: &str| Path::new(path).exists();
-    let tracker = probe::userfaultfd_features();
-    let soft_dirty = probe::soft_dirty();
     vec![
         age(release),
         needed("checkpoint/restore", there("/proc/sys/kernel/ns_last_pid"), "use a kernel with CONFIG_CHECKPOINT_RESTORE=y (all distribution kernels have it)"),
@@ -24,8 +22,7 @@ pub fn all(release: &str) -> Vec<Check> {
             "mount cgroup v2, or the freezer controller of v1",
         ),
         time_namespaces(there("/proc/self/ns/time")),
-        memory_tracker(tracker),
-        soft(soft_dirty, tracker.is_some_and(|features| features & probe::WP_ASYNC != 0)),
+        memory_tracker(probe::userfaultfd_features()),
         yama(fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok().as_deref()),
     ]
 }
@@ -67,25 +64,16 @@ fn memory_tracker(features: Option<u64>) -> Check {
             AREA,
             name,
             State::Warning,
-            "missing: memory cannot be tracked from outside",
-            "use Linux 6.7 or later; until then pods stand still while their memory is copied",
+            "missing: all memory is read to tell which pages change",
+            "use Linux 6.7 or later; until then pods stand still for as long as it takes to read their memory",
         ),
         None => Check::bad(
             AREA,
             name,
             State::Warning,
             "no userfaultfd",
-            "use a kernel with CONFIG_USERFAULTFD=y; until then pods stand still while their memory is copied",
+            "use a kernel with CONFIG_USERFAULTFD=y; until then the memory of pods that move here is copied while they stand still",
         ),
-    }
-}
-
-fn soft(there: bool, better: bool) -> Check {
-    let name = "soft-dirty";
-    match (there, better) {
-        (true, _) => Check::ok(AREA, name, "there"),
-        (false, true) => Check::ok(AREA, name, "missing, not needed: userfaultfd WP async is there"),
-        (false, false) => Check::bad(AREA, name, State::Warning, "missing", "use a kernel with CONFIG_MEM_SOFT_DIRTY=y, or Linux 6.7 or later"),
     }
 }
 
@@ -113,7 +101,6 @@ mod tests {
     fn kernels_are_judged() {
         assert_eq!([age("6.18.0").state, age("5.15.0-1-generic").state, age("5.4.0").state], [State::Ok, State::Ok, State::Failed]);
         assert_eq!([yama(None).state, yama(Some("1\n")).state, yama(Some("3\n")).state], [State::Ok, State::Ok, State::Failed]);
-        assert_eq!([soft(false, true).state, soft(false, false).state, soft(true, false).state], [State::Ok, State::Warning, State::Ok]);
         assert_eq!(memory_tracker(Some(0)).state, State::Warning);
     }
 }
