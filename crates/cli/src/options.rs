@@ -207,7 +207,7 @@ pub struct Pod {
     /// Only plan: say what would be done and what is in the way
     #[arg(long)]
     pub dry_run: bool,
-    /// Time for everything up to the commit, e.g. 90s or 2m (default: two minutes and one more for each GiB of memory); when it passes, the pod is taken back
+    /// Time for everything up to the commit, e.g. 90s or 2m (default: two minutes, one more for each GiB of memory, and what --bandwidth costs); when it passes, the pod is taken back
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub deadline: Option<Duration>,
     /// What becomes of its connections

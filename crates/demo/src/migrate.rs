@@ -9,7 +9,7 @@ use crate::lab::Lab;
 use crate::shell::{self, Output, wait_until};
 
 /// Longest time a migration may take.
-pub const LIMIT: Duration = Duration::from_secs(150);
+pub const LIMIT: Duration = Duration::from_secs(300);
 
 /// A migration that has ended, or was refused.
 #[derive(Debug, Clone)]

@@ -15,7 +15,7 @@ const PER_BLOCK: usize = BLOCK as usize;
 #[derive(Debug, Default)]
 pub struct Index {
     blocks: HashMap<u64, Block>,
-    /// What digests are made with, if there are any. Nobody else knows it: no program can make pages that look alike.
+    /// What digests are made with, if there are any. Another one for each process, so that what looks alike by accident does so once.
     seed: Option<u64>,
 }
 

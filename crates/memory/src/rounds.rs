@@ -45,6 +45,14 @@ pub struct Forecast {
     pub look: Duration,
 }
 
+impl Forecast {
+    /// What memory adds to the freeze.
+    #[must_use]
+    pub fn freeze(&self) -> Duration {
+        self.look.saturating_add(self.transfer)
+    }
+}
+
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -52,18 +60,25 @@ pub enum Next {
     Again,
     /// What is left fits.
     Converged,
-    /// What is left does not get less, or no time is left for another round: the freeze becomes longer than asked for.
+    /// What is left does not get less: the freeze becomes longer than asked for.
     Stuck,
+    /// It gets less, but no time is left for another round before the freeze.
+    TooLate,
 }
 
 /// Decides. `budget` is what the memory that is left may cost inside the freeze, `time` what is left of all before the commit ([`Duration::MAX`]: no end).
 #[must_use]
 pub fn next(rounds: &[Round], budget: Duration, time: Duration) -> (Next, Forecast) {
     let forecast = forecast(rounds);
-    let next = if rounds.len() >= 2 && forecast.transfer <= budget {
+    // One round has found everything that there is, and says nothing of what changes.
+    let next = if rounds.len() < 2 {
+        Next::Again
+    } else if forecast.transfer <= budget {
         Next::Converged
-    } else if rounds.len() >= MOST || stuck(rounds) || forecast.transfer > budget && too_late(&forecast, time) {
+    } else if rounds.len() >= MOST || stuck(rounds) {
         Next::Stuck
+    } else if too_late(&forecast, time) {
+        Next::TooLate
     } else {
         Next::Again
     };
@@ -72,7 +87,7 @@ pub fn next(rounds: &[Round], budget: Duration, time: Duration) -> (Next, Foreca
 
 /// Another round may find as much as it sends, which then has to travel inside the freeze, before the time is over.
 fn too_late(forecast: &Forecast, time: Duration) -> bool {
-    (forecast.look + forecast.transfer).saturating_mul(2).saturating_add(RESERVE) > time
+    forecast.freeze().saturating_mul(2).saturating_add(RESERVE) > time
 }
 
 /// Two rounds on end that found no less than the round before them.
@@ -95,7 +110,7 @@ fn forecast(rounds: &[Round]) -> Forecast {
         }
         _ => (0, last.changed),
     };
-    let transfer = if rate == 0 { Duration::ZERO } else { Duration::from_secs_f64(as_f64(remaining) / as_f64(rate)) };
+    let transfer = if rate == 0 { Duration::ZERO } else { Duration::try_from_secs_f64(as_f64(remaining) / as_f64(rate)).unwrap_or(Duration::MAX) };
     Forecast { rate, dirty_rate, remaining, transfer, look: last.looked }
 }
 
@@ -185,14 +200,17 @@ mod tests {
     #[test]
     fn rounds_end_while_there_is_time_for_the_freeze() {
         const MINUTES: Duration = Duration::from_secs(120);
-        // What is changed is most of what travels: without an end each round would be a little shorter than the one before.
-        for (memory, dirty, rate) in [(1000, 50, 30), (1000, 50, 60), (3000, 10, 40), (6000, 50, 51)] {
+        // Each round is a little shorter than the one before, and there would be many.
+        for (memory, dirty, rate) in [(1000, 50, 60), (2000, 50, 70), (3000, 40, 120)] {
             let (end, rounds) = play(memory * MB, dirty * MB, rate * MB, MINUTES);
             let took: Duration = rounds.iter().map(|round| round.took).sum();
-            let freeze = next(&rounds, BUDGET, MINUTES).1.transfer;
-            assert_eq!(end, Next::Stuck, "{rounds:?}");
-            assert!(took + freeze < MINUTES || rounds.len() == 1, "{took:?} and {freeze:?} of {rounds:?}");
+            let freeze = next(&rounds, BUDGET, MINUTES).1.freeze();
+            assert!(matches!(end, Next::TooLate | Next::Stuck), "{rounds:?}");
+            assert!(took + freeze < MINUTES, "{took:?} and {freeze:?} of {rounds:?}");
         }
+        // Nothing is known after the first round, however long it took.
+        let (end, rounds) = play(1000 * MB, 0, 9 * MB, MINUTES);
+        assert_eq!((end, rounds.len()), (Next::Converged, 2));
         let (end, _) = play(1000 * MB, 50 * MB, 500 * MB, MINUTES);
         assert_eq!(end, Next::Converged);
     }

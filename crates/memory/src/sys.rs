@@ -50,6 +50,12 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// Bytes of this machine's pages.
+pub fn page_size() -> Option<u64> {
+    // SAFETY: takes and gives numbers.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()
+}
+
 /// PAGEMAP_SCAN on a `/proc/PID/pagemap`. Fills `out` from its start and `argument.walk_end`; returns how many regions there are.
 pub fn pagemap_scan(pagemap: BorrowedFd<'_>, argument: &mut ScanArgument, out: &mut [Region]) -> io::Result<usize> {
     argument.size = u64::try_from(size_of::<ScanArgument>()).unwrap_or(0);

@@ -15,7 +15,7 @@ use protection::Protection;
 
 use crate::index::{Index, Known};
 use crate::maps::{self, Mapping};
-use crate::range::{Range, bytes};
+use crate::range::{PAGE, Range, bytes};
 use crate::scan::Support;
 use crate::{Error, hazard};
 
@@ -34,6 +34,9 @@ impl Tracking {
     /// # Errors
     /// Why its memory cannot travel while it runs.
     pub fn of(pid: i32, mappings: &[Mapping]) -> Result<(Self, Option<String>), Error> {
+        if crate::sys::page_size() != Some(PAGE) {
+            return Err(Error::Unsupported(format!("memory travels in pages of {PAGE} bytes only yet")));
+        }
         if let Some(why) = hazard::of(pid, mappings, Self::Digests) {
             return Err(Error::Unsupported(why));
         }
@@ -133,7 +136,7 @@ impl Tracker {
         self.find_droppable(&mappings)?;
         let changed = match &mut self.way {
             Way::Protection(protection) => protection.round(&mut self.index)?,
-            Way::Digests => digests::round(self.pid, &self.index)?,
+            Way::Digests => digests::round(self.pid, &mappings, &self.index)?,
         };
         self.check()?;
         for range in &changed {
@@ -154,7 +157,7 @@ impl Tracker {
             Way::Protection(protection) => protection.last(&plain, &mut self.index)?,
             Way::Digests => digests::last(self.pid, &plain, &mut self.index)?,
         };
-        if last.hidden.is_empty() && bytes(&last.left) == 0 {
+        if bytes(&last.pages) + bytes(&last.left) == 0 {
             // A process without a page is none: the kernel does not say the truth.
             return Err(Error::Unsupported(format!("no page is found in process {}", self.pid)));
         }

@@ -65,7 +65,7 @@ struct Process {
 }
 
 impl Memory {
-    /// Begins to track all processes of the containers (name and cgroup). Each stands still for a fraction of a millisecond.
+    /// Begins to track all processes of the containers (name and cgroup). Where that is done by write protection, each stands still for a fraction of a millisecond.
     ///
     /// # Errors
     /// Why memory cannot travel while this pod runs.

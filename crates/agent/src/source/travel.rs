@@ -100,6 +100,8 @@ pub struct Travel {
     packer: Arc<Mutex<Packer>>,
     /// The late pages travel after the switch.
     postponed: AtomicBool,
+    /// The deadline leaves no time for more than the freeze.
+    hurried: AtomicBool,
 }
 
 /// What one call sent.
@@ -128,6 +130,7 @@ impl Travel {
             sent,
             packer: Arc::new(Mutex::new(Packer::new(Compression::Auto))),
             postponed: AtomicBool::new(false),
+            hurried: AtomicBool::new(false),
         }
     }
 
@@ -167,7 +170,7 @@ impl Travel {
             report(self.copied(forecast));
             let postponed = match wishes.late {
                 Late::InFreeze => false,
-                Late::IfStuck => next == Next::Stuck,
+                Late::IfStuck => matches!(next, Next::Stuck | Next::TooLate),
                 Late::AfterSwitch => true,
             };
             if postponed {
@@ -178,10 +181,11 @@ impl Travel {
             match next {
                 Next::Again => {}
                 // Where all memory has to be read in the freeze, no further round makes that shorter.
-                Next::Converged if wishes.give_up && forecast.look > wishes.budget() => return Err(not_converging(&forecast)),
+                Next::Converged if wishes.give_up && forecast.freeze() > wishes.budget() => return Err(not_converging(&forecast)),
                 Next::Converged => return Ok(()),
-                Next::Stuck if wishes.give_up => return Err(not_converging(&forecast)),
-                Next::Stuck => {
+                Next::Stuck | Next::TooLate if wishes.give_up => return Err(not_converging(&forecast)),
+                Next::Stuck | Next::TooLate => {
+                    self.hurried.store(next == Next::TooLate, Ordering::Relaxed);
                     tracing::warn!(?forecast, "the pod's memory does not get less, or not before the deadline: the freeze will be longer");
                     return Ok(());
                 }
@@ -189,7 +193,7 @@ impl Travel {
         }
     }
 
-    /// One more round, right before the freeze.
+    /// One more round, right before the freeze, if there is time.
     ///
     /// # Errors
     /// When the target does not take the pages.
@@ -201,7 +205,7 @@ impl Travel {
         report: impl Fn(Copied),
         step: impl Fn(Timer),
     ) -> Result<(), Failure> {
-        if self.lock().is_some() {
+        if self.lock().is_some() && !self.hurried.load(Ordering::Relaxed) {
             let (_, forecast) = self.round(client, migration, wishes, &step).await?;
             report(self.copied(forecast));
         }
@@ -230,7 +234,7 @@ impl Travel {
             rate: forecast.rate,
             dirty_rate: forecast.dirty_rate,
             remaining: forecast.remaining,
-            forecast_ms: u32::try_from((forecast.look + forecast.transfer).as_millis()).unwrap_or(u32::MAX),
+            forecast_ms: u32::try_from(forecast.freeze().as_millis()).unwrap_or(u32::MAX),
         }
     }
 
@@ -405,7 +409,7 @@ fn not_converging(forecast: &Forecast) -> Failure {
             mebibytes(forecast.dirty_rate),
             mebibytes(forecast.rate),
             mebibytes(forecast.remaining),
-            (forecast.look + forecast.transfer).as_millis()
+            forecast.freeze().as_millis()
         ),
         "move it when it is less busy, allow a longer freeze (--freeze-budget), or let it take what it takes (--if-not-converging longer-freeze)",
     )

@@ -90,7 +90,15 @@ async fn make(context: &Context, record: &mut Record, source: &Pod, name: &str) 
     let migration = record.object().name_any();
     let uid = record.object().uid().unwrap_or_default();
     let source_label = record.object().labels().get(lpm::LABEL_SOURCE_POD).map(String::as_str);
-    let order = Order { name, migration: &migration, migration_uid: &uid, nodes: &nodes, adoption: adoption.as_ref(), source_label };
+    let order = Order {
+        name,
+        migration: &migration,
+        migration_uid: &uid,
+        nodes: &nodes,
+        adoption: adoption.as_ref(),
+        source_label,
+        deadline: record.deadline_seconds(),
+    };
     let pod = target::pod(source, &order);
     let api = context.pods(record);
     let made = record.step("create-pod", async { api.create(&PostParams::default(), &pod).await }).await;

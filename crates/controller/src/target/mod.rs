@@ -52,6 +52,8 @@ pub struct Order<'a> {
     pub adoption: Option<&'a Adoption>,
     /// What the label of [`lpm`] says, for an order that came by that manifest.
     pub source_label: Option<&'a str>,
+    /// Seconds until the switch, at most.
+    pub deadline: u32,
 }
 
 /// What is asked for when a pod is made of a checkpoint.
@@ -86,14 +88,18 @@ pub fn copy(origin: &Pod, order: &Copy<'_>) -> Pod {
         annotations: Some(annotations),
         ..ObjectMeta::default()
     };
-    Pod { metadata, spec: origin.spec.clone().map(|spec| self::spec(spec, origin, order.nodes, moved_before)), status: None }
+    Pod { metadata, spec: origin.spec.clone().map(|spec| self::spec(spec, origin, order.nodes, moved_before, probes::PATIENCE)), status: None }
 }
 
 /// The target pod for `source`.
 #[must_use]
 pub fn pod(source: &Pod, order: &Order<'_>) -> Pod {
     let moved_before = source.annotations().contains_key(names::ANNOTATION_MIGRATION);
-    Pod { metadata: metadata(source, order), spec: source.spec.clone().map(|spec| self::spec(spec, source, order.nodes, moved_before)), status: None }
+    Pod {
+        metadata: metadata(source, order),
+        spec: source.spec.clone().map(|spec| self::spec(spec, source, order.nodes, moved_before, order.deadline)),
+        status: None,
+    }
 }
 
 fn metadata(source: &Pod, order: &Order<'_>) -> ObjectMeta {
@@ -133,7 +139,7 @@ fn copied(annotations: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     annotations
 }
 
-fn spec(mut spec: PodSpec, source: &Pod, nodes: &[String], moved_before: bool) -> PodSpec {
+fn spec(mut spec: PodSpec, source: &Pod, nodes: &[String], moved_before: bool, deadline: u32) -> PodSpec {
     // Written by scheduler and admission; they decide anew.
     spec.node_name = None;
     spec.priority = None;
@@ -150,7 +156,7 @@ fn spec(mut spec: PodSpec, source: &Pod, nodes: &[String], moved_before: bool) -
         gates.push(PodReadinessGate { condition_type: names::CONDITION_LIVE.into() });
     }
     spec.affinity = affinity::onto(spec.affinity, nodes, moved_before);
-    spec.containers.iter_mut().for_each(probes::make_patient);
+    spec.containers.iter_mut().for_each(|container| probes::make_patient(container, deadline));
     spec
 }
 

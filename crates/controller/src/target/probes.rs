@@ -5,17 +5,18 @@
 
 use k8s_openapi::api::core::v1::Container;
 
-/// Seconds for which nobody may conclude that a container is dead. Longer than the time between the keepers' start and the switch.
-const PATIENCE: i32 = 120;
+/// Seconds for which nobody may conclude that a container is dead, at least.
+pub const PATIENCE: u32 = 120;
 
-/// Adjusts the probes of one container.
-pub fn make_patient(container: &mut Container) {
+/// Adjusts the probes of one container. `patience`: seconds, longer than the time between the keepers' start and the switch.
+pub fn make_patient(container: &mut Container, patience: u32) {
+    let patience = i32::try_from(patience.max(PATIENCE)).unwrap_or(i32::MAX);
     if let Some(probe) = &mut container.liveness_probe {
-        probe.initial_delay_seconds = Some(probe.initial_delay_seconds.unwrap_or(0).max(PATIENCE));
+        probe.initial_delay_seconds = Some(probe.initial_delay_seconds.unwrap_or(0).max(patience));
     }
     if let Some(probe) = &mut container.startup_probe {
         let period = probe.period_seconds.unwrap_or(10).max(1);
-        let tries = PATIENCE.saturating_add(period - 1) / period;
+        let tries = patience.saturating_add(period - 1) / period;
         probe.failure_threshold = Some(probe.failure_threshold.unwrap_or(3).max(tries));
     }
 }

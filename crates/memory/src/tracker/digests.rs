@@ -19,9 +19,8 @@ use nix::libc;
 
 use super::Last;
 use crate::index::{Index, Known};
-use crate::maps::{self, Mapping};
+use crate::maps::Mapping;
 use crate::range::{PAGE, Range, push};
-use crate::sys::read_memory;
 use crate::{Error, read};
 
 const PRESENT: u64 = 1 << 63;
@@ -45,31 +44,30 @@ enum Now {
 }
 
 /// Pages of a running process that the other side does not have as they are, in order.
-pub fn round(pid: i32, index: &Index) -> Result<Vec<Range>, Error> {
-    let mappings = maps::of(pid).map_err(|_| Error::Gone(pid))?;
-    let look = Look { pid, pagemap: super::pagemap(pid)?, index };
+pub fn round(pid: i32, mappings: &[Mapping], index: &Index) -> Result<Vec<Range>, Error> {
+    // The program goes on meanwhile: half of the processors are left to it and to others.
+    let look = Look { pagemap: super::pagemap(pid)?, memory: memory(pid)?, index, stands_still: false };
+    let shares: Vec<Range> = mappings.iter().filter(|mapping| mapping.travels()).flat_map(|mapping| shares(mapping.range)).collect();
+    let found = look.all(&shares, processors().div_ceil(2)).map_err(|error| unreadable(pid, error))?;
     let mut changed = Vec::new();
-    for mapping in mappings.iter().filter(|mapping| mapping.travels()) {
-        look.at(mapping.range, |at, now| {
-            if now == Now::Other || now == Now::Zero && index.get(at) != Known::Zero {
-                push(&mut changed, Range { start: at, end: at + PAGE });
-            }
-        })
-        .map_err(|error| unreadable(pid, error))?;
-    }
+    found.into_iter().flat_map(|(_, other)| other).for_each(|range| push(&mut changed, range));
     Ok(changed)
 }
 
 /// What is there, in the mappings of a process that stands still, with what is something else now forgotten by the index.
 pub fn last(pid: i32, mappings: &[&Mapping], index: &mut Index) -> Result<Last, Error> {
-    let look = Look { pid, pagemap: super::pagemap(pid)?, index };
+    let look = Look { pagemap: super::pagemap(pid)?, memory: memory(pid)?, index, stands_still: true };
     let mut last = Last { hidden: mappings.iter().filter(|mapping| mapping.travels()).map(|mapping| mapping.range).collect(), ..Last::default() };
     let shares: Vec<Range> = last.hidden.iter().flat_map(|range| shares(*range)).collect();
-    let found = in_parallel(&look, &shares).map_err(|error| unreadable(pid, error))?;
-    let memory = File::open(format!("/proc/{pid}/mem")).map_err(|_| Error::Gone(pid))?;
+    let found = look.all(&shares, processors()).map_err(|error| unreadable(pid, error))?;
     for mapping in mappings.iter().filter(|mapping| !mapping.travels()) {
-        let present = look.present(mapping.range).map_err(|error| unreadable(pid, error))?;
-        present.into_iter().try_for_each(|range| left(&memory, range, &mut last.left)).map_err(|error| unreadable(pid, error))?;
+        // Those that hold something are CRIU's.
+        look.at(mapping.range, |at, now| {
+            if now != Now::Zero {
+                push(&mut last.left, Range { start: at, end: at + PAGE });
+            }
+        })
+        .map_err(|error| unreadable(pid, error))?;
     }
     for (pages, other) in found {
         pages.into_iter().for_each(|range| push(&mut last.pages, range));
@@ -78,40 +76,17 @@ pub fn last(pid: i32, mappings: &[&Mapping], index: &mut Index) -> Result<Last, 
     Ok(last)
 }
 
+/// Pages that hold something, and pages that the other side does not have as they are.
 type Found = (Vec<Range>, Vec<Range>);
 
-/// Pages that hold something, and those of them that are something else, of each share.
-fn in_parallel(look: &Look<'_>, shares: &[Range]) -> io::Result<Vec<Found>> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(shares.len().max(1));
-    let one = |share: &Range| -> io::Result<Found> {
-        let (mut pages, mut other) = (Vec::new(), Vec::new());
-        look.at(*share, |at, now| {
-            let page = Range { start: at, end: at + PAGE };
-            if now != Now::Zero {
-                push(&mut pages, page);
-            }
-            if now == Now::Other {
-                push(&mut other, page);
-            }
-        })?;
-        Ok((pages, other))
-    };
-    let next = AtomicUsize::new(0);
-    let mut found: Vec<(usize, io::Result<Found>)> = std::thread::scope(|scope| {
-        let work = || {
-            let taken = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
-            taken.map_while(|at| Some((at, one(shares.get(at)?)))).collect::<Vec<_>>()
-        };
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut all = work();
-        all.extend(others.into_iter().flat_map(|other| other.join().unwrap_or_default()));
-        all
-    });
-    if found.len() != shares.len() {
-        return Err(io::Error::other("a thread ended early"));
-    }
-    found.sort_by_key(|(at, _)| *at);
-    found.into_iter().map(|(_, found)| found).collect()
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// `/proc/PID/mem`: it reads past the protection of mappings, and, other than process_vm_readv, does not pin pages, for which the kernel would give each of the processes
+/// that share one a copy of its own.
+fn memory(pid: i32) -> Result<File, Error> {
+    File::open(format!("/proc/{pid}/mem")).map_err(|_| Error::Gone(pid))
 }
 
 fn shares(range: Range) -> impl Iterator<Item = Range> {
@@ -121,23 +96,62 @@ fn shares(range: Range) -> impl Iterator<Item = Range> {
 
 /// A look at the memory of a process.
 struct Look<'a> {
-    pid: i32,
     pagemap: File,
+    memory: File,
     index: &'a Index,
+    /// Nothing can go meanwhile: what cannot be read is there all the same.
+    stands_still: bool,
 }
 
 impl Look<'_> {
-    /// Calls `found` for every page of a readable mapping that is there, in order.
+    /// What is found in each share, by several threads.
+    fn all(&self, shares: &[Range], threads: usize) -> io::Result<Vec<Found>> {
+        let one = |share: &Range| -> io::Result<Found> {
+            let (mut pages, mut other) = (Vec::new(), Vec::new());
+            self.at(*share, |at, now| {
+                let page = Range { start: at, end: at + PAGE };
+                if now != Now::Zero {
+                    push(&mut pages, page);
+                }
+                if now == Now::Other || now == Now::Zero && self.index.get(at) != Known::Zero {
+                    push(&mut other, page);
+                }
+            })?;
+            Ok((pages, other))
+        };
+        let next = AtomicUsize::new(0);
+        let mut found: Vec<(usize, io::Result<Found>)> = std::thread::scope(|scope| {
+            let work = || {
+                let taken = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+                taken.map_while(|at| Some((at, one(shares.get(at)?)))).collect::<Vec<_>>()
+            };
+            // A thread for less than a share is not worth it.
+            let bytes: u64 = shares.iter().map(Range::len).sum();
+            let worth = usize::try_from(bytes.div_ceil(SHARE)).unwrap_or(usize::MAX);
+            let others: Vec<_> = (1..threads.min(worth)).map(|_| scope.spawn(work)).collect();
+            let mut all = work();
+            all.extend(others.into_iter().flat_map(|other| other.join().unwrap_or_default()));
+            all
+        });
+        if found.len() != shares.len() {
+            return Err(io::Error::other("a thread ended early"));
+        }
+        found.sort_by_key(|(at, _)| *at);
+        found.into_iter().map(|(_, found)| found).collect()
+    }
+
+    /// Calls `found` for every page that is there, in order.
     fn at(&self, range: Range, mut found: impl FnMut(u64, Now)) -> io::Result<()> {
-        let mut buffer = vec![0u8; read::PIECE];
+        let mut buffer = Vec::new();
         for present in self.present(range)? {
             let mut at = present.start;
             while at < present.end {
                 let wanted = usize::try_from(present.end - at).unwrap_or(read::PIECE).min(read::PIECE);
-                let done = match read_memory(self.pid, at, &mut buffer[..wanted]) {
+                buffer.resize(wanted.max(buffer.len()), 0);
+                let done = match self.memory.read_at(&mut buffer[..wanted], at) {
                     Ok(done) => done - done % 4096,
-                    // Unmapped since, or a guard.
-                    Err(error) if error.raw_os_error() == Some(libc::EFAULT) => 0,
+                    // Unmapped since, a guard of a kernel that does not tell, or memory that cannot be brought back.
+                    Err(error) if error.raw_os_error() == Some(libc::EIO) => 0,
                     Err(error) => return Err(error),
                 };
                 for page in buffer[..done].chunks_exact(4096) {
@@ -152,6 +166,10 @@ impl Look<'_> {
                     at += PAGE;
                 }
                 if done == 0 {
+                    if self.stands_still {
+                        // Nobody may take it for zeros: it is sent, or missed in the end.
+                        found(at, Now::Other);
+                    }
                     at += PAGE;
                 }
             }
@@ -168,8 +186,8 @@ impl Look<'_> {
             let wanted = usize::try_from(ENTRIES.min((range.end - at) / PAGE) * 8).unwrap_or(0);
             let done = self.pagemap.read_at(&mut entries[..wanted], at / PAGE * 8)?;
             if done < 8 {
-                // The process has ended, or its memory goes no further.
-                break;
+                // The process has ended.
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
             for entry in entries[..done].chunks_exact(8) {
                 let entry = entry.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte));
@@ -181,21 +199,6 @@ impl Look<'_> {
         }
         Ok(present)
     }
-}
-
-/// Pages of a mapping that CRIU has to take: those that hold something. Read past their protection (`/proc/PID/mem`).
-fn left(memory: &File, present: Range, left: &mut Vec<Range>) -> io::Result<()> {
-    let mut page = [0u8; 4096];
-    for at in present.pages() {
-        match memory.read_exact_at(&mut page, at) {
-            Ok(()) if read::is_zero(&page) => {}
-            Ok(()) => push(left, Range { start: at, end: at + PAGE }),
-            // A guard.
-            Err(error) if error.raw_os_error() == Some(libc::EIO) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 fn unreadable(pid: i32, error: io::Error) -> Error {
