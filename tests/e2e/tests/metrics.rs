@@ -39,7 +39,8 @@ fn run(case: &Case) -> Result<()> {
     let rules = chart()?.join("files/alerts.yaml");
     shell::run("promtool", &["check", "rules", &rules.to_string_lossy()], None, LIMIT)?.success().context("the alert rules are refused")?;
     let prometheus = start(case, &rules.to_string_lossy())?;
-    wait_until("all targets are up", MINUTE, || {
+    // Other scenarios run beside this one, and may have ended an agent just now.
+    wait_until("all targets are up", 3 * MINUTE, || {
         let up = number("sum(up)")?;
         let all = number("count(up)")?;
         Ok((all >= 1.0 + nodes(case) && (up - all).abs() < 0.1).then_some(()))
