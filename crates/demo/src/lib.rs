@@ -10,6 +10,7 @@
 //!   lab (kubectl, node exec) · install (Helm) · migrate (kubectl migrate)
 //! ```
 
+pub mod crowd;
 pub mod install;
 pub mod lab;
 pub mod ledger;
@@ -18,6 +19,7 @@ pub mod migrate;
 pub mod notice;
 pub mod numbers;
 pub mod objects;
+pub mod pace;
 pub mod pages;
 pub mod pods;
 pub mod pulse;

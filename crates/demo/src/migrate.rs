@@ -20,7 +20,30 @@ pub struct Move {
     pub record: Option<Value>,
 }
 
+/// A step of a migration, as its record tells it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// When it began, in seconds since the epoch by the clock of who took it.
+    pub from: f64,
+    /// When it had ended.
+    pub to: f64,
+    /// What it was about.
+    pub detail: String,
+}
+
 impl Move {
+    /// All steps of this name that `source`, `target` or `controller` took.
+    #[must_use]
+    pub fn steps(&self, who: &str, name: &str) -> Vec<Step> {
+        let read = |step: &Value| {
+            let from = step["startUs"].as_f64()? / 1e6;
+            let detail = step["detail"].as_str().unwrap_or_default().to_owned();
+            Some(Step { from, to: from + step["durationUs"].as_f64()? / 1e6, detail })
+        };
+        let all = self.status("/timeline").as_array().into_iter().flatten();
+        all.filter(|step| step["who"] == who && step["step"] == name).filter_map(read).collect()
+    }
+
     /// All that the command said.
     #[must_use]
     pub fn text(&self) -> String {

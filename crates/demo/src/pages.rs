@@ -1,6 +1,7 @@
 //! The pod with a large heap that changes all the time (`programs/pages.py`), and what it says of itself.
 
 use crate::objects::{Pod, python};
+use crate::pace::Beat;
 
 /// The program.
 pub const PROGRAM: &str = include_str!("programs/pages.py");
@@ -19,10 +20,10 @@ pub fn family(name: &str, mib: u32, rate: u32) -> Pod {
     with(name, mib, rate, &["fork"])
 }
 
-/// The same on transparent huge pages, where the kernel has them.
+/// The same that says, after it stood still, how fast it has worked before ([`beats`]); on transparent huge pages, if wished and where the kernel has them.
 #[must_use]
-pub fn huge(name: &str, mib: u32, rate: u32) -> Pod {
-    with(name, mib, rate, &["huge"])
+pub fn paced(name: &str, mib: u32, rate: u32, huge: bool) -> Pod {
+    with(name, mib, rate, if huge { &["pace", "huge"] } else { &["pace"] })
 }
 
 /// The same that reads some of it from a file past the page cache.
@@ -40,4 +41,27 @@ fn with(name: &str, mib: u32, rate: u32, words: &[&str]) -> Pod {
 #[must_use]
 pub fn gap(logs: &str) -> Option<u64> {
     logs.lines().filter_map(|line| line.strip_prefix("gap ")?.parse().ok()).max()
+}
+
+/// How fast the program worked before it stood still, one beat a tenth of a second: pages changed and checked.
+#[must_use]
+pub fn beats(logs: &str) -> Vec<Beat> {
+    let beat = |line: &str| {
+        let mut figures = line.strip_prefix("pace ")?.split(' ').map_while(|word| word.parse::<f64>().ok());
+        Some(Beat { from: figures.next()?, to: figures.next()?, done: figures.next()?, busy: figures.next()? })
+    };
+    logs.lines().filter_map(beat).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn what_the_program_says_is_read() {
+        let logs = "good 1 abc\ngap 61\npace 10.000 10.101 4000 0.0551\npace cut\ngap 26\n";
+        assert_eq!(gap(logs), Some(61));
+        assert_eq!(beats(logs), [Beat { from: 10.0, to: 10.101, done: 4000.0, busy: 0.0551 }]);
+    }
 }

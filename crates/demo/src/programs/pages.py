@@ -1,6 +1,8 @@
 # So many MiB of pages, each known by its content; so many MB of them are written anew every second, some become zeros, some are given back.
 # With the word "fork", a child with a copy of its own does the same, slower; with the word "huge", huge pages are asked for; with the word "direct", some pages are
-# read from a file past the page cache. Says how long it stood still by its own clock.
+# read from a file past the page cache. Says how long it stood still by its own clock. With the word "pace" it says after each such gap how fast it has worked before,
+# and takes shorter ones for gaps.
+import collections
 import ctypes
 import mmap
 import os
@@ -82,7 +84,26 @@ class Direct:
         os.preadv(self.file, [memoryview(heap.memory)[page * PAGE : (page + 1) * PAGE]], 0)
 
 
+class Pace:
+    """How many pages were changed and checked in the last two minutes, and in how much time without the rests between."""
+
+    def __init__(self):
+        self.lines = collections.deque(maxlen=1200)
+        self.since, self.pages, self.busy = time.time(), 0, 0.0
+
+    def add(self, pages, busy):
+        self.pages, self.busy, now = self.pages + pages, self.busy + busy, time.time()
+        if now - self.since >= 0.1:
+            self.lines.append(f"pace {self.since:.3f} {now:.3f} {self.pages} {self.busy:.4f}")
+            self.since, self.pages, self.busy = now, 0, 0.0
+
+    def say(self):
+        print(*self.lines, sep="\n", flush=True)
+
+
 heap = Heap(size // PAGE)
+pace = Pace() if "pace" in sys.argv else None
+LONG = 0.025 if pace else 0.04
 direct = Direct() if "direct" in sys.argv else None
 parent = os.getpid()
 child = os.fork() if "fork" in sys.argv else None
@@ -98,15 +119,20 @@ turn, last, debt = 0, time.time(), 0.0
 while True:
     now = time.time()
     # The monotonic clock is restored; this one is not.
-    if now - last > 0.04:
+    if now - last > LONG:
         print("gap", round((now - last) * 1000), flush=True)
+        if pace:
+            pace.say()
     debt = min(debt + (now - last) * rate / PAGE, rate / PAGE * 0.05)
-    last = now
-    heap.change(int(debt))
+    last, begin, first, changed = now, time.monotonic(), heap.next, int(debt)
+    heap.change(changed)
     if direct:
         direct.change(heap)
-    debt -= int(debt)
-    if heap.check(time.monotonic() + SLICE / 2):
+    debt -= changed
+    ended = heap.check(time.monotonic() + SLICE / 2)
+    if pace:
+        pace.add(changed + (heap.next - first) % heap.count, time.monotonic() - begin)
+    if ended:
         turn += 1
         print("good", turn, identity, flush=True)
         if child and os.waitpid(child, os.WNOHANG) != (0, 0):

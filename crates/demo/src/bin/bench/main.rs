@@ -6,6 +6,8 @@
 
 mod agent;
 mod connections;
+mod copying;
+mod filling;
 mod freeze;
 mod ledger;
 mod memory;
@@ -13,6 +15,8 @@ mod peers;
 mod plots;
 mod report;
 mod stage;
+mod walker;
+mod way;
 mod wrapper;
 
 use std::collections::BTreeSet;
@@ -133,7 +137,7 @@ fn jobs(lab: &Lab, extent: Extent) -> Vec<Job> {
     }
     for case in memory::cases().into_iter().filter(|case| extent.matrix || case.is_usual()) {
         for pair in pairs.clone() {
-            jobs.push(Job::new(format!("memory: {case}, {} on {}", case.when, pair.runtime), move |lab| memory::measure(lab, &pair, &case, extent.trips)));
+            jobs.push(Job::new(format!("memory: {case}, {} on {}", case.way, pair.runtime), move |lab| memory::measure(lab, &pair, &case, extent.trips)));
         }
         if peers::carry(&case) {
             jobs.push(Job::new(format!("peers: {case}"), move |lab| peers::measure(lab, &case, extent.carries)));

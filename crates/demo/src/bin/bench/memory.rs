@@ -1,25 +1,38 @@
-//! How the freeze grows with memory and with the rate at which it changes: the largest gap that the program finds by its own clock, and what was sent.
+//! How the freeze grows with memory and with the rate at which it changes: the largest gap that the program finds by its own clock; and what the move costs: what is sent, how
+//! much slower the program is meanwhile, what the agents take of both nodes, how long the new pod is filled.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::thread::sleep;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use godwit_demo::lab::{Lab, Pair};
-use godwit_demo::migrate::migrate_with;
 use godwit_demo::numbers::Row;
-use godwit_demo::{pages, pods};
+use godwit_demo::pace::slowdown;
+use godwit_demo::pages;
 
+use crate::agent::{self, Count};
+use crate::filling::Watch;
 use crate::report::FREEZE;
-use crate::stage;
+use crate::walker::Walker;
+use crate::way::Way;
+use crate::{copying, stage};
 
 const NAMESPACE: &str = "godwit-bench-memory";
-const MINUTE: Duration = Duration::from_secs(60);
 /// MiB of the heaps.
 const SIZES: [u32; 5] = [10, 256, 1024, 4096, 8192];
+/// From so many MiB on one trip must do.
+const LARGE: u32 = 4096;
 /// MB that change every second.
 const RATES: [u32; 3] = [0, 50, 200];
+/// Until the program has filled and checked its memory.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// After a move and before what the program says is read; and before the next move.
+const RESTS: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(2)];
+/// Seconds before a move from which it is known how fast the program is when it is left alone. It is filled by then.
+const ALONE: f64 = 4.0;
 
-/// A program, and when its memory travels.
+/// A program, and how its memory travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Case {
     /// MiB of its heap.
@@ -28,8 +41,8 @@ pub struct Case {
     pub rate: u32,
     /// Whether it asks for huge pages.
     pub huge: bool,
-    /// `pre-copy` or `stop-and-copy`.
-    pub when: &'static str,
+    /// How its memory travels.
+    pub way: Way,
 }
 
 impl fmt::Display for Case {
@@ -41,7 +54,7 @@ impl fmt::Display for Case {
 impl Case {
     /// Whether it is one of the few that tell the most.
     pub fn is_usual(&self) -> bool {
-        self.mib <= 1024 && self.rate == 50 && !self.huge && self.when == "pre-copy"
+        self.mib <= 1024 && self.rate == 50 && !self.huge && self.way == Way::PreCopy
     }
 }
 
@@ -50,38 +63,88 @@ pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for mib in SIZES {
         for rate in RATES {
-            all.extend([false, true].map(|huge| Case { mib, rate, huge, when: "pre-copy" }));
+            all.extend([false, true].map(|huge| Case { mib, rate, huge, way: Way::PreCopy }));
         }
-        if mib <= 1024 {
-            all.push(Case { mib, rate: 50, huge: false, when: "stop-and-copy" });
-        }
+        let others: &[Way] = match mib {
+            1024 => &[Way::StopAndCopy, Way::PostCopy, Way::Digests],
+            ..1024 => &[Way::StopAndCopy],
+            _ => &[],
+        };
+        all.extend(others.iter().map(|way| Case { mib, rate: 50, huge: false, way: *way }));
     }
     all
 }
 
-/// Moves such a pod there and back so many times.
+/// What was seen of one move.
+struct Trip {
+    /// Milliseconds.
+    gap: f64,
+    /// Seconds.
+    whole: f64,
+    /// MB.
+    sent: f64,
+    /// MB/s.
+    rate: Option<f64>,
+    /// Per cent.
+    slower: Option<f64>,
+    /// Seconds.
+    filled: Option<f64>,
+    /// Seconds of both agents.
+    processor: f64,
+    /// MiB of the larger agent.
+    most: f64,
+}
+
+/// Moves such a pod there and back so many times; a large one once.
 pub fn measure(lab: &Lab, pair: &Pair, case: &Case, trips: usize) -> Result<Vec<Row>> {
     stage::empty(lab, NAMESPACE)?;
-    let pod = if case.huge { pages::huge } else { pages::pod };
-    stage::start(lab, NAMESPACE, pod("heap", case.mib, case.rate).on(&pair.a))?;
-    let (mut name, mut node) = ("heap".to_owned(), pair.a.clone());
-    let (mut gaps, mut whole, mut sent) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..trips * 2 {
-        let begin = Instant::now();
-        let target = pair.other(&node).to_owned();
-        let moved = migrate_with(lab, NAMESPACE, &[&name, "--to", &target, "--memory", case.when])?.moved()?;
-        whole.push(begin.elapsed().as_secs_f64());
-        sent.push(moved.status("/progress/bytes").as_f64().context("no bytes in the record")? / 1e6);
-        (name, node) = (moved.target_pod()?, target);
-        pods::wait_ready(lab, NAMESPACE, &name, MINUTE)?;
-        std::thread::sleep(Duration::from_secs(3));
-        let logs = lab.kubectl(&["logs", "-n", NAMESPACE, &name, "-c", pages::CONTAINER])?;
-        anyhow::ensure!(!logs.lines().any(|line| line.starts_with("bad")), "the program complains: {logs}");
-        gaps.push(pages::gap(&logs).map_or(0.0, |gap| f64::from(u32::try_from(gap).unwrap_or(u32::MAX))));
-    }
+    let mut walker = Walker::start(lab, pair, NAMESPACE, pages::paced("heap", case.mib, case.rate, case.huge))?;
+    walker.wait_good(PATIENCE)?;
+    sleep(RESTS[0]);
+    let trips = if case.mib < LARGE { trips } else { 1 };
+    let seen: Vec<Trip> = (0..trips * 2).map(|_| once(lab, pair, &mut walker, case.way)).collect::<Result<_>>()?;
     lab.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=50s"])?;
-    let (case, system) = (case.to_string(), format!("godwit on {}, {}", pair.runtime, case.when));
-    let rows =
-        [Row::of(&case, &system, FREEZE, "ms", &gaps), Row::of(&case, &system, "start to end", "s", &whole), Row::of(&case, &system, "sent", "MB", &sent)];
+    let (case, system) = (case.to_string(), format!("godwit on {}, {}", pair.runtime, case.way));
+    let row = |metric: &str, unit: &str, figure: fn(&Trip) -> Option<f64>| {
+        let samples: Vec<f64> = seen.iter().filter_map(figure).collect();
+        Row::of(&case, &system, metric, unit, &samples)
+    };
+    let rows = [
+        row(FREEZE, "ms", |trip| Some(trip.gap)),
+        row("start to end", "s", |trip| Some(trip.whole)),
+        row("sent", "MB", |trip| Some(trip.sent)),
+        row("copy rate", "MB/s", |trip| trip.rate),
+        row("slowdown while memory travels", "%", |trip| trip.slower),
+        row("time to fill", "s", |trip| trip.filled),
+        row("agents' CPU", "s", |trip| Some(trip.processor)),
+        row("largest resident memory of an agent", "MiB", |trip| Some(trip.most)),
+    ];
     Ok(rows.into_iter().flatten().collect())
+}
+
+fn once(lab: &Lab, pair: &Pair, walker: &mut Walker, way: Way) -> Result<Trip> {
+    sleep(RESTS[1]);
+    let nodes = [&pair.a, &pair.b];
+    nodes.into_iter().try_for_each(|node| agent::forget(lab, node))?;
+    let counts = || nodes.into_iter().map(|node| Count::of(lab, node)).collect::<Result<Vec<_>>>();
+    let before = counts()?;
+    let watch = Watch::start(lab, walker.target())?;
+    let begin = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+    let (moved, whole) = walker.go(way.words())?;
+    let filled = watch.seconds(&moved)?;
+    let after = counts()?;
+    sleep(RESTS[0]);
+    let said = walker.said()?;
+    let gap = pages::gap(&said).map_or(0.0, |gap| f64::from(u32::try_from(gap).unwrap_or(u32::MAX)));
+    let seconds = |counts: &[Count]| counts.iter().map(|count| count.seconds).sum::<f64>();
+    Ok(Trip {
+        gap,
+        whole,
+        sent: moved.status("/progress/bytes").as_f64().context("the record has no progress.bytes")? / 1e6,
+        rate: copying::rate(&moved),
+        slower: copying::span(&moved).and_then(|meanwhile| slowdown(&pages::beats(&said), (begin - ALONE, begin), meanwhile)),
+        filled,
+        processor: seconds(&after) - seconds(&before),
+        most: after.iter().map(|count| count.most).fold(0.0, f64::max),
+    })
 }

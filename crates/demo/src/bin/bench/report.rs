@@ -8,6 +8,8 @@ use comfy_table::{CellAlignment, Table};
 use godwit_demo::notice::line;
 use godwit_demo::numbers::Row;
 
+use crate::way::Way;
+
 /// The metric that matters most.
 pub const FREEZE: &str = "freeze, application's clock";
 
@@ -23,7 +25,8 @@ pub fn ratios(rows: &[Row]) -> Vec<Row> {
     let freezes =
         |rows: &[Row], own: bool| rows.iter().filter(move |row| row.metric == FREEZE && row.system.starts_with("godwit") == own).cloned().collect::<Vec<_>>();
     let own = freezes(rows, true);
-    let slowest = |case: &str| own.iter().filter(|row| row.case == case && !row.system.ends_with("stop-and-copy")).map(|row| row.median).max_by(f64::total_cmp);
+    let default = format!(", {}", Way::PreCopy);
+    let slowest = |case: &str| own.iter().filter(|row| row.case == case && row.system.ends_with(&default)).map(|row| row.median).max_by(f64::total_cmp);
     let ratio = |row: &Row| Row::of(&row.case, &row.system, "freeze against godwit's", "times", &[row.median / slowest(&row.case).filter(|own| *own > 0.0)?]);
     freezes(rows, false).iter().filter_map(ratio).collect()
 }
@@ -73,6 +76,8 @@ mod tests {
             row("one", "godwit on containerd, pre-copy", &[50.0, 60.0, 70.0]),
             row("one", "godwit on crio, pre-copy", &[100.0]),
             row("one", "godwit on crio, stop-and-copy", &[3000.0]),
+            row("one", "godwit on crio, post-copy", &[500.0]),
+            row("one", "godwit on crio, digests", &[400.0]),
             row("one", "podman", &[1000.0, 2000.0, 9000.0]),
             row("two", "podman", &[1000.0]),
         ];

@@ -21,6 +21,7 @@ use godwit_demo::pages;
 
 use crate::memory::Case;
 use crate::report::FREEZE;
+use crate::way::Way;
 
 /// MiB of the program's heap, MB of it that change every second: some of those of Godwit's own pods.
 const CASES: [(u32, u32); 3] = [(10, 50), (1024, 50), (4096, 50)];
@@ -45,7 +46,7 @@ trait Peer {
 
 /// Whether others carry this program, too.
 pub fn carry(case: &Case) -> bool {
-    !case.huge && case.when == "pre-copy" && CASES.contains(&(case.mib, case.rate))
+    !case.huge && case.way == Way::PreCopy && CASES.contains(&(case.mib, case.rate))
 }
 
 /// Carries a program so many times by each peer.
