@@ -12,6 +12,8 @@ use crate::ledger::{self, Judgement, Ledger, Proof};
 use crate::redis::{Connection, PATIENCE};
 use crate::resp::Reply;
 
+/// Requests of each round.
+pub const PER_ROUND: u64 = 3;
 /// Pause between two rounds of a write and a read.
 const PACE: Duration = Duration::from_millis(1);
 /// Keys written at once at the first loading.
@@ -38,6 +40,7 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct Load {
     server: SocketAddr,
+    database: u16,
     seen: Arc<Mutex<Seen>>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<Ledger>>,
@@ -49,11 +52,19 @@ impl Load {
     /// # Errors
     /// When the server does not take the keys.
     pub fn start(server: SocketAddr, keys: u32) -> Result<Self> {
-        let mut connection = Connection::insist(server, LONG, LOST)?;
+        Self::start_in(server, keys, 0)
+    }
+
+    /// The same in a database: clients whose databases differ may work side by side.
+    ///
+    /// # Errors
+    /// As [`Load::start`].
+    pub fn start_in(server: SocketAddr, keys: u32, database: u16) -> Result<Self> {
+        let mut connection = connect(server, database, LONG)?;
         fill(&mut connection, u64::from(keys))?;
         let (seen, stop) = (Arc::new(Mutex::new(Seen::default())), Arc::new(AtomicBool::new(false)));
-        let client = Client { server, ledger: Ledger::new(keys), seen: Arc::clone(&seen), stop: Arc::clone(&stop) };
-        Ok(Self { server, seen, stop, thread: thread::spawn(move || client.run()) })
+        let client = Client { server, database, ledger: Ledger::new(keys), seen: Arc::clone(&seen), stop: Arc::clone(&stop) };
+        Ok(Self { server, database, seen, stop, thread: thread::spawn(move || client.run()) })
     }
 
     /// What was seen so far.
@@ -87,7 +98,7 @@ impl Load {
     pub fn finish(self) -> Result<(Proof, Seen)> {
         self.stop.store(true, Ordering::Relaxed);
         let ledger = self.thread.join().map_err(|_| anyhow!("the client ended early"))??;
-        let mut connection = Connection::insist(self.server, LONG, LOST)?;
+        let mut connection = connect(self.server, self.database, LONG)?;
         let mut proof = ledger.prove(&mut connection)?;
         let seen = *lock(&self.seen);
         proof.missing += seen.stale_reads;
@@ -97,6 +108,12 @@ impl Load {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn connect(server: SocketAddr, database: u16, patience: Duration) -> Result<Connection> {
+    let mut connection = Connection::insist(server, patience, LOST)?;
+    connection.select(database)?;
+    Ok(connection)
 }
 
 fn fill(connection: &mut Connection, keys: u64) -> Result<()> {
@@ -114,6 +131,7 @@ fn fill(connection: &mut Connection, keys: u64) -> Result<()> {
 
 struct Client {
     server: SocketAddr,
+    database: u16,
     ledger: Ledger,
     seen: Arc<Mutex<Seen>>,
     stop: Arc<AtomicBool>,
@@ -121,7 +139,7 @@ struct Client {
 
 impl Client {
     fn run(mut self) -> Result<Ledger> {
-        let mut connection = Connection::insist(self.server, PATIENCE, LOST)?;
+        let mut connection = connect(self.server, self.database, PATIENCE)?;
         let (mut n, mut last) = (0, Instant::now());
         while !self.stop.load(Ordering::Relaxed) {
             n += 1;
@@ -135,7 +153,7 @@ impl Client {
                 thread::sleep(PACE);
             } else {
                 lock(&self.seen).reconnects += 1;
-                connection = Connection::insist(self.server, PATIENCE, LOST)?;
+                connection = connect(self.server, self.database, PATIENCE)?;
             }
         }
         Ok(self.ledger)

@@ -39,7 +39,7 @@ fn with(name: &str, mib: u32, rate: u32, words: &[&str]) -> Pod {
 
 /// The longest time that the program stood still by its own clock, in milliseconds. `None`: it noticed nothing.
 #[must_use]
-pub fn gap(logs: &str) -> Option<u64> {
+pub fn gap(logs: &str) -> Option<u32> {
     logs.lines().filter_map(|line| line.strip_prefix("gap ")?.parse().ok()).max()
 }
 

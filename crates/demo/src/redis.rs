@@ -49,6 +49,17 @@ impl Connection {
         }
     }
 
+    /// From now on everything is about this database.
+    ///
+    /// # Errors
+    /// As [`Connection::pipeline`]; or there is no such database.
+    pub fn select(&mut self, database: u16) -> io::Result<()> {
+        match self.command(&[b"SELECT", database.to_string().as_bytes()])? {
+            Reply::Simple(_) => Ok(()),
+            other => Err(io::Error::other(format!("SELECT {database} was answered by {other:?}"))),
+        }
+    }
+
     /// Sends commands at once and reads their replies.
     ///
     /// # Errors

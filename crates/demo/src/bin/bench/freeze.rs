@@ -6,21 +6,24 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use godwit_demo::lab::{Lab, Pair};
-use godwit_demo::migrate::migrate;
 use godwit_demo::numbers::Row;
 use godwit_demo::objects::Pod;
+use godwit_demo::pulse;
 use godwit_demo::witness::Witness;
-use godwit_demo::{pods, pulse};
 
 use crate::report::FREEZE;
 use crate::stage;
+use crate::walker::Walker;
 
 const NAMESPACE: &str = "godwit-bench";
 const CASE: &str = "move a small pod";
 const PERIOD: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
-/// Rest between two moves, in which the nodes tidy up.
-const REST: Duration = Duration::from_secs(2);
+/// So often the pod is left alone for a while before a move, in which it is seen what the machine itself adds.
+const ALONE: usize = 20;
+const WHILE: Duration = Duration::from_secs(2);
+/// Rest before the other moves, in which the nodes tidy up.
+const REST: Duration = Duration::from_millis(500);
 /// Parts of the freeze, as Godwit reports them.
 const PARTS: [&str; 6] = ["total", "dump", "delta", "restore", "verify", "commit"];
 
@@ -28,30 +31,29 @@ const PARTS: [&str; 6] = ["total", "dump", "delta", "restore", "verify", "commit
 pub fn measure(lab: &Lab, pair: &Pair, moves: usize) -> Result<Vec<Row>> {
     stage::empty(lab, NAMESPACE)?;
     let witness = Witness::start(lab, NAMESPACE)?;
-    stage::start(lab, NAMESPACE, Pod::new("small", [pulse::container(witness.address(), PERIOD, false)]).on(&pair.a))?;
+    let mut walker = Walker::start(lab, pair, NAMESPACE, Pod::new("small", [pulse::container(witness.address(), PERIOD, false)]))?;
     let identity = witness.wait_for_ticks(1000, MINUTE)?.identity;
 
-    let (mut name, mut node) = ("small".to_owned(), pair.a.clone());
     let (mut seen, mut idle, mut whole, mut parts) = (Vec::new(), Vec::new(), Vec::new(), vec![Vec::new(); PARTS.len()]);
-    for _ in 0..moves {
-        let rest = || {
+    for number in 0..moves {
+        if number < ALONE {
+            let rest = || {
+                sleep(WHILE);
+                Ok(())
+            };
+            idle.push(longest(&witness, rest)?.0);
+        } else {
             sleep(REST);
-            Ok(())
-        };
-        idle.push(longest(&witness, rest)?.0);
-        let (gap, (moved, time)) = longest(&witness, || {
-            let begin = std::time::Instant::now();
-            let moved = migrate(lab, NAMESPACE, &name, pair.other(&node))?.moved()?;
-            Ok((moved, begin.elapsed()))
-        })?;
+        }
+        let (gap, (moved, seconds)) = longest(&witness, || walker.go(&[]))?;
         seen.push(gap);
-        whole.push(time.as_secs_f64());
+        whole.push(seconds);
         for (part, samples) in PARTS.iter().zip(&mut parts) {
             let figure = moved.status(&format!("/freeze/{part}Ms")).as_f64();
             samples.push(figure.with_context(|| format!("the record has no freeze.{part}Ms"))?);
         }
-        (name, node) = (moved.target_pod()?, pair.other(&node).to_owned());
-        pods::wait_ready(lab, NAMESPACE, &name, MINUTE)?;
+        // Records are read as lists: some hundred of them would cost more than a move.
+        lab.kubectl(&["delete", "podmigrations", "-n", NAMESPACE, "--all", "--wait=false"])?;
     }
     ensure!(witness.latest()?.identity == identity, "the pod lost its memory on the way");
     lab.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=50s"])?;

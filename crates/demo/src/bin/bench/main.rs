@@ -9,12 +9,16 @@ mod connections;
 mod copying;
 mod filling;
 mod freeze;
+mod growth;
 mod ledger;
 mod memory;
+mod noise;
 mod peers;
 mod plots;
+mod redis;
 mod report;
 mod stage;
+mod tls;
 mod walker;
 mod way;
 mod wrapper;
@@ -45,12 +49,18 @@ pub struct Extent {
     pub containers: usize,
     /// Looks at each agent.
     pub looks: usize,
-    /// Whether every size of memory is measured at every rate of change, not only a few.
+    /// TLS streams, each followed by the move of a pod.
+    pub streams: usize,
+    /// Moves of a Redis under load.
+    pub loaded: usize,
+    /// Moves of each pod with many files, processes or threads, and of each number of pods at once.
+    pub grown: usize,
+    /// Whether every size of memory is measured at every rate of change, and every number of files, not only a few.
     pub matrix: bool,
 }
 
-const FULL: Extent = Extent { moves: 20, crossings: 6, trips: 3, carries: 5, containers: 100, looks: 10, matrix: true };
-const QUICK: Extent = Extent { moves: 4, crossings: 1, trips: 1, carries: 1, containers: 15, looks: 3, matrix: false };
+const FULL: Extent = Extent { moves: 300, crossings: 6, trips: 3, carries: 5, containers: 100, looks: 10, streams: 6, loaded: 6, grown: 3, matrix: true };
+const QUICK: Extent = Extent { moves: 4, crossings: 1, trips: 1, carries: 1, containers: 15, looks: 3, streams: 1, loaded: 1, grown: 1, matrix: false };
 
 const OPTIONS: [&str; 3] = ["--quick", "--anew", "--write"];
 
@@ -128,6 +138,21 @@ fn jobs(lab: &Lab, extent: Extent) -> Vec<Job> {
     ];
     for pair in pairs.clone() {
         jobs.push(Job::new(format!("freeze: {} moves of a small pod on {}", extent.moves, pair.runtime), move |lab| freeze::measure(lab, &pair, extent.moves)));
+    }
+    for pair in pairs.clone() {
+        jobs.push(Job::new(format!("redis: moved under load on {}", pair.runtime), move |lab| redis::measure(lab, &pair, extent.loaded)));
+    }
+    for pair in pairs.clone() {
+        let title = format!("tls: one stream beside the first round on {}", pair.runtime);
+        jobs.push(Job::new(title, move |lab| tls::measure(lab, &pair, extent.streams)));
+    }
+    for pair in pairs.iter().take(if extent.matrix { pairs.len() } else { 1 }) {
+        for (many, counts) in growth::CROWDS {
+            let (title, pair) = (format!("growth: {many} on {}", pair.runtime), pair.clone());
+            jobs.push(Job::new(title, move |lab| growth::measure(lab, &pair, many, growth::numbers(&counts, extent.matrix), extent.grown)));
+        }
+        let (title, pair) = (format!("growth: pods at once on {}", pair.runtime), pair.clone());
+        jobs.push(Job::new(title, move |lab| growth::at_once(lab, &pair, growth::numbers(&growth::AT_ONCE, extent.matrix), extent.grown)));
     }
     for pair in pairs.clone() {
         for driver in connections::drivers(lab) {

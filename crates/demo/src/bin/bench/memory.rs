@@ -3,12 +3,12 @@
 
 use std::fmt;
 use std::thread::sleep;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use godwit_demo::lab::{Lab, Pair};
 use godwit_demo::numbers::Row;
-use godwit_demo::pace::slowdown;
+use godwit_demo::pace::{now, slowdown};
 use godwit_demo::pages;
 
 use crate::agent::{self, Count};
@@ -28,9 +28,7 @@ const RATES: [u32; 3] = [0, 50, 200];
 /// Until the program has filled and checked its memory.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// After a move and before what the program says is read; and before the next move.
-const RESTS: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(2)];
-/// Seconds before a move from which it is known how fast the program is when it is left alone. It is filled by then.
-const ALONE: f64 = 4.0;
+const RESTS: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(3)];
 
 /// A program, and how its memory travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,26 +121,27 @@ pub fn measure(lab: &Lab, pair: &Pair, case: &Case, trips: usize) -> Result<Vec<
 }
 
 fn once(lab: &Lab, pair: &Pair, walker: &mut Walker, way: Way) -> Result<Trip> {
+    let alone = now();
     sleep(RESTS[1]);
+    // By now it is known how fast the program is when nobody does anything.
+    let begin = now();
     let nodes = [&pair.a, &pair.b];
     nodes.into_iter().try_for_each(|node| agent::forget(lab, node))?;
     let counts = || nodes.into_iter().map(|node| Count::of(lab, node)).collect::<Result<Vec<_>>>();
     let before = counts()?;
     let watch = Watch::start(lab, walker.target())?;
-    let begin = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
     let (moved, whole) = walker.go(way.words())?;
     let filled = watch.seconds(&moved)?;
     let after = counts()?;
     sleep(RESTS[0]);
     let said = walker.said()?;
-    let gap = pages::gap(&said).map_or(0.0, |gap| f64::from(u32::try_from(gap).unwrap_or(u32::MAX)));
     let seconds = |counts: &[Count]| counts.iter().map(|count| count.seconds).sum::<f64>();
     Ok(Trip {
-        gap,
+        gap: pages::gap(&said).map_or(0.0, f64::from),
         whole,
         sent: moved.status("/progress/bytes").as_f64().context("the record has no progress.bytes")? / 1e6,
         rate: copying::rate(&moved),
-        slower: copying::span(&moved).and_then(|meanwhile| slowdown(&pages::beats(&said), (begin - ALONE, begin), meanwhile)),
+        slower: copying::span(&moved).and_then(|meanwhile| slowdown(&pages::beats(&said), (alone, begin), meanwhile)),
         filled,
         processor: seconds(&after) - seconds(&before),
         most: after.iter().map(|count| count.most).fold(0.0, f64::max),

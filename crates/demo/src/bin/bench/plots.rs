@@ -1,12 +1,13 @@
-//! Pictures of the results: freezes against memory and against connections, one curve a system, both axes logarithmic.
+//! Pictures of the results: freezes against memory, connections and other numbers, one curve a system, both axes logarithmic.
 //!
 //! `benches/results/memory.svg` has the programs that change 50 MB a second, Godwit and the others; `rates.svg` Godwit alone at each rate; `connections.svg` each way of
-//! handing over connections.
+//! handing over connections; `growth.svg` what a pod has many of, and pods that move at once.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
+use godwit_demo::crowd::Many;
 use godwit_demo::numbers::Row;
 use plotters::prelude::*;
 
@@ -34,7 +35,17 @@ pub fn draw(rows: &[Row], folder: &Path) -> Result<()> {
     picture(&folder.join("rates.svg"), "Freeze by the rate at which memory changes, pre-copy", "MiB of memory", &curves(rows, by_rate))?;
     let connections =
         |row: &Row| Some((row.system.clone(), row.case.strip_prefix("move a pod with ")?.strip_suffix(" connections")?.parse::<f64>().ok()?.max(0.5)));
-    picture(&folder.join("connections.svg"), "Freeze of a pod with connections (none is drawn at 0.5)", "connections", &curves(rows, connections))
+    picture(&folder.join("connections.svg"), "Freeze of a pod with connections (none is drawn at 0.5)", "connections", &curves(rows, connections))?;
+    picture(&folder.join("growth.svg"), "Freeze by what there is many of", "number", &curves(rows, by_number))
+}
+
+/// Files, processes, threads, and pods that move at once.
+fn by_number(row: &Row) -> Option<(String, f64)> {
+    let runtime = row.system.strip_prefix("godwit on ")?;
+    let many = [Many::Files, Many::Processes, Many::Threads].map(|many| many.to_string());
+    let counted = row.case.strip_prefix("move a pod with ").and_then(|rest| rest.split_once(' ')).filter(|(_, what)| many.iter().any(|many| many == what));
+    let (number, what) = counted.or_else(|| row.case.strip_prefix("move ")?.split_once(' ').filter(|(_, what)| *what == "pods at once"))?;
+    Some((format!("{what}, {runtime}"), number.parse().ok()?))
 }
 
 fn by_rate(row: &Row) -> Option<(String, f64)> {
@@ -108,12 +119,20 @@ mod tests {
             row("move 1024 MiB, 50 MB/s change", "godwit on crio, pre-copy", 90.0),
             row("move 1024 MiB, 200 MB/s change", "godwit on crio, pre-copy", 190.0),
             row("move 1024 MiB, 50 MB/s change", "podman", 4000.0),
+            row("move a pod with 1000 open files", "godwit on crio", 80.0),
+            row("move 4 pods at once", "godwit on crio", 90.0),
+            row("move a pod with 100 connections", "godwit on crio, close", 70.0),
         ];
         draw(&rows, &folder).unwrap();
         let text = |name| std::fs::read_to_string(folder.join(name)).unwrap();
         assert!(text("memory.svg").contains("podman") && text("memory.svg").contains("godwit on crio, pre-copy"));
         assert!(text("rates.svg").contains("200 MB/s change, crio") && !text("rates.svg").contains("podman"));
-        assert!(!folder.join("connections.svg").exists());
+        assert!(text("connections.svg").contains("godwit on crio, close"));
+        assert!(text("growth.svg").contains("open files, crio") && text("growth.svg").contains("pods at once, crio") && !text("growth.svg").contains("close"));
+        let empty = folder.join("empty");
+        std::fs::create_dir(&empty).unwrap();
+        draw(&[], &empty).unwrap();
+        assert!(std::fs::read_dir(&empty).unwrap().next().is_none());
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

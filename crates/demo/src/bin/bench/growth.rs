@@ -1,0 +1,79 @@
+//! How the freeze grows with what a small pod has many of, and with how many pods move at once.
+
+use std::thread::{self, sleep};
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use godwit_demo::crowd::{self, Many};
+use godwit_demo::lab::{Lab, Pair};
+use godwit_demo::numbers::Row;
+use godwit_demo::pages;
+
+use crate::report::FREEZE;
+use crate::stage;
+use crate::walker::Walker;
+
+const NAMESPACE: &str = "godwit-bench-growth";
+/// What there is many of, and how many.
+pub const CROWDS: [(Many, [u32; 3]); 3] = [(Many::Files, [10, 1000, 10_000]), (Many::Processes, [1, 10, 100]), (Many::Threads, [1, 100, 1000])];
+/// Pods that move at once.
+pub const AT_ONCE: [usize; 3] = [1, 2, 4];
+/// Until a program has all it is to have.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Before each move.
+const REST: Duration = Duration::from_secs(3);
+
+/// The numbers that are measured: all, or the one in the middle.
+pub fn numbers<T: Copy>(all: &[T; 3], every: bool) -> &[T] {
+    if every { all } else { &all[1..2] }
+}
+
+/// Moves a pod with so many of them so many times, each number by a pod of its own.
+pub fn measure(lab: &Lab, pair: &Pair, many: Many, counts: &[u32], moves: usize) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for count in counts {
+        stage::empty(lab, NAMESPACE)?;
+        let mut walker = Walker::start(lab, pair, NAMESPACE, crowd::pod("crowd", many, *count))?;
+        let trips: Vec<(f64, f64)> = (0..moves).map(|_| once(&mut walker)).collect::<Result<_>>()?;
+        rows.extend(told(&format!("move a pod with {count} {many}"), pair, &trips));
+    }
+    lab.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=50s"])?;
+    Ok(rows)
+}
+
+/// Moves so many small pods at once so many times, from the same node to the same other one.
+pub fn at_once(lab: &Lab, pair: &Pair, counts: &[usize], moves: usize) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for count in counts {
+        stage::empty(lab, NAMESPACE)?;
+        let start = |number| Walker::start(lab, pair, NAMESPACE, crowd::pod(&format!("one-{number}"), Many::Files, 1));
+        let mut walkers: Vec<Walker> = (0..*count).map(start).collect::<Result<_>>()?;
+        let mut trips = Vec::new();
+        for _ in 0..moves {
+            trips.extend(thread::scope(|scope| {
+                let going: Vec<_> = walkers.iter_mut().map(|walker| scope.spawn(move || once(walker))).collect();
+                going.into_iter().map(|one| one.join().map_err(|_| anyhow!("a move panicked"))?).collect::<Result<Vec<_>>>()
+            })?);
+        }
+        rows.extend(told(&format!("move {count} pods at once"), pair, &trips));
+    }
+    lab.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=50s"])?;
+    Ok(rows)
+}
+
+/// Milliseconds that the program stood still, and seconds of the command.
+fn once(walker: &mut Walker) -> Result<(f64, f64)> {
+    walker.wait_good(PATIENCE)?;
+    sleep(REST);
+    let (_, whole) = walker.go(&[])?;
+    walker.wait_good(PATIENCE)?;
+    let said = walker.said()?;
+    Ok((pages::gap(&said).map_or(0.0, f64::from), whole))
+}
+
+fn told(case: &str, pair: &Pair, trips: &[(f64, f64)]) -> Vec<Row> {
+    let system = format!("godwit on {}", pair.runtime);
+    let column = |pick: fn(&(f64, f64)) -> f64| trips.iter().map(pick).collect::<Vec<_>>();
+    let rows = [Row::of(case, &system, FREEZE, "ms", &column(|trip| trip.0)), Row::of(case, &system, "start to end", "s", &column(|trip| trip.1))];
+    rows.into_iter().flatten().collect()
+}
