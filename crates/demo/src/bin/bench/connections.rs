@@ -22,6 +22,8 @@ const NAMESPACE: &str = "godwit-bench-connections";
 const MINUTE: Duration = Duration::from_secs(60);
 /// How the connections are treated, and how many there are.
 const CASES: [(&str, &[usize]); 3] = [("anchor", &[0, 1, 100, 2000]), (SEGMENT, &[0, 1, 100, 2000]), (CLOSE, &[0, 100])];
+/// The number that is measured if only one is.
+const USUAL: usize = 100;
 /// Ends them.
 const CLOSE: &str = "close";
 /// Needs both pods on one network segment, which the lab's bridge network is.
@@ -38,10 +40,10 @@ pub fn drivers(lab: &Lab) -> impl Iterator<Item = &'static str> {
     CASES.into_iter().map(|(driver, _)| driver).filter(possible)
 }
 
-/// Moves a pod with each number of connections so many times between two nodes.
-pub fn measure(lab: &Lab, pair: &Pair, driver: &'static str, crossings: usize) -> Result<Vec<Row>> {
+/// Moves a pod with each number of connections, or only with the one that tells the most, so many times between two nodes.
+pub fn measure(lab: &Lab, pair: &Pair, driver: &'static str, every: bool, crossings: usize) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for count in CASES.into_iter().filter(|(one, _)| *one == driver).flat_map(|(_, counts)| counts) {
+    for count in CASES.into_iter().filter(|(one, _)| *one == driver).flat_map(|(_, counts)| counts).filter(|count| every || **count == USUAL) {
         let mut traveller = Traveller::start(lab, pair, driver)?;
         let crossed: Vec<Crossing> = (0..crossings).map(|_| traveller.cross(*count)).collect::<Result<_>>()?;
         let case = format!("move a pod with {count} connections");

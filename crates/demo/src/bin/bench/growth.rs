@@ -9,7 +9,7 @@ use godwit_demo::lab::{Lab, Pair};
 use godwit_demo::numbers::Row;
 use godwit_demo::pages;
 
-use crate::report::FREEZE;
+use crate::report::{FREEZE, REPORTED, reported};
 use crate::stage;
 use crate::walker::Walker;
 
@@ -34,7 +34,7 @@ pub fn measure(lab: &Lab, pair: &Pair, many: Many, counts: &[u32], moves: usize)
     for count in counts {
         stage::empty(lab, NAMESPACE)?;
         let mut walker = Walker::start(lab, pair, NAMESPACE, crowd::pod("crowd", many, *count))?;
-        let trips: Vec<(f64, f64)> = (0..moves).map(|_| once(&mut walker)).collect::<Result<_>>()?;
+        let trips: Vec<Trip> = (0..moves).map(|_| once(&mut walker)).collect::<Result<_>>()?;
         rows.extend(told(&format!("move a pod with {count} {many}"), pair, &trips));
     }
     lab.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=50s"])?;
@@ -61,19 +61,28 @@ pub fn at_once(lab: &Lab, pair: &Pair, counts: &[usize], moves: usize) -> Result
     Ok(rows)
 }
 
-/// Milliseconds that the program stood still, and seconds of the command.
-fn once(walker: &mut Walker) -> Result<(f64, f64)> {
-    walker.wait_good(PATIENCE)?;
-    sleep(REST);
-    let (_, whole) = walker.go(&[])?;
-    walker.wait_good(PATIENCE)?;
-    let said = walker.said()?;
-    Ok((pages::gap(&said).map_or(0.0, f64::from), whole))
+/// What was seen of one move.
+struct Trip {
+    /// Milliseconds.
+    gap: f64,
+    reported: f64,
+    /// Seconds.
+    whole: f64,
 }
 
-fn told(case: &str, pair: &Pair, trips: &[(f64, f64)]) -> Vec<Row> {
-    let system = format!("godwit on {}", pair.runtime);
-    let column = |pick: fn(&(f64, f64)) -> f64| trips.iter().map(pick).collect::<Vec<_>>();
-    let rows = [Row::of(case, &system, FREEZE, "ms", &column(|trip| trip.0)), Row::of(case, &system, "start to end", "s", &column(|trip| trip.1))];
+fn once(walker: &mut Walker) -> Result<Trip> {
+    walker.wait_good(PATIENCE)?;
+    sleep(REST);
+    let (moved, whole) = walker.go(&[])?;
+    walker.wait_good(PATIENCE)?;
+    Ok(Trip { gap: pages::gap(&walker.said()?).map_or(0.0, f64::from), reported: reported(&moved)?, whole })
+}
+
+fn told(case: &str, pair: &Pair, trips: &[Trip]) -> Vec<Row> {
+    let row = |metric: &str, unit: &str, figure: fn(&Trip) -> f64| {
+        let samples: Vec<f64> = trips.iter().map(figure).collect();
+        Row::of(case, &format!("godwit on {}", pair.runtime), metric, unit, &samples)
+    };
+    let rows = [row(FREEZE, "ms", |trip| trip.gap), row(REPORTED, "ms", |trip| trip.reported), row("start to end", "s", |trip| trip.whole)];
     rows.into_iter().flatten().collect()
 }

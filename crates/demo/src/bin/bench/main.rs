@@ -55,7 +55,7 @@ pub struct Extent {
     pub loaded: usize,
     /// Moves of each pod with many files, processes or threads, and of each number of pods at once.
     pub grown: usize,
-    /// Whether every size of memory is measured at every rate of change, and every number of files, not only a few.
+    /// Whether everything is measured on each runtime, with every size of memory, rate of change and number of what there is many of; not only what tells the most.
     pub matrix: bool,
 }
 
@@ -132,6 +132,7 @@ fn jobs(lab: &Lab, extent: Extent) -> Vec<Job> {
     // One of each runtime: a lab may have more.
     let mut runtimes = BTreeSet::new();
     let pairs: Vec<_> = lab.pairs().into_iter().filter(|pair| runtimes.insert(pair.runtime.clone())).collect();
+    let some = || pairs.iter().take(if extent.matrix { pairs.len() } else { 1 }).cloned();
     let mut jobs = vec![
         Job::new("agent: an idle one's memory".into(), move |lab| agent::measure(lab, extent.looks)),
         Job::new("wrapper: it and runc, call by call".into(), move |lab| wrapper::measure(lab, extent.containers)),
@@ -139,14 +140,14 @@ fn jobs(lab: &Lab, extent: Extent) -> Vec<Job> {
     for pair in pairs.clone() {
         jobs.push(Job::new(format!("freeze: {} moves of a small pod on {}", extent.moves, pair.runtime), move |lab| freeze::measure(lab, &pair, extent.moves)));
     }
-    for pair in pairs.clone() {
+    for pair in some() {
         jobs.push(Job::new(format!("redis: moved under load on {}", pair.runtime), move |lab| redis::measure(lab, &pair, extent.loaded)));
     }
-    for pair in pairs.clone() {
+    for pair in some() {
         let title = format!("tls: one stream beside the first round on {}", pair.runtime);
         jobs.push(Job::new(title, move |lab| tls::measure(lab, &pair, extent.streams)));
     }
-    for pair in pairs.iter().take(if extent.matrix { pairs.len() } else { 1 }) {
+    for pair in some() {
         for (many, counts) in growth::CROWDS {
             let (title, pair) = (format!("growth: {many} on {}", pair.runtime), pair.clone());
             jobs.push(Job::new(title, move |lab| growth::measure(lab, &pair, many, growth::numbers(&counts, extent.matrix), extent.grown)));
@@ -154,10 +155,10 @@ fn jobs(lab: &Lab, extent: Extent) -> Vec<Job> {
         let (title, pair) = (format!("growth: pods at once on {}", pair.runtime), pair.clone());
         jobs.push(Job::new(title, move |lab| growth::at_once(lab, &pair, growth::numbers(&growth::AT_ONCE, extent.matrix), extent.grown)));
     }
-    for pair in pairs.clone() {
+    for pair in some() {
         for driver in connections::drivers(lab) {
             let (title, pair) = (format!("connections: {driver} on {}", pair.runtime), pair.clone());
-            jobs.push(Job::new(title, move |lab| connections::measure(lab, &pair, driver, extent.crossings)));
+            jobs.push(Job::new(title, move |lab| connections::measure(lab, &pair, driver, extent.matrix, extent.crossings)));
         }
     }
     for case in memory::cases().into_iter().filter(|case| extent.matrix || case.is_usual()) {

@@ -52,7 +52,7 @@ impl fmt::Display for Case {
 impl Case {
     /// Whether it is one of the few that tell the most.
     pub fn is_usual(&self) -> bool {
-        self.mib <= 1024 && self.rate == 50 && !self.huge && self.way == Way::PreCopy
+        matches!(self.mib, 10 | 1024) && self.rate == 50 && !self.huge && self.way == Way::PreCopy
     }
 }
 

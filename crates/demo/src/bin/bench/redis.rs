@@ -16,6 +16,7 @@ use godwit_demo::redis::Connection;
 use godwit_demo::resp::Reply;
 
 use crate::noise::Noise;
+use crate::report::{REPORTED, reported};
 use crate::walker::Walker;
 use crate::{copying, stage};
 
@@ -59,7 +60,7 @@ pub fn measure(lab: &Lab, pair: &Pair, moves: usize) -> Result<Vec<Row>> {
     };
     let rows = [
         row("longest wait of a client", "ms", |trip| Some(trip.wait)),
-        row("freeze as reported, total", "ms", |trip| Some(trip.freeze)),
+        row(REPORTED, "ms", |trip| Some(trip.freeze)),
         row("start to end", "s", |trip| Some(trip.whole)),
         row("requests a second, before", "1/s", |trip| trip.before),
         row("requests a second, while memory travels", "1/s", |trip| trip.meanwhile),
@@ -97,7 +98,7 @@ fn once(loads: &[Load], walker: &mut Walker) -> Result<Trip> {
         anyhow::Ok((beats, begin, moved, whole))
     })?;
     let (before, meanwhile) = ((begin - REST.as_secs_f64(), begin), copying::span(&moved));
-    let freeze = moved.status("/freeze/totalMs").as_f64().context("the record has no freeze.totalMs")?;
+    let freeze = reported(&moved)?;
     let wait = loads.iter().map(|load| load.seen().stall.as_secs_f64() * 1000.0).fold(0.0, f64::max);
     Ok(Trip {
         wait,

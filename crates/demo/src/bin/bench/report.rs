@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
+use godwit_demo::migrate::Move;
 use godwit_demo::notice::line;
 use godwit_demo::numbers::Row;
 
@@ -12,6 +13,14 @@ use crate::way::Way;
 
 /// The metric that matters most.
 pub const FREEZE: &str = "freeze, application's clock";
+
+/// What Godwit itself says of it.
+pub const REPORTED: &str = "freeze as reported, total";
+
+/// The freeze in milliseconds, as the record of a move says it.
+pub fn reported(moved: &Move) -> Result<f64> {
+    moved.status("/freeze/totalMs").as_f64().context("the record has no freeze.totalMs")
+}
 
 /// The folder of results, `benches/results`.
 pub fn folder() -> Result<PathBuf> {
