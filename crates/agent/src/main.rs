@@ -15,6 +15,7 @@ mod convert;
 mod durable;
 mod events;
 mod failure;
+mod heap;
 mod inspect;
 mod install;
 mod journal;
@@ -89,6 +90,7 @@ struct Arguments {
 const MIN_WORKERS: usize = 2;
 
 fn main() -> anyhow::Result<()> {
+    heap::keep();
     let workers = std::thread::available_parallelism().map_or(MIN_WORKERS, |cpus| cpus.get().max(MIN_WORKERS));
     tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().context("no threads for the agent")?.block_on(run())
 }
@@ -104,7 +106,7 @@ async fn run() -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let host = Host::detect();
     trace::undo_leftovers(&host);
-    let kube = kube::Client::try_default().await.context("no API server")?;
+    let kube = godwit_rpc::api_server::client().await.context("no API server")?;
     let cri = install::install(&host).await.context("cannot install the runtime handler")?;
     let credentials = certificates::obtain(kube.clone(), &arguments.namespace, Identity::Agent(arguments.node_name.clone())).await;
     let journal = journal::Journal::open(host.path(&arguments.journal)).context("cannot open the journal")?;
@@ -157,6 +159,8 @@ async fn run() -> anyhow::Result<()> {
     let socket = socket::serve(&socket_path, node.host.path(CONTAINERS), registry.desk.clone());
     tokio::spawn(target::keep_swept(node.host.clone()));
     tokio::spawn(node.clone().sweep_mirrors());
+    let busy = registry.clone();
+    tokio::spawn(heap::give_back(move || busy.is_busy()));
     announce(&node).await.context("cannot label the node")?;
     let listener = port.listen(BACKLOG).context("cannot listen")?;
     tracing::info!(node = node.name, runtime = node.cri.runtime_name(), "serving");

@@ -44,7 +44,8 @@ pub(crate) const DNS_NAME: &str = r"self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?
     validation = Rule::new("has(self.bandwidthMiB) == has(oldSelf.bandwidthMiB) && (!has(self.bandwidthMiB) || self.bandwidthMiB == oldSelf.bandwidthMiB)").message("bandwidthMiB cannot be changed"),
     validation = Rule::new("has(self.ifNotConverging) == has(oldSelf.ifNotConverging) && (!has(self.ifNotConverging) || self.ifNotConverging == oldSelf.ifNotConverging)").message("ifNotConverging cannot be changed"),
     validation = Rule::new("has(self.compression) == has(oldSelf.compression) && (!has(self.compression) || self.compression == oldSelf.compression)").message("compression cannot be changed"),
-    validation = Rule::new("has(self.tracking) == has(oldSelf.tracking) && (!has(self.tracking) || self.tracking == oldSelf.tracking)").message("tracking cannot be changed")
+    validation = Rule::new("has(self.tracking) == has(oldSelf.tracking) && (!has(self.tracking) || self.tracking == oldSelf.tracking)").message("tracking cannot be changed"),
+    validation = Rule::new("has(self.connections) == has(oldSelf.connections) && (!has(self.connections) || self.connections == oldSelf.connections)").message("connections cannot be changed")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PodMigrationSpec {
@@ -101,6 +102,10 @@ pub struct PodMigrationSpec {
     /// How it is told which pages change while memory travels. Default: Auto.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracking: Option<Tracking>,
+    /// Connections between the nodes on which memory travels beside each other. Default: one, and up to four where more of them bring more across.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 8))]
+    pub connections: Option<u32>,
 }
 
 /// How it is told which pages of a pod have changed.
@@ -362,6 +367,9 @@ pub struct Progress {
     /// Milliseconds that these would add to the freeze.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forecast_ms: Option<u32>,
+    /// Connections on which memory travels beside each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
 }
 
 /// One step of the migration.

@@ -104,6 +104,7 @@ impl Cluster {
                     options::Tracking::Auto => Tracking::Auto,
                     options::Tracking::Digests => Tracking::Digests,
                 }),
+                connections: pod.connections,
                 deadline_seconds: pod.deadline.map(|time| u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX)),
                 network: match pod.network {
                     options::Network::Auto => Network::Auto,
@@ -197,6 +198,7 @@ impl Cluster {
             compression: None,
             if_not_converging: None,
             tracking: None,
+            connections: None,
             network: options::Network::Auto,
             no_wait: true,
         })

@@ -231,6 +231,9 @@ pub struct Pod {
     /// How it is told which pages change while memory travels
     #[arg(long, value_name = "HOW", value_enum)]
     pub tracking: Option<Tracking>,
+    /// On how many connections between the nodes memory travels, 1 to 8 (default: one, and up to four where more of them bring more across)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub connections: Option<u32>,
     /// Only order the migration
     #[arg(long)]
     pub no_wait: bool,

@@ -33,7 +33,7 @@ pub fn patch(metadata: &ObjectMeta, finalizer: &str, wanted: bool) -> Option<Pat
 /// # Errors
 /// When the API server refuses; what could be done has been.
 pub async fn lift() -> anyhow::Result<()> {
-    let client = Client::try_default().await.context("no way to the API server")?;
+    let client = godwit_rpc::api_server::client().await.context("no way to the API server")?;
     let (checkpoints, restores) = tokio::join!(lift_all::<PodCheckpoint>(&client), lift_all::<PodRestore>(&client));
     checkpoints.and(restores)
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use godwit_api::names;
 use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::Api;
 use kube::api::DeleteParams;
-use kube::{Api, Client};
 use tokio::time::{Instant, sleep};
 
 /// Between two looks.
@@ -34,7 +34,7 @@ pub struct Options {
 /// # Errors
 /// When the API server refuses, or an agent does not end in time.
 pub async fn remove_agents(options: &Options) -> anyhow::Result<()> {
-    let client = Client::try_default().await.context("no way to the API server")?;
+    let client = godwit_rpc::api_server::client().await.context("no way to the API server")?;
     let sets: Api<DaemonSet> = Api::namespaced(client, &options.namespace);
     let end = Instant::now() + Duration::from_secs(options.patience);
     while let Some(set) = sets.get_opt(&options.name).await.context("the DaemonSet of the agents cannot be read")? {

@@ -86,7 +86,7 @@ impl Options {
 /// # Errors
 /// When the process should end and be started again.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let client = Client::try_default().await.context("no way to the API server")?;
+    let client = godwit_rpc::api_server::client().await.context("no way to the API server")?;
     let traces = options.traces().context("spans cannot be exported")?;
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     if let Some(address) = options.metrics {

@@ -1,5 +1,7 @@
 //! The pod with a large heap that changes all the time (`programs/pages.py`), and what it says of itself.
 
+use serde_json::{Value, json};
+
 use crate::objects::{Pod, python};
 use crate::pace::Beat;
 
@@ -20,10 +22,13 @@ pub fn family(name: &str, mib: u32, rate: u32) -> Pod {
     with(name, mib, rate, &["fork"])
 }
 
-/// The same that says, after it stood still, how fast it has worked before ([`beats`]); on transparent huge pages, if wished and where the kernel has them.
+/// The same that says, after it stood still, how fast it has worked before ([`beats`]); on transparent huge pages, if wished and where the kernel has them. It asks for the half of a processor
+/// that it takes: one that asks for nothing gets what everything else on the node leaves, agents included.
 #[must_use]
 pub fn paced(name: &str, mib: u32, rate: u32, huge: bool) -> Pod {
-    with(name, mib, rate, if huge { &["pace", "huge"] } else { &["pace"] })
+    let mut container = program(mib, rate, if huge { &["pace", "huge"] } else { &["pace"] });
+    container["resources"] = json!({"requests": {"cpu": "500m"}});
+    Pod::new(name, [container])
 }
 
 /// The same that reads some of it from a file past the page cache.
@@ -33,8 +38,12 @@ pub fn direct(name: &str, mib: u32, rate: u32) -> Pod {
 }
 
 fn with(name: &str, mib: u32, rate: u32, words: &[&str]) -> Pod {
+    Pod::new(name, [program(mib, rate, words)])
+}
+
+fn program(mib: u32, rate: u32, words: &[&str]) -> Value {
     let (mib, rate) = (mib.to_string(), rate.to_string());
-    Pod::new(name, [python(CONTAINER, PROGRAM, &[&[mib.as_str(), &rate], words].concat())])
+    python(CONTAINER, PROGRAM, &[&[mib.as_str(), &rate], words].concat())
 }
 
 /// The longest time that the program stood still by its own clock, in milliseconds. `None`: it noticed nothing.

@@ -4,13 +4,13 @@
 //!   directory/0/pages-7.img   what the first round brought of process 7, in order of addresses
 //!   directory/1/pages-7.img   pages that came into being later …
 //! ```
-//! A page that comes again is written over its old self, so the store never holds more than one copy of a page. A page that is new goes into the level of its round:
-//! within a level the pages of a process lie in order of their addresses, which is what CRIU's `pagemap` can describe. What the levels hold is here, in memory; the
+//! A page that comes again is written over its old self, so the store never holds more than one copy of a page. A page that is new goes into the level of the stream
+//! that brings it (a round is one stream, or several beside each other): within a level the pages of a process lie in order of their addresses, which is what CRIU's `pagemap` can describe. What the levels hold is here, in memory; the
 //! images' tables are written at the very end (`godwit_criu::images::chain`).
 //!
 //! Nothing is trusted that was not put here by this object: it cannot be loaded from a directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use crate::pager::Row;
 use crate::range::{PAGE, Range};
 
-/// Most levels: each costs CRIU one more table to look into.
-pub const LEVELS: usize = 24;
+/// Most levels: each that holds something costs CRIU one more table to look into.
+pub const LEVELS: usize = 128;
 
 /// See the module.
 #[derive(Debug)]
@@ -28,7 +28,8 @@ pub struct Store {
     directory: PathBuf,
     /// By pid inside the container.
     processes: BTreeMap<i32, Process>,
-    level: Option<usize>,
+    /// How many have begun.
+    levels: usize,
 }
 
 #[derive(Debug, Default)]
@@ -102,29 +103,31 @@ impl Store {
             _ => {}
         }
         DirBuilder::new().mode(0o700).recursive(true).create(directory)?;
-        Ok(Self { directory: directory.to_owned(), processes: BTreeMap::new(), level: None })
+        Ok(Self { directory: directory.to_owned(), processes: BTreeMap::new(), levels: 0 })
     }
 
-    /// A new round begins: new pages go into a new level.
+    /// A stream begins: what it brings anew goes into a level of its own, whose number is returned.
     ///
     /// # Errors
     /// When there are too many.
-    pub fn begin(&mut self) -> io::Result<()> {
-        let level = self.level.map_or(0, |level| level + 1);
+    pub fn begin(&mut self) -> io::Result<usize> {
+        let level = self.levels;
         if level >= LEVELS {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("more than {LEVELS} rounds")));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("more than {LEVELS} streams of pages")));
         }
         DirBuilder::new().mode(0o700).create(self.directory.join(level.to_string()))?;
-        self.level = Some(level);
-        Ok(())
+        self.levels += 1;
+        Ok(level)
     }
 
-    /// Takes pages of a process: `ranges` in order, and their contents one behind the other.
+    /// Takes pages of a process by the stream of a level: `ranges` in order, and their contents one behind the other.
     ///
     /// # Errors
-    /// `InvalidData` when the ranges are not page-aligned, not in order within the round, or do not fit the data; or the error of the file system (it is full).
-    pub fn put(&mut self, process: i32, ranges: &[Range], data: &[u8]) -> io::Result<()> {
-        let level = self.level.ok_or_else(|| invalid("pages before a round has begun"))?;
+    /// `InvalidData` when the ranges are not page-aligned, not in order within the stream, or do not fit the data; or the error of the file system (it is full).
+    pub fn put(&mut self, level: usize, process: i32, ranges: &[Range], data: &[u8]) -> io::Result<()> {
+        if level >= self.levels {
+            return Err(invalid("pages before their stream has begun"));
+        }
         let sound = ranges.iter().all(|range| !range.is_empty() && range.start % PAGE == 0 && range.end % PAGE == 0);
         let total = ranges.iter().try_fold(0u64, |total, range| total.checked_add(range.len()));
         if !sound || total != u64::try_from(data.len()).ok() || process <= 0 {
@@ -198,8 +201,10 @@ impl Store {
     /// # Errors
     /// `NotFound` with the first page that is not there; `InvalidData` when a file has not the length that it must have.
     pub fn tables(&self, wanted: &BTreeMap<i32, Vec<Range>>) -> io::Result<Vec<Table>> {
-        let count = self.level.map_or(0, |level| level + 1);
-        let mut tables: Vec<Table> = (0..count).map(|level| Table { directory: self.directory.join(level.to_string()), processes: BTreeMap::new() }).collect();
+        // Most streams of later rounds bring nothing new.
+        let numbers: BTreeSet<usize> = self.processes.values().flat_map(|process| process.levels.keys().copied()).collect();
+        let mut tables: Vec<(usize, Table)> =
+            numbers.into_iter().map(|level| (level, Table { directory: self.directory.join(level.to_string()), processes: BTreeMap::new() })).collect();
         for (process, ranges) in wanted {
             let known = self.processes.get(process).ok_or_else(|| missing(*process, ranges.first().map_or(0, |range| range.start)))?;
             for level in known.levels.values() {
@@ -217,15 +222,15 @@ impl Store {
                     _ => found.push((Range { start: at, end: at + PAGE }, level)),
                 }
             }
-            for (number, table) in tables.iter_mut().enumerate() {
-                let own = known.levels.get(&number).map(|level| level.runs.as_slice()).unwrap_or_default();
+            for (number, table) in &mut tables {
+                let own = known.levels.get(number).map(|level| level.runs.as_slice()).unwrap_or_default();
                 let mut parts: Vec<Part> = own.iter().map(|run| Part { range: run.range, here: true }).collect();
-                parts.extend(found.iter().filter(|(_, level)| *level < number).map(|(range, _)| Part { range: *range, here: false }));
+                parts.extend(found.iter().filter(|(_, level)| level < number).map(|(range, _)| Part { range: *range, here: false }));
                 parts.sort_unstable_by_key(|part| part.range);
                 table.processes.insert(*process, parts);
             }
         }
-        Ok(tables)
+        Ok(tables.into_iter().map(|(_, table)| table).collect())
     }
 }
 
@@ -266,7 +271,7 @@ impl Process {
             }
         };
         if level.runs.last().is_some_and(|last| last.range.end > range.start) {
-            return Err(invalid("new pages are not in order within their round"));
+            return Err(invalid("new pages are not in order within their stream"));
         }
         level.file.write_all_at(data, level.slots * PAGE)?;
         match level.runs.last_mut() {
@@ -322,17 +327,22 @@ mod tests {
     fn the_last_contents_of_every_page_are_found() {
         let directory = tempfile::tempdir().unwrap();
         let mut store = Store::new(&directory.path().join("store")).unwrap();
+        // The first round has two streams, of which the one that began later brings what lies before.
+        let (first, beside) = (store.begin().unwrap(), store.begin().unwrap());
+        store.put(first, 1, &[range(11, 13), range(20, 21)], &pages(&[2, 3, 4])).unwrap();
+        store.put(beside, 1, &[range(10, 11)], &pages(&[1])).unwrap();
+        store.put(first, 7, &[range(10, 11)], &pages(&[70])).unwrap();
+        // This one brings nothing.
         store.begin().unwrap();
-        store.put(1, &[range(10, 13), range(20, 21)], &pages(&[1, 2, 3, 4])).unwrap();
-        store.put(7, &[range(10, 11)], &pages(&[70])).unwrap();
-        store.begin().unwrap();
+        let second = store.begin().unwrap();
         // One is new and lies between, one is there, one lies behind.
-        store.put(1, &[range(12, 15), range(21, 22)], &pages(&[33, 5, 6, 7])).unwrap();
-        store.begin().unwrap();
-        store.put(1, &[range(9, 11), range(13, 14)], &pages(&[8, 11, 55])).unwrap();
+        store.put(second, 1, &[range(12, 15), range(21, 22)], &pages(&[33, 5, 6, 7])).unwrap();
+        let third = store.begin().unwrap();
+        store.put(third, 1, &[range(9, 11), range(13, 14)], &pages(&[8, 11, 55])).unwrap();
         assert_eq!(store.bytes(), 9 * PAGE);
         let wanted = BTreeMap::from([(1, vec![range(9, 15), range(20, 22)]), (7, vec![range(10, 11)])]);
         let tables = store.tables(&wanted).unwrap();
+        assert_eq!(tables.len(), 4);
         let found: Vec<u8> = wanted[&1].iter().flat_map(Range::pages).map(|at| read(&tables, 1, at).unwrap()).collect();
         assert_eq!(found, [8, 11, 2, 33, 55, 6, 4, 7]);
         assert_eq!(read(&tables, 7, 10 * PAGE), Some(70));
@@ -355,20 +365,20 @@ mod tests {
     fn what_never_arrived_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let mut store = Store::new(&directory.path().join("store")).unwrap();
-        assert!(store.put(1, &[range(1, 2)], &pages(&[1])).is_err());
-        store.begin().unwrap();
-        store.put(1, &[range(1, 3)], &pages(&[1, 2])).unwrap();
+        assert!(store.put(0, 1, &[range(1, 2)], &pages(&[1])).is_err());
+        let level = store.begin().unwrap();
+        store.put(level, 1, &[range(1, 3)], &pages(&[1, 2])).unwrap();
         let error = store.tables(&BTreeMap::from([(1, vec![range(2, 4)])])).unwrap_err();
         assert!(error.to_string().contains("0x3000"), "{error}");
         assert!(store.tables(&BTreeMap::from([(2, vec![range(1, 2)])])).is_err());
         for (ranges, data) in [(vec![range(5, 6)], pages(&[1, 2])), (vec![range(6, 5)], pages(&[])), (vec![Range { start: 1, end: 4097 }], pages(&[1]))] {
-            assert!(store.put(1, &ranges, &data).is_err(), "{ranges:?}");
+            assert!(store.put(level, 1, &ranges, &data).is_err(), "{ranges:?}");
         }
-        // Not in order within the round.
-        store.put(1, &[range(9, 10)], &pages(&[1])).unwrap();
-        assert!(store.put(1, &[range(7, 8)], &pages(&[1])).is_err());
-        store.begin().unwrap();
-        store.put(1, &[range(7, 8)], &pages(&[1])).unwrap();
+        // Not in order within the stream.
+        store.put(level, 1, &[range(9, 10)], &pages(&[1])).unwrap();
+        assert!(store.put(level, 1, &[range(7, 8)], &pages(&[1])).is_err());
+        let level = store.begin().unwrap();
+        store.put(level, 1, &[range(7, 8)], &pages(&[1])).unwrap();
         std::fs::OpenOptions::new().write(true).open(directory.path().join("store/0/pages-1.img")).unwrap().set_len(4096).unwrap();
         assert!(store.tables(&BTreeMap::from([(1, vec![range(1, 2)])])).is_err());
     }

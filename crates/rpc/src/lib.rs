@@ -12,8 +12,11 @@
 //! - [`key`] the key of encrypted checkpoints, which no log shows.
 //! - [`login`] who logs in to a registry, whose password no log shows.
 //! - [`logs`] log lines that say which migration they are about.
+//! - [`api_server`] (feature `kube`) a client for the API server that never waits for an acknowledgement.
 //! - [`certificates`] (feature `kube`) how an agent gets its certificate through `certificates.k8s.io`.
 
+#[cfg(feature = "kube")]
+pub mod api_server;
 pub mod authority;
 #[cfg(feature = "kube")]
 pub mod certificates;

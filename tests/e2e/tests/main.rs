@@ -84,7 +84,7 @@ const ROAD: [Scenario; 27] = [
 ];
 
 /// What goes along that road, and beside it: connections, memory while the pod runs, checkpoints, and everything that tells what happened. `make test-rest` runs it.
-const REST: [Scenario; 39] = [
+const REST: [Scenario; 40] = [
     pod_network::SCENARIO,
     connections::ALL_KINDS,
     connections::MANY_OF_THEM,
@@ -100,6 +100,7 @@ const REST: [Scenario; 39] = [
     memory::SCENARIO,
     memory::GIVEN_UP,
     memory::DIGESTS,
+    memory::CONNECTIONS,
     post_copy::SCENARIO,
     dies_afterwards::SCENARIO,
     dies_afterwards::MACHINES,

@@ -12,6 +12,12 @@ pub const GIVEN_UP: Scenario =
 pub const DIGESTS: Scenario =
     Scenario::new("memory-digests", "Where the kernel cannot tell which pages change, or must not be asked, digests of all memory do.", by_digests);
 
+pub const CONNECTIONS: Scenario = Scenario::new(
+    "memory-connections",
+    "Where the network limits every connection by itself, memory takes several, and as many as it is told to.",
+    connections,
+);
+
 /// MiB of the heap.
 const HEAP: u32 = 1024;
 /// MB of it that change every second.
@@ -84,4 +90,57 @@ fn by_digests(case: &Case) -> Result<()> {
         case.note(format!("{pod}: {rounds} rounds, freeze {reported} ms"));
     }
     Ok(())
+}
+
+/// Of every connection to the agents of a node, MiB a second that arrive; the rest is dropped, as networks do that limit each flow.
+const EACH: u32 = 40;
+
+fn connections(case: &Case) -> Result<()> {
+    let limits = Limits::on(case)?;
+    let mut times = Vec::new();
+    for (pod, words) in [("one", &["--connections", "1"][..]), ("three", &["--connections", "3"]), ("unset", &[])] {
+        let pod = case.start(pages::pod(pod, HEAP / 2, 0))?;
+        let before = case.good(&pod, "main", 0)?;
+        let way = [&pod, "--to", &case.pair.b, "--memory", "pre-copy", "--compression", "never"];
+        let moved = migrate::migrate_with(&case.lab, &case.namespace, &[&way[..], words].concat())?.moved()?;
+        let name = moved.target_pod()?;
+        let first = case.goes_on(&name, "main", &before)?;
+        case.goes_on(&name, "main", &first)?;
+        let used = moved.status("/progress/connections").as_u64().context("no connections in the record")?;
+        let steps = moved.status("/timeline");
+        let round = steps.as_array().into_iter().flatten().find(|step| step["step"].as_str().is_some_and(|name| name.starts_with("round")));
+        let micros = round.and_then(|step| step["durationUs"].as_u64()).context("no first round in the record")?;
+        case.note(format!("{pod}: {used} connections, the first round took {} ms", micros / 1000));
+        times.push((used, micros));
+        case.lab.kubectl(&["delete", "pod", "-n", &case.namespace, &name, "--timeout=50s"])?;
+    }
+    drop(limits);
+    let [(one, slow), (three, fast), (unset, itself)] = times[..] else { anyhow::bail!("not all pods were moved") };
+    ensure!((one, three) == (1, 3) && unset > 1, "{one}, {three} and {unset} connections were used");
+    ensure!(fast * 2 < slow, "three connections took {fast} µs, one {slow} µs");
+    ensure!(itself * 4 < slow * 3, "left to itself it took {itself} µs, one connection {slow} µs");
+    Ok(())
+}
+
+/// While it lives, the second node of a pair takes no more than [`EACH`] of a connection.
+struct Limits<'a>(&'a Case);
+
+impl<'a> Limits<'a> {
+    fn on(case: &'a Case) -> Result<Self> {
+        let rules = format!(
+            "add table inet e2e; add set inet e2e flows {{ type ipv4_addr . inet_service; flags dynamic; timeout 1m; }}; \
+             add chain inet e2e in {{ type filter hook input priority 0; }}; \
+             add rule inet e2e in tcp dport 7410 update @flows {{ ip saddr . tcp sport limit rate over {EACH} mbytes/second burst 4 mbytes }} drop"
+        );
+        case.lab.on_node(&case.pair.b, &["nft", &rules])?;
+        Ok(Self(case))
+    }
+}
+
+impl Drop for Limits<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.lab.on_node(&self.0.pair.b, &["nft", "delete table inet e2e"]) {
+            self.0.note(format!("the limits are still on {}: {error:#}", self.0.pair.b));
+        }
+    }
 }

@@ -270,7 +270,8 @@ fn send(container: &str, process: &mut Process, ranges: &[Range], out: Out<'_>) 
     let mut unsent = None;
     let read = read::pages(pid, ranges, &mut process.tracker.index, |piece| {
         let ranges = convert::page_words(&piece.ranges);
-        let chunk = PageChunk { migration: None, container: container.to_owned(), process: inside, ranges, data: piece.data, fresh: false, packed: false };
+        let chunk =
+            PageChunk { migration: None, container: container.to_owned(), process: inside, ranges, data: piece.data.into(), fresh: false, packed: false };
         out(chunk).inspect_err(|error| unsent = Some(error.kind()))
     });
     match (read, unsent) {

@@ -190,7 +190,7 @@ impl SourcePod {
         let (told, late) = watch::channel(None);
         let pages = async {
             let sending = async {
-                self.memory.send_late(client, migration, &told).await;
+                self.memory.send_late(migration, &told).await;
                 Ok(())
             };
             if let Err(why) = self.need.of(sending).await {

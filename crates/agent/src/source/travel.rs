@@ -1,38 +1,36 @@
 //! Memory on its way while the pod runs: rounds until what is left fits the freeze, and the late pages inside it.
 //!
 //! ```text
-//!   thread: Tracker ─▶ Reader ──PageChunk──▶ bounded queue ──gRPC over mTLS──▶ target's page store ──Receipt: pieces, bytes, digest──▶ compared
+//!   thread: Tracker ─▶ Reader ──PageChunk──▶ bounded queue ─▶ [`Lanes`]: connections to the target's page store
 //! ```
 
 use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use blake3::Hasher;
 use godwit_memory::{
     Error,
     rounds::{self, Forecast, Next, Round},
 };
 use godwit_migration::timeline::steps;
 use godwit_node::cgroup::Cgroup;
-use godwit_rpc::v1::{Compression, Copied, Failure, Late, Migration, PageChunk, Receipt, handoff_client::HandoffClient};
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use godwit_rpc::v1::{Compression, Copied, Failure, Late, Migration, PageChunk};
+use tokio::sync::watch;
 
+use super::lanes::{Carried, Lanes};
 use super::memory::{Found, Memory, veil_of};
-use super::packer::Packer;
 use crate::clock::Timer;
 use crate::failure::{failure, internal};
 
 /// Pieces in the queue.
-const QUEUE: usize = 4;
+const QUEUE: usize = 2;
 /// The freeze that is aimed at when nobody says.
 const BUDGET: Duration = Duration::from_millis(200);
 /// Of which the memory that is left may take this part.
@@ -55,6 +53,8 @@ pub struct Wishes {
     pub late: Late,
     /// Which pages change is told by digests, even if it could be by write protection.
     pub digests: bool,
+    /// Connections on which memory travels; 0: as many as are of use.
+    pub connections: u32,
     /// When everything before the commit must be over.
     pub deadline: Option<SystemTime>,
 }
@@ -72,6 +72,7 @@ impl Wishes {
             compression: request.compression(),
             late: request.late(),
             digests: request.digests,
+            connections: request.connections,
             deadline: u64::try_from(request.deadline_unix_ms).ok().filter(|ms| *ms > 0).map(|ms| UNIX_EPOCH + Duration::from_millis(ms)),
         }
     }
@@ -97,21 +98,11 @@ pub struct Travel {
     memory: Arc<Mutex<Option<Memory>>>,
     rounds: Mutex<Vec<Round>>,
     sent: Arc<AtomicU64>,
-    packer: Arc<Mutex<Packer>>,
+    lanes: OnceLock<Lanes>,
     /// The late pages travel after the switch.
     postponed: AtomicBool,
     /// The deadline leaves no time for more than the freeze.
     hurried: AtomicBool,
-}
-
-/// What one call sent.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sent {
-    found: Found,
-    /// Of memory.
-    bytes: u64,
-    /// Of the network.
-    wire: u64,
 }
 
 enum What {
@@ -128,19 +119,19 @@ impl Travel {
             memory: Arc::default(),
             rounds: Mutex::default(),
             sent,
-            packer: Arc::new(Mutex::new(Packer::new(Compression::Auto))),
+            lanes: OnceLock::new(),
             postponed: AtomicBool::new(false),
             hurried: AtomicBool::new(false),
         }
     }
 
-    /// Sends memory round by round until what is left fits, or does not get less. A pod that cannot be tracked is left to CRIU: that is no failure.
+    /// Sends memory on the lanes, round by round, until what is left fits, or does not get less. A pod that cannot be tracked is left to CRIU: that is no failure.
     ///
     /// # Errors
     /// When the target does not take the pages, or the switch is `wanted` no more.
     pub async fn run(
         &self,
-        client: &HandoffClient<Channel>,
+        lanes: Lanes,
         migration: &Migration,
         wishes: Wishes,
         wanted: impl Fn() -> bool,
@@ -150,12 +141,15 @@ impl Travel {
         if !wishes.pre_copy {
             return Ok(());
         }
-        *self.packer.lock().unwrap_or_else(PoisonError::into_inner) = Packer::new(wishes.compression);
         let containers = self.containers.clone();
         let attached =
             crate::task::spawn_blocking(move || Memory::attach(containers, wishes.digests)).await.map_err(|error| internal("tracking ended early", error))?;
         match attached {
-            Ok(memory) => *self.lock() = Some(memory),
+            Ok(memory) => {
+                lanes.begin(migration).await?;
+                let _ = self.lanes.set(lanes);
+                *self.lock() = Some(memory);
+            }
             Err(error) => {
                 tracing::warn!(%error, "memory does not travel while the pod runs");
                 return Ok(());
@@ -165,7 +159,7 @@ impl Travel {
             if !wanted() {
                 return Err(internal("stopped", "the switch is not wanted any more"));
             }
-            let (next, forecast) = self.round(client, migration, wishes, &step).await?;
+            let (next, forecast) = self.round(migration, wishes, &step).await?;
             godwit_fault::point("agent.source.round").await.map_err(|error| internal("stopped", error))?;
             report(self.copied(forecast));
             let postponed = match wishes.late {
@@ -197,31 +191,24 @@ impl Travel {
     ///
     /// # Errors
     /// When the target does not take the pages.
-    pub async fn once_more(
-        &self,
-        client: &HandoffClient<Channel>,
-        migration: &Migration,
-        wishes: Wishes,
-        report: impl Fn(Copied),
-        step: impl Fn(Timer),
-    ) -> Result<(), Failure> {
+    pub async fn once_more(&self, migration: &Migration, wishes: Wishes, report: impl Fn(Copied), step: impl Fn(Timer)) -> Result<(), Failure> {
         if self.lock().is_some() && !self.hurried.load(Ordering::Relaxed) {
-            let (_, forecast) = self.round(client, migration, wishes, &step).await?;
+            let (_, forecast) = self.round(migration, wishes, &step).await?;
             report(self.copied(forecast));
         }
         Ok(())
     }
 
-    async fn round(&self, client: &HandoffClient<Channel>, migration: &Migration, wishes: Wishes, step: &impl Fn(Timer)) -> Result<(Next, Forecast), Failure> {
+    async fn round(&self, migration: &Migration, wishes: Wishes, step: &impl Fn(Timer)) -> Result<(Next, Forecast), Failure> {
         let (start, timer) = (Instant::now(), Timer::start("source", "round"));
-        let Some(sent) = self.send(client, migration, What::Round, wishes.bandwidth).await? else {
+        let Some((found, sent)) = self.send(migration, What::Round, wishes.bandwidth).await? else {
             return Ok((Next::Converged, Forecast::default()));
         };
         let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
-        rounds.push(Round { changed: sent.found.changed, sent: sent.bytes, looked: sent.found.looked, took: start.elapsed() });
+        rounds.push(Round { changed: found.changed, sent: sent.bytes, looked: found.looked, took: start.elapsed() });
         let decided = rounds::next(&rounds, wishes.budget() / SHARE, wishes.time());
-        step(timer.about(&steps::Round { number: rounds.len() as u64, changed: sent.found.changed, sent: sent.wire }.to_string()));
-        tracing::info!(round = rounds.len(), changed = sent.found.changed, looked = ?sent.found.looked, sent = sent.bytes, wire = sent.wire, took = ?start.elapsed(), forecast = ?decided.1, "memory");
+        step(timer.about(&steps::Round { number: rounds.len() as u64, changed: found.changed, sent: sent.wire }.to_string()));
+        tracing::info!(round = rounds.len(), changed = found.changed, looked = ?found.looked, sent = sent.bytes, wire = sent.wire, connections = self.width(), took = ?start.elapsed(), forecast = ?decided.1, "memory");
         Ok(decided)
     }
 
@@ -235,6 +222,7 @@ impl Travel {
             dirty_rate: forecast.dirty_rate,
             remaining: forecast.remaining,
             forecast_ms: u32::try_from(forecast.freeze().as_millis()).unwrap_or(u32::MAX),
+            connections: u32::try_from(self.width()).unwrap_or(u32::MAX),
         }
     }
 
@@ -271,14 +259,14 @@ impl Travel {
     }
 
     /// Sends the late pages and says when they are there, if they are not postponed.
-    pub async fn send_late(&self, client: &HandoffClient<Channel>, migration: &Migration, told: &watch::Sender<Option<Result<(), Failure>>>) {
+    pub async fn send_late(&self, migration: &Migration, told: &watch::Sender<Option<Result<(), Failure>>>) {
         if self.postponed.load(Ordering::Relaxed) {
             told.send_replace(Some(Ok(())));
             return;
         }
-        let sent = self.send(client, migration, What::Late, 0).await;
+        let sent = self.send(migration, What::Late, 0).await;
         let outcome = match sent {
-            Ok(Some(sent)) => {
+            Ok(Some((_, sent))) => {
                 tracing::info!(sent = sent.bytes, wire = sent.wire, "late pages");
                 Ok(())
             }
@@ -325,78 +313,46 @@ impl Travel {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One stream of pages. `None`: the pod cannot be tracked any longer, and is not.
-    async fn send(&self, client: &HandoffClient<Channel>, migration: &Migration, what: What, bandwidth: u64) -> Result<Option<Sent>, Failure> {
-        let (queue, chunks) = mpsc::channel::<PageChunk>(QUEUE);
-        let (held, count, packer, migration) = (self.memory.clone(), self.sent.clone(), self.packer.clone(), migration.clone());
-        let fresh = self.rounds.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+    fn width(&self) -> usize {
+        self.lanes.get().map_or(0, Lanes::width)
+    }
+
+    /// Reads pages and sends them. `None`: the pod cannot be tracked any longer, and is not.
+    async fn send(&self, migration: &Migration, what: What, bandwidth: u64) -> Result<Option<(Found, Carried)>, Failure> {
+        let lanes = self.lanes.get().ok_or_else(|| internal("memory does not travel", "it was never begun"))?;
+        let (queue, pieces) = mpsc::sync_channel::<PageChunk>(QUEUE);
+        let held = self.memory.clone();
         let reading = crate::task::spawn_blocking(move || {
             let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
             let memory = held.as_mut()?;
-            let (mut hash, mut sent, mut pieces, start) = (Hasher::new(), Sent::default(), 0u64, Instant::now());
-            // The first message names the migration and carries nothing.
-            let give = |chunk: PageChunk| queue.blocking_send(chunk).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe));
-            let begun = give(PageChunk { migration: Some(migration), fresh, ..PageChunk::default() });
-            let mut packer = packer.lock().unwrap_or_else(PoisonError::into_inner);
-            packer.begin();
-            let mut out = |chunk: PageChunk| {
-                hash.update(&chunk.data);
-                pieces += 1;
-                sent.bytes += chunk.data.len() as u64;
-                let chunk = packer.pack(chunk)?;
-                let wire = chunk.data.len() as u64;
-                sent.wire += wire;
-                count.fetch_add(wire, Ordering::Relaxed);
-                let ready = Instant::now();
-                give(chunk)?;
-                std::thread::sleep(rounds::pause(sent.wire, start.elapsed(), bandwidth));
-                packer.waited(ready.elapsed());
-                Ok(())
+            let mut given = 0;
+            let mut out = |piece: PageChunk| {
+                given += 1;
+                queue.send(piece).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
             };
-            let outcome = begun.map_err(|source| Error::Call { what: "cannot send pages".into(), source }).and_then(|()| match what {
+            let outcome = match what {
                 What::Round => memory.round(&mut out),
                 What::Late => memory.send_late(&mut out).map(|()| Found::default()),
-            });
+            };
             if matches!(outcome, Err(Error::Unsupported(_))) {
                 *held = None;
             }
-            Some(outcome.map(|found| (Sent { found, ..sent }, pieces, hash.finalize())))
+            Some(outcome.map(|found| (found, given)))
         });
-        let mut client = client.clone();
-        let (reply, read) = tokio::join!(client.pages(ReceiverStream::new(chunks)), reading);
+        let (carried, read) = tokio::join!(lanes.carry(migration, pieces, self.sent.clone(), bandwidth), reading);
         let Some(read) = read.map_err(|error| internal("reading memory ended early", error))? else { return Ok(None) };
-        let (sent, pieces, digest) = match read {
-            Ok(read) => read,
-            Err(Error::Unsupported(why)) => {
-                tracing::warn!(why, "memory does not travel while the pod runs any longer");
-                return Ok(None);
-            }
-            Err(error) => {
-                // The receiver's own words say more than a broken pipe.
-                let said = reply.map_or_else(|status| status.message().to_owned(), |receipt| receipt.into_inner().failure.unwrap_or_default().message);
-                return Err(failure("TransferFailed", format!("memory does not travel: {error}. {said}"), "try again; look at the agents' logs if it stays"));
-            }
-        };
-        let receipt: Receipt = reply
-            .map_err(|status| {
-                failure(
-                    "TransferFailed",
-                    format!("the target did not take the pages: {}", status.message()),
-                    "try again; look at the log of the target's agent if it stays",
-                )
-            })?
-            .into_inner();
-        if let Some(refusal) = receipt.failure {
-            return Err(refusal);
+        if let Err(Error::Unsupported(why)) = &read {
+            tracing::warn!(why, "memory does not travel while the pod runs any longer");
+            return Ok(None);
         }
-        if (receipt.files, receipt.bytes, receipt.digest.as_slice()) != (pieces, sent.bytes, digest.as_bytes().as_slice()) {
-            return Err(failure(
-                "TransferDamaged",
-                format!("{} bytes of memory were sent in {pieces} pieces, {} in {} arrived", sent.bytes, receipt.bytes, receipt.files),
-                "try again; look for a fault in the network between the nodes",
-            ));
+        // What the target says tells more than that nobody takes the pieces.
+        let carried = carried?;
+        let (found, given): (Found, u64) =
+            read.map_err(|error| failure("TransferFailed", format!("memory does not travel: {error}"), "try again; look at the agents' logs if it stays"))?;
+        if carried.pieces != given {
+            return Err(internal("memory does not travel", format!("{given} pieces were read, {} sent", carried.pieces)));
         }
-        Ok(Some(sent))
+        Ok(Some((found, carried)))
     }
 }
 

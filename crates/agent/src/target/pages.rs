@@ -1,7 +1,7 @@
 //! The page store of one migration: memory that has arrived while the pod still runs at the source, and its way into CRIU's images.
 //!
 //! ```text
-//!   Handoff.Pages ─▶ <images>/<container>.store/<round>/pages-<pid>.img      tmpfs, never a disk
+//!   Handoff.Pages ─▶ <images>/<container>.store/<stream>/pages-<pid>.img     tmpfs, never a disk
 //!   Open ─▶ fills: the keeper is told of the store; its pager will fill the processes while they run
 //!   images complete ─▶ link: their list of pages ─▶ "lazy" in CRIU's tables, and the pager's table  (or, where CRIU cannot: the store's levels become its `parent`)
 //!                      a page that is not there refuses the restore
@@ -48,9 +48,11 @@ struct Held {
     fills: bool,
 }
 
-/// One round that is arriving.
+/// One stream of a round that is arriving; a round may be several, beside each other.
 pub struct Arriving<'a> {
     pages: &'a Pages,
+    /// Of each container: the level of its store into which this stream brings what is new.
+    levels: BTreeMap<String, usize>,
     receipt: Receipt,
     hash: Hasher,
 }
@@ -62,12 +64,13 @@ impl Pages {
         Self { base, stores: Mutex::default(), promised: Mutex::default() }
     }
 
-    /// A round begins; a `fresh` one is the first, whatever was before.
+    /// A stream begins; a `fresh` one is the first, whatever was before.
     ///
     /// # Errors
-    /// When a store cannot be made, or there were too many rounds.
+    /// When a store cannot be made, or there were too many streams.
     pub fn begin(&self, containers: &[String], fresh: bool) -> Result<Arriving<'_>, Failure> {
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut levels = BTreeMap::new();
         for name in containers {
             let refuse = |error: std::io::Error| internal("cannot make room for the pod's memory", error);
             if fresh || !stores.contains_key(name) {
@@ -75,10 +78,10 @@ impl Pages {
                 stores.insert(name.clone(), Held { store, fills: false });
             }
             if let Some(held) = stores.get_mut(name) {
-                held.store.begin().map_err(refuse)?;
+                levels.insert(name.clone(), held.store.begin().map_err(refuse)?);
             }
         }
-        Ok(Arriving { pages: self, receipt: Receipt::default(), hash: Hasher::new() })
+        Ok(Arriving { pages: self, levels, receipt: Receipt { beside: true, ..Receipt::default() }, hash: Hasher::new() })
     }
 
     /// Whether memory of a container has arrived, which will fill its processes; the keeper is told so.
@@ -196,8 +199,9 @@ impl Arriving<'_> {
         let ranges = convert::page_ranges(&chunk.ranges).ok_or_else(|| broken("an address is missing"))?;
         let data = contents(chunk, &ranges).map_err(|error| broken(&error.to_string()))?;
         let mut stores = self.pages.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = stores.get_mut(&chunk.container).ok_or_else(|| broken("the target pod has no such container"))?;
-        held.store.put(chunk.process, &ranges, &data).map_err(|error| {
+        let held = stores.get_mut(&chunk.container).zip(self.levels.get(&chunk.container));
+        let (held, level) = held.ok_or_else(|| broken("the target pod has no such container"))?;
+        held.store.put(*level, chunk.process, &ranges, &data).map_err(|error| {
             if error.raw_os_error() == Some(nix::libc::ENOSPC) {
                 failure(
                     "NoRoomForImages",
@@ -214,7 +218,7 @@ impl Arriving<'_> {
         Ok(())
     }
 
-    /// Ends the round.
+    /// Ends the stream.
     #[must_use]
     pub fn finish(mut self) -> Receipt {
         self.receipt.digest = self.hash.finalize().as_bytes().to_vec();
@@ -229,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_packed_piece_holds_what_its_ranges_say_and_no_more() {
-        let piece = |data: Vec<u8>, packed| PageChunk { data, packed, ..PageChunk::default() };
+        let piece = |data: Vec<u8>, packed| PageChunk { data: data.into(), packed, ..PageChunk::default() };
         let (ranges, pages) = ([Range { start: 4096, end: 3 * 4096 }], vec![7; 2 * 4096]);
         let packed = zstd::bulk::compress(&pages, 1).unwrap();
         assert_eq!(contents(&piece(packed.clone(), true), &ranges).unwrap(), pages);

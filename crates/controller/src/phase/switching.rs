@@ -148,6 +148,7 @@ async fn attach(context: &Context, record: &mut Record, wish: &mut Wish) -> Resu
         pre_copy: [PRE_COPY, POST_COPY].contains(&planned.as_str()),
         late: late.into(),
         digests: spec.tracking == Some(Tracking::Digests),
+        connections: spec.connections.unwrap_or_default(),
         freeze_budget_ms: spec.freeze_budget_ms.unwrap_or_default(),
         bandwidth: u64::from(spec.bandwidth_mib.unwrap_or_default()) << 20,
         give_up: spec.if_not_converging == Some(NotConverging::GiveUp),
@@ -270,6 +271,7 @@ impl Rate {
             self.now.dirty_rate = Some(copied.dirty_rate);
             self.now.remaining = Some(copied.remaining);
             self.now.forecast_ms = Some(copied.forecast_ms);
+            self.now.connections = Some(copied.connections).filter(|connections| *connections > 0);
         }
         self.fresh = true;
     }

@@ -60,13 +60,13 @@ fn fill_store(directory: &std::path::Path, seed: u64, later: impl Fn(u64) -> boo
     let wanted: Vec<u64> = (0..PAGES).filter(|number| number % 7 != 3).collect();
     let range = |number: u64| Range { start: BASE + number * PAGE, end: BASE + (number + 1) * PAGE };
     // Two rounds: what is left out of the first comes in the second, and some of the first comes again.
-    store.begin().unwrap();
+    let level = store.begin().unwrap();
     for number in wanted.iter().filter(|number| !(*number + seed).is_multiple_of(5)) {
-        store.put(1, &[range(*number)], &if number.is_multiple_of(11) { [0xee; 4096] } else { content(*number) }).unwrap();
+        store.put(level, 1, &[range(*number)], &if number.is_multiple_of(11) { [0xee; 4096] } else { content(*number) }).unwrap();
     }
-    store.begin().unwrap();
+    let level = store.begin().unwrap();
     for number in wanted.iter().filter(|number| (*number + seed).is_multiple_of(5) || number.is_multiple_of(11)) {
-        store.put(1, &[range(*number)], &content(*number)).unwrap();
+        store.put(level, 1, &[range(*number)], &content(*number)).unwrap();
     }
     let list = |is_late: bool| BTreeMap::from([(1, wanted.iter().filter(|number| later(**number) == is_late).map(|number| range(*number)).collect())]);
     let mut rows = store.rows(&list(false)).unwrap();

@@ -25,6 +25,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Pause after `accept` failed, e.g. for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Largest frame that a client may send, in bytes: with HTTP/2's 16 KiB a copy of memory is busy with the heads of frames.
+const FRAME: u32 = 1 << 20;
+
 /// A connection whose client has shown a certificate of our CA.
 #[derive(Debug)]
 pub struct Connection {
@@ -40,6 +43,7 @@ pub fn server() -> Server {
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
+        .max_frame_size(FRAME)
 }
 
 /// Connections from `listener`, after their handshake. A client that fails it is dropped and logged; the stream goes on.

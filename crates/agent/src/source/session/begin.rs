@@ -16,6 +16,7 @@ use crate::{
     failure::{failure, internal},
     node::Node,
     source::{
+        lanes::Lanes,
         pod::{SourcePod, images_of},
         travel::Wishes,
     },
@@ -51,20 +52,22 @@ pub(super) async fn prepare(
         free_images(node, &migration.source_pod_uid);
         return Err(internal("stopped", "the migration was taken back"));
     }
-    let mut handoff = node.handoff(&migration.target_address, &migration.target_node)?;
+    let dial = || node.handoff(&migration.target_address, &migration.target_node);
+    let mut handoff = dial()?;
     let timer = Timer::start(ROLE, "copy");
     pod.copy_files(&handoff, migration).await?;
     step(timer);
     report(Copied { bytes: pod.sent.load(Ordering::Relaxed), total: pod.total, ..Copied::default() });
     let timer = Timer::start(ROLE, "memory");
-    pod.memory.run(&handoff, migration, wishes, || !session.machine().finished(), report, step).await?;
+    let lanes = Lanes::new(handoff.clone(), dial, wishes.connections, wishes.compression)?;
+    pod.memory.run(lanes, migration, wishes, || !session.machine().finished(), report, step).await?;
     step(timer);
     let timer = Timer::start(ROLE, "prime");
     pod.begin_dumps()?;
     let (anchors, kept) = anchors(node, migration, &pod).await?;
     pod.open(&mut handoff, migration, anchors, &kept, wishes.bandwidth).await?;
     step(timer);
-    pod.memory.once_more(&handoff, migration, wishes, report, step).await?;
+    pod.memory.once_more(migration, wishes, report, step).await?;
     godwit_fault::point("agent.source.opened").await.map_err(|error| internal("stopped", error))?;
     Ok((pod, handoff))
 }

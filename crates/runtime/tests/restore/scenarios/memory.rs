@@ -79,23 +79,23 @@ fn move_source(id: &str) -> Option<Moved> {
         status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap().split_whitespace().last().unwrap().parse().unwrap()
     };
     let mut trackers: Vec<(i32, Tracker)> = pids.iter().map(|pid| (inside(*pid), Tracker::attach(*pid, None).unwrap())).collect();
-    let take = |pages: &mut Store, inside: i32, tracker: &mut Tracker, ranges: &[Range]| {
-        read::pages(tracker.pid, ranges, &mut tracker.index, |piece| pages.put(inside, &piece.ranges, &piece.data)).unwrap();
+    let take = |pages: &mut Store, level: usize, inside: i32, tracker: &mut Tracker, ranges: &[Range]| {
+        read::pages(tracker.pid, ranges, &mut tracker.index, |piece| pages.put(level, inside, &piece.ranges, &piece.data)).unwrap();
     };
     for _ in 0..4 {
-        pages.begin().unwrap();
+        let level = pages.begin().unwrap();
         for (inside, tracker) in &mut trackers {
             let changed = tracker.round().unwrap();
-            take(&mut pages, *inside, tracker, &changed);
+            take(&mut pages, level, *inside, tracker, &changed);
         }
         sleep(Duration::from_millis(100));
     }
     freeze(&source);
-    pages.begin().unwrap();
+    let level = pages.begin().unwrap();
     let mut lasts: Vec<(i32, Last)> = Vec::new();
     for (inside, tracker) in &mut trackers {
         let last = tracker.last().unwrap();
-        take(&mut pages, *inside, tracker, &last.changed);
+        take(&mut pages, level, *inside, tracker, &last.changed);
         lasts.push((tracker.pid, last));
     }
     let hidden: Vec<Hidden> = lasts
