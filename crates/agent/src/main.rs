@@ -91,6 +91,7 @@ const MIN_WORKERS: usize = 2;
 
 fn main() -> anyhow::Result<()> {
     heap::keep();
+    raise_files();
     let workers = std::thread::available_parallelism().map_or(MIN_WORKERS, |cpus| cpus.get().max(MIN_WORKERS));
     tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().context("no threads for the agent")?.block_on(run())
 }
@@ -177,6 +178,12 @@ async fn run() -> anyhow::Result<()> {
         tokio::time::sleep(2 * target::deaths::LOOK).await;
     }
     outcome
+}
+
+/// As many open files as may be: the page store of a pod with many processes has some for each.
+fn raise_files() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Takes a port that nobody can connect to yet.

@@ -22,8 +22,10 @@ const WP_MATCHING: u64 = 1;
 const CHECK_WPASYNC: u64 = 1 << 1;
 /// Regions in one answer.
 const ANSWER: usize = 4096;
-/// Ranges that are no further from each other are scanned as one, in bytes.
-const NEAR: u64 = 16 * PAGE;
+/// Ranges that are no further from each other are looked at as one, in bytes: about as many pages as can be looked at while the kernel is asked once more.
+pub const NEAR: u64 = 32 * PAGE;
+/// And protected as one: protecting interrupts the processors that run the process, and a part of a huge page would split it.
+pub const HUGE: u64 = 512 * PAGE;
 
 /// What a scan does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +77,22 @@ impl Support {
     ///
     /// # Errors
     /// `PermissionDenied` (EPERM) when a part of the range is not registered; what was protected before that is lost to the caller.
-    pub fn scan(self, pagemap: &File, range: Range, mode: Mode, mut found: impl FnMut(Pages)) -> io::Result<()> {
-        let mut regions = vec![Region::default(); ANSWER];
+    pub fn scan(self, pagemap: &File, range: Range, mode: Mode, found: impl FnMut(Pages)) -> io::Result<()> {
+        self.scan_all(pagemap, &[range], mode, found)
+    }
+
+    /// The same of several ranges.
+    ///
+    /// # Errors
+    /// As [`Support::scan`].
+    pub fn scan_all(self, pagemap: &File, ranges: &[Range], mode: Mode, mut found: impl FnMut(Pages)) -> io::Result<()> {
+        // No answer has more regions than there are pages.
+        let most = ranges.iter().map(|range| usize::try_from(range.len() / PAGE).unwrap_or(ANSWER)).max().unwrap_or(0);
+        let mut regions = vec![Region::default(); most.clamp(1, ANSWER)];
+        ranges.iter().try_for_each(|range| self.scan_one(pagemap, *range, mode, &mut regions, &mut found))
+    }
+
+    fn scan_one(self, pagemap: &File, range: Range, mode: Mode, regions: &mut [Region], found: &mut impl FnMut(Pages)) -> io::Result<()> {
         let mut at = range.start;
         while at < range.end {
             let mut argument = ScanArgument {
@@ -97,7 +113,7 @@ impl Support {
                 },
                 ..ScanArgument::default()
             };
-            let count = sys::pagemap_scan(pagemap.as_fd(), &mut argument, &mut regions)?;
+            let count = sys::pagemap_scan(pagemap.as_fd(), &mut argument, regions)?;
             for region in &regions[..count] {
                 let is = |bits: u64| region.categories & bits != 0;
                 let foreign = is(PFNZERO | GUARD) || (is(FILE) && !is(SWAPPED));
@@ -115,14 +131,14 @@ impl Support {
     }
 }
 
-/// Neighbours made one, with what lies between: asking the kernel once more takes longer than some pages that need not be looked at.
+/// Ranges no further than `near` from each other made one, with what lies between.
 #[must_use]
-pub fn neighbours(ranges: &[Range]) -> Vec<Range> {
+pub fn neighbours(ranges: impl IntoIterator<Item = Range>, near: u64) -> Vec<Range> {
     let mut all: Vec<Range> = Vec::new();
     for range in ranges {
         match all.last_mut() {
-            Some(last) if range.start <= last.end + NEAR => last.end = last.end.max(range.end),
-            _ => all.push(*range),
+            Some(last) if range.start <= last.end + near => last.end = last.end.max(range.end),
+            _ => all.push(range),
         }
     }
     all

@@ -1,7 +1,7 @@
 //! The pages that have arrived, before anybody knows which of them will be the last: files that CRIU reads as a chain of incremental images.
 //!
 //! ```text
-//!   directory/0/pages-7.img   what the first round brought of process 7, in order of addresses
+//!   directory/0/pages-7.img   what the first stream brought of process 7, in order of addresses
 //!   directory/1/pages-7.img   pages that came into being later …
 //! ```
 //! A page that comes again is written over its old self, so the store never holds more than one copy of a page. A page that is new goes into the level of the stream

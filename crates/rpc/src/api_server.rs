@@ -1,7 +1,7 @@
 //! The way to the API server, for whoever waits for its answers while a pod stands still.
 //!
 //! `kube`'s own client leaves Nagle's algorithm on. A write of two small segments (the head of a request, its body) then waits with the second until the first is acknowledged, which the other
-//! side delays by 40 ms, now and then: as much as the whole rest of a short freeze. This one is the same without that.
+//! side delays by 40 ms, now and then: as much as the whole rest of a short freeze. This one is made like it, without that, and without a log line for each request.
 
 use hyper_timeout::TimeoutConnector;
 use hyper_util::{

@@ -290,6 +290,7 @@ async fn pages(session: &Session, fresh: bool, mut chunks: Streaming<v1::PageChu
     // As with images: a copy in memory.
     while let Some(chunk) = chunks.message().await.map_err(|status| internal("the pages did not arrive whole", status.message()))? {
         arriving.take(&chunk)?;
+        tokio::task::yield_now().await;
     }
     Ok(arriving.finish())
 }

@@ -41,6 +41,8 @@ const WIDENING: u64 = 32 << 20;
 /// See the module.
 pub struct Lanes {
     clients: Vec<HandoffClient<Channel>>,
+    /// Which of them have been used.
+    tried: Vec<AtomicBool>,
     pace: Arc<Pace>,
 }
 
@@ -98,7 +100,8 @@ impl Lanes {
         let learner =
             Learner { packer: Packer::new(compression), packing: Window::of(PACKING), width: Width::new(most, wished > 0), widening: Window::of(WIDENING) };
         let width = watch::Sender::new(learner.width.now());
-        Ok(Self { clients, pace: Arc::new(Pace { learner: Mutex::new(learner), width }) })
+        let tried = clients.iter().map(|_| AtomicBool::new(false)).collect();
+        Ok(Self { clients, tried, pace: Arc::new(Pace { learner: Mutex::new(learner), width }) })
     }
 
     /// Tells the target that memory comes, whatever came before. One of a version that can only take one stream at a time gets one.
@@ -128,7 +131,7 @@ impl Lanes {
     pub async fn carry(&self, migration: &Migration, pieces: Receiver<PageChunk>, count: Arc<AtomicU64>, bandwidth: u64) -> Result<Carried, Failure> {
         let queue = Mutex::new(pieces);
         let load = Arc::new(Load { queue, over: AtomicBool::new(false), begin: Instant::now(), wire: AtomicU64::new(0), bandwidth, count });
-        self.pace.learner().clear();
+        self.pace.begin();
         let mut width = self.pace.width.subscribe();
         let mut runs = vec![false; self.clients.len()];
         let (mut lanes, mut all) = (FuturesUnordered::new(), Carried::default());
@@ -158,6 +161,10 @@ impl Lanes {
 
     /// One stream, to its receipt.
     async fn lane(&self, number: usize, migration: &Migration, load: Arc<Load>) -> Result<(usize, Carried), Failure> {
+        if !self.reaches(number, migration).await {
+            self.pace.narrow();
+            return Ok((number, Carried::default()));
+        }
         let (out, chunks) = mpsc::channel(AHEAD);
         let (pace, first, mut client) = (self.pace.clone(), head(migration), self.client(number)?);
         let feeding = crate::task::spawn_blocking(move || feed(number, first, &load, &pace, &out));
@@ -177,6 +184,22 @@ impl Lanes {
             ));
         }
         Ok((number, carried))
+    }
+
+    /// Whether a further connection can be made: found out before anything is entrusted to it, since one is enough.
+    async fn reaches(&self, number: usize, migration: &Migration) -> bool {
+        let Some(tried) = self.tried.get(number).filter(|tried| number > 0 && !tried.load(Ordering::Relaxed)) else { return true };
+        let Ok(mut client) = self.client(number) else { return false };
+        match client.pages(tokio_stream::once(head(migration))).await {
+            Ok(_) => {
+                tried.store(true, Ordering::Relaxed);
+                true
+            }
+            Err(status) => {
+                tracing::warn!(number, message = status.message(), "a further connection cannot be had: memory travels on one");
+                false
+            }
+        }
     }
 
     fn client(&self, number: usize) -> Result<HandoffClient<Channel>, Failure> {
@@ -232,8 +255,21 @@ impl Pace {
         }
         if let Some(seen) = widening.add(bytes, network) {
             width.learn(&seen);
-            self.width.send_if_modified(|now| std::mem::replace(now, width.now()) != width.now());
+            if width.now() != threads {
+                packing.clear();
+                packer.forget();
+                self.width.send_replace(width.now());
+            }
         }
+    }
+
+    /// Another round begins.
+    fn begin(&self) {
+        let mut learner = self.learner();
+        learner.packing.clear();
+        learner.widening.clear();
+        learner.width.pause();
+        self.width.send_replace(learner.width.now());
     }
 
     fn narrow(&self) {
@@ -244,15 +280,6 @@ impl Pace {
 
     fn learner(&self) -> MutexGuard<'_, Learner> {
         self.learner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Learner {
-    /// Another round begins.
-    fn clear(&mut self) {
-        self.packing.clear();
-        self.widening.clear();
-        self.width.pause();
     }
 }
 

@@ -57,6 +57,11 @@ impl Packer {
         }
     }
 
+    /// The way is another one: what was seen of it holds no more.
+    pub fn forget(&mut self) {
+        self.choice.rates = [None; 2];
+    }
+
     /// A window is over, of so many threads.
     pub fn learn(&mut self, seen: &Seen, threads: usize) {
         self.choice.learn(seen.rate(), seen.waits(threads));

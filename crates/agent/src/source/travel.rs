@@ -146,9 +146,12 @@ impl Travel {
             crate::task::spawn_blocking(move || Memory::attach(containers, wishes.digests)).await.map_err(|error| internal("tracking ended early", error))?;
         match attached {
             Ok(memory) => {
-                lanes.begin(migration).await?;
-                let _ = self.lanes.set(lanes);
                 *self.lock() = Some(memory);
+                if let Err(why) = lanes.begin(migration).await {
+                    self.release();
+                    return Err(why);
+                }
+                let _ = self.lanes.set(lanes);
             }
             Err(error) => {
                 tracing::warn!(%error, "memory does not travel while the pod runs");

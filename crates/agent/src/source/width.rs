@@ -13,7 +13,7 @@ use super::window::Seen;
 pub const USUAL: usize = 4;
 /// Most that may be asked for.
 pub const MOST: usize = 8;
-/// So many windows after more were found to be no better, they are tried again.
+/// So many windows after more were found to be no better, they are tried again; after each further time twice as many, since each time takes levels of the target's page store.
 const PATIENCE: u32 = 16;
 /// More are better if so much more gets across.
 const BETTER: f64 = 1.25;
@@ -24,6 +24,8 @@ pub struct Width {
     now: usize,
     most: usize,
     state: State,
+    /// Windows until more are tried again.
+    patience: u32,
 }
 
 /// What got across before there were twice as many, in bytes a second.
@@ -44,7 +46,7 @@ impl Width {
     #[must_use]
     pub fn new(most: usize, fixed: bool) -> Self {
         let most = most.max(1);
-        Self { now: if fixed { most } else { 1 }, most, state: State::Warm(None) }
+        Self { now: if fixed { most } else { 1 }, most, state: State::Warm(None), patience: PATIENCE }
     }
 
     /// How many are to be used.
@@ -64,10 +66,15 @@ impl Width {
         *self = Self::new(1, true);
     }
 
-    /// Nothing was on the way for a while.
+    /// Another round begins, in which there may be other things to do: what is being tried is given up.
     pub fn pause(&mut self) {
-        if let State::Ready(before) = self.state {
-            self.state = State::Warm(before);
+        match self.state {
+            State::Warm(Some(_)) | State::Ready(Some(_)) => {
+                self.now = self.now.div_ceil(2);
+                self.state = State::Warm(None);
+            }
+            State::Ready(None) => self.state = State::Warm(None),
+            State::Warm(None) | State::Settled(_) => {}
         }
     }
 
@@ -84,7 +91,10 @@ impl Width {
                 State::Warm(Some(seen.rate()))
             }
             State::Ready(_) => State::Ready(None),
-            State::Settled(age) if age >= PATIENCE => State::Ready(None),
+            State::Settled(age) if age >= self.patience => {
+                self.patience = self.patience.saturating_mul(2);
+                State::Ready(None)
+            }
             State::Settled(age) => State::Settled(age + 1),
         };
     }
@@ -138,6 +148,19 @@ mod tests {
         assert!(used[4..].iter().all(|width| *width == 1) && width.is_settled());
         width.learn(&slow);
         assert_eq!(width.now(), 2);
+    }
+
+    #[test]
+    fn where_more_are_never_better_a_tebibyte_has_few_trials() {
+        let mut width = Width::new(USUAL, false);
+        let slow = Seen { bytes: 32 << 20, took: Duration::from_secs(1), waited: Duration::from_secs(9) };
+        let (mut trials, mut before) = (0, 1);
+        for _ in 0..(1 << 40) / slow.bytes {
+            width.learn(&slow);
+            trials += usize::from(width.now() > before);
+            before = width.now();
+        }
+        assert!((2..=12).contains(&trials), "{trials}");
     }
 
     #[test]

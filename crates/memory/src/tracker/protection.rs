@@ -26,7 +26,7 @@ use crate::Error;
 use crate::index::{Index, Known};
 use crate::maps::{self, Mapping};
 use crate::range::{Range, joined, push, subtract};
-use crate::scan::{Mode, Pages, Support, neighbours, register};
+use crate::scan::{HUGE, Mode, NEAR, Pages, Support, neighbours, register};
 
 /// How often a scan is repeated because mappings come and go meanwhile.
 const AGAIN: usize = 2;
@@ -71,9 +71,7 @@ impl Protection {
                 }
                 let mode = if self.lost.iter().any(|lost| lost.meets(&range)) { Mode::Everything } else { Mode::Written };
                 let scanned = self.suspects(&pagemap, range, mode).and_then(|suspects| {
-                    suspects.into_iter().try_for_each(|range| {
-                        self.support.scan(&pagemap, range, mode, |pages| if pages.own { changed.push(pages.range) } else { gone.push(pages.range) })
-                    })
+                    self.support.scan_all(&pagemap, &suspects, mode, |pages| if pages.own { changed.push(pages.range) } else { gone.push(pages.range) })
                 });
                 match scanned {
                     // What lies in a mapping that does not travel just now (it is unreadable for a moment) stays lost until it does.
@@ -140,7 +138,8 @@ impl Protection {
         }
         let mut suspects = Vec::new();
         self.support.scan(pagemap, range, Mode::Suspects, |pages| suspects.push(pages.range))?;
-        Ok(neighbours(&suspects))
+        let whole = |pages: Range| Range { start: (pages.start / HUGE * HUGE).max(range.start), end: pages.end.next_multiple_of(HUGE).min(range.end) };
+        Ok(neighbours(suspects.into_iter().map(whole), 0))
     }
 
     /// What is there as it was protected, and is known to the index.
@@ -153,8 +152,8 @@ impl Protection {
 
     /// Tells the state of all that is there but not known; returns what of the known was not told.
     fn look(&self, pagemap: &File, range: Range, known: Vec<Range>, found: &mut Vec<Pages>) -> io::Result<Vec<Range>> {
-        let rest = neighbours(&subtract(&[range], &known));
-        rest.iter().try_for_each(|range| self.support.scan(pagemap, *range, Mode::Look, |pages| found.push(pages)))?;
+        let rest = neighbours(subtract(&[range], &known), NEAR);
+        self.support.scan_all(pagemap, &rest, Mode::Look, |pages| found.push(pages))?;
         Ok(subtract(&known, &rest))
     }
 

@@ -26,7 +26,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Largest frame that a client may send, in bytes: with HTTP/2's 16 KiB a copy of memory is busy with the heads of frames.
-const FRAME: u32 = 1 << 20;
+const FRAME: u32 = 256 << 10;
 
 /// A connection whose client has shown a certificate of our CA.
 #[derive(Debug)]
