@@ -92,14 +92,14 @@ fn by_digests(case: &Case) -> Result<()> {
     Ok(())
 }
 
-/// Of every connection to the agents of a node, MiB a second that arrive; the rest is dropped, as networks do that limit each flow.
-const EACH: u32 = 40;
+/// Of every connection to the agents of a node, MiB a second that arrive; the rest is dropped, as networks do that limit each flow. So little that processors which others keep busy do not matter.
+const EACH: u32 = 20;
 
 fn connections(case: &Case) -> Result<()> {
     let limits = Limits::on(case)?;
     let mut times = Vec::new();
     for (pod, words) in [("one", &["--connections", "1"][..]), ("three", &["--connections", "3"]), ("unset", &[])] {
-        let pod = case.start(pages::pod(pod, HEAP / 2, 0))?;
+        let pod = case.start(pages::pod(pod, HEAP / 4, 0))?;
         let before = case.good(&pod, "main", 0)?;
         let way = [&pod, "--to", &case.pair.b, "--memory", "pre-copy", "--compression", "never"];
         let moved = migrate::migrate_with(&case.lab, &case.namespace, &[&way[..], words].concat())?.moved()?;

@@ -14,7 +14,7 @@ pub const USUAL: usize = 4;
 /// Most that may be asked for.
 pub const MOST: usize = 8;
 /// So many windows after more were found to be no better, they are tried again; after each further time twice as many, since each time takes levels of the target's page store.
-const PATIENCE: u32 = 16;
+const PATIENCE: u32 = 8;
 /// More are better if so much more gets across.
 const BETTER: f64 = 1.25;
 

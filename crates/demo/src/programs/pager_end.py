@@ -1,5 +1,5 @@
-# Waits for the pager of a pod that comes to this node, and for its end. Prints when that was, in seconds by CLOCK_REALTIME. Ends without a word if none has come when the
-# file that is its argument is there, or after five minutes.
+# Waits for the pager of a pod that comes to this node, and for its end. Prints when that was, in seconds by CLOCK_REALTIME, as soon as there is none any more and the
+# file that is its argument is there, or after five minutes; nothing if none has come.
 import os
 import select
 import sys
@@ -16,20 +16,24 @@ def pager():
             try:
                 with open(f"/proc/{name}/comm") as comm:
                     if comm.read() == "godwit-pager\n":
+                        known.add(name)
                         return os.pidfd_open(int(name))
             except OSError:
                 pass
     return None
 
 
-end = time.monotonic() + 300
+end, last = time.monotonic() + 300, None
 while time.monotonic() < end:
     over = os.path.exists(sys.argv[1])
     found = pager()
     if found is not None:
+        # One that only makes another ends long before that.
         select.select([found], [], [])
-        print(time.time())
+        last = time.time()
+    elif over:
         break
-    if over:
-        break
-    time.sleep(0.05)
+    else:
+        time.sleep(0.05)
+if last is not None:
+    print(last)
