@@ -18,13 +18,20 @@ const EXPIRING: u64 = 3600;
 /// Looks at everything. With `fix` Godwit's own files are put in order first.
 pub async fn check(node: &Node, fix: bool) -> CheckReply {
     let mut checks = Vec::new();
-    if fix && let Err(error) = install::install(&node.host).await {
+    if fix && let Err(error) = install::install(&node.host, node.no_handler.is_empty()).await {
         checks.push(Check::bad(AREA, "fix", State::Failed, format!("{error:#}"), "look at the agent's log on this node"));
     }
     let facts = facts::gather(&node.host).await;
     checks.extend(check::all(&node.host, &node.cri, &facts).await);
-    checks.push(handler(node.cri.handlers().await.ok().as_deref()));
-    checks.extend(install::files(&node.host, node.cri.kind()).into_iter().map(|(name, found)| file(name, found)));
+    if node.no_handler.is_empty() {
+        checks.push(handler(node.cri.handlers().await.ok().as_deref()));
+        checks.extend(install::files(&node.host, node.cri.kind()).into_iter().map(|(name, found)| file(name, found)));
+    } else {
+        checks.push(Check::ok(AREA, "runtime handler", "none, as the installation wants it"));
+    }
+    if node.may_import {
+        checks.push(import(&node.no_import()));
+    }
     checks.push(certificate(node.credentials.not_after().duration_since(SystemTime::now()).map_or(0, |left| left.as_secs())));
     CheckReply {
         checks: checks.into_iter().map(contract).collect(),
@@ -46,6 +53,14 @@ fn handler(known: Option<&[String]>) -> Check {
         ),
         None => Check::bad(AREA, name, State::Unknown, "the runtime does not answer", "look at the log of containerd or CRI-O on this node"),
     }
+}
+
+fn import(why_not: &str) -> Check {
+    let name = "checkpoint images";
+    if why_not.is_empty() {
+        return Check::ok(AREA, name, "can be imported: engine: Checkpoint");
+    }
+    Check::bad(AREA, name, State::Warning, why_not, "use engine: Live for pods that come to this node")
 }
 
 fn file(name: &'static str, found: install::Found) -> Check {
@@ -83,6 +98,7 @@ mod tests {
     fn own_parts_are_judged() {
         assert_eq!([handler(Some(&["godwit".into()])).state, handler(Some(&[])).state, handler(None).state], [State::Ok, State::Failed, State::Unknown]);
         assert_eq!([certificate(80_000).state, certificate(60).state], [State::Ok, State::Warning]);
+        assert_eq!([import("").state, import("containerd 2.4").state], [State::Ok, State::Warning]);
         assert_eq!(file("wrapper", install::Found::Missing).fix, "kubectl migrate doctor --fix");
     }
 }

@@ -17,6 +17,7 @@ use godwit_rpc::v1::{self, AssessReply, AssessRequest, Failure, InspectReply};
 use crate::{
     convert,
     failure::{failure, internal},
+    import::archived::Archived,
     source,
 };
 
@@ -67,11 +68,15 @@ impl Pod {
 pub async fn inspect(host: &Host, client: &cri::Client, uid: &str) -> Result<InspectReply, Failure> {
     let pod = Pod::find(client, uid).await?;
     let node = convert::facts(facts::gather(host).await);
+    let mut ids = Vec::new();
+    for container in &pod.containers {
+        ids.push(client.image_id(&container.image_ref).await.map_err(|error| convert::finding(error.finding()))?.unwrap_or_default());
+    }
     let host = host.clone();
-    tokio::task::spawn_blocking(move || look(&host, &pod, node)).await.map_err(|error| internal("the inspection ended early", error))?
+    tokio::task::spawn_blocking(move || look(&host, &pod, &ids, node)).await.map_err(|error| internal("the inspection ended early", error))?
 }
 
-fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Failure> {
+fn look(host: &Host, pod: &Pod, image_ids: &[String], node: v1::NodeFacts) -> Result<InspectReply, Failure> {
     let found = blockers::inspect(&blockers::Subject { host, sandbox: &pod.sandbox, containers: &pod.containers });
     let mut reply = InspectReply {
         blockers: found.blockers.into_iter().map(convert::finding).collect(),
@@ -80,7 +85,7 @@ fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Fai
         ..InspectReply::default()
     };
     let (mut pids, mut too_much) = (Vec::new(), None);
-    for (container, cgroup) in pod.containers.iter().zip(pod.cgroups(host)?) {
+    for ((container, image_id), cgroup) in pod.containers.iter().zip(image_ids).zip(pod.cgroups(host)?) {
         let processes = process::tree(&cgroup).map_err(|error| internal("cannot list processes", error))?;
         reply.processes += u32::try_from(processes.len()).unwrap_or(u32::MAX);
         reply.fds += processes.iter().map(|process| u32::try_from(process.fds.len()).unwrap_or(u32::MAX)).sum::<u32>();
@@ -105,6 +110,7 @@ fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Fai
             runtime,
             restart_count: container.attempt,
             image_ref: container.image_ref.clone(),
+            archived: archived(container, image_id),
         });
     }
     let memory = godwit_memory::footprint(&pids);
@@ -126,6 +132,11 @@ fn look(host: &Host, pod: &Pod, node: v1::NodeFacts) -> Result<InspectReply, Fai
         reply.files_bytes += Index::read(&directory, BTreeSet::new()).map_err(|error| internal("cannot list the pod's files", error))?.bytes();
     }
     Ok(reply)
+}
+
+/// What an import by the target's runtime would have to know. Of a container that cannot be moved there is nothing; why, is among the blockers or told by the switch.
+fn archived(container: &Container, image_id: &str) -> Vec<u8> {
+    Archived::of(container, image_id).ok().and_then(|archived| serde_json::to_vec(&archived).ok()).unwrap_or_default()
 }
 
 /// What forked processes share is each process's own where a pager has filled it: that may be more than the container may have.

@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use godwit_api::names::RUNTIME_HANDLER;
+use godwit_api::names::{IMAGES_PORT, RUNTIME_HANDLER};
 use godwit_node::{
     cgroup,
     cri::{self, Kind},
@@ -91,11 +91,14 @@ runtime_root = "/run/runc"
     }
 }
 
-/// Installs or renews everything; returns when the runtime knows the handler.
+/// Has CRI-O pull from the agent's own registry on this node by plain HTTP (containers-registries.conf.d(5)).
+const REGISTRIES: &str = "/etc/containers/registries.conf.d/50-godwit.conf";
+
+/// Installs or renews everything; returns when the runtime knows the handler, or at once if there shall be none.
 ///
 /// # Errors
 /// When a file cannot be written, runc is not on the node, or the runtime does not take the handler up.
-pub async fn install(host: &Host) -> anyhow::Result<cri::Client> {
+pub async fn install(host: &Host, handler: bool) -> anyhow::Result<cri::Client> {
     let runc = find(host, "runc").context("runc is not on this node: install it (1.2 or later); restored pods run under it")?;
     let settings = format!("{{\"runtime\": \"{}\"}}\n", runc.display());
     write_if_other(&host.path(SETTINGS), settings.as_bytes(), 0o644)?;
@@ -106,6 +109,9 @@ pub async fn install(host: &Host) -> anyhow::Result<cri::Client> {
     write_if_other(&host.path(VEIL_ON_NODE), &veil, 0o755)?;
 
     let client = cri::Client::detect(host).await.context("neither containerd nor CRI-O answers on this node")?;
+    if !handler {
+        return Ok(client);
+    }
     let drop_in = drop_in(client.kind());
     let changed = write_if_other(&host.path(drop_in.path), drop_in.content.as_bytes(), 0o644)?;
     if !changed && knows_handler(&client).await && !older_than(host, drop_in.process, &host.path(drop_in.path)) {
@@ -119,6 +125,42 @@ pub async fn install(host: &Host) -> anyhow::Result<cri::Client> {
             bail!("containerd does not take up {}: add `imports = [\"/etc/containerd/conf.d/*.toml\"]` to /etc/containerd/config.toml", drop_in.path)
         }
         None => bail!("CRI-O does not take up {}: look at its log for the reason", drop_in.path),
+    }
+}
+
+/// Lets the runtime pull checkpoint images from the agent, or no more.
+///
+/// # Errors
+/// When a file cannot be written or removed, or CRI-O is not there to read it.
+pub fn images(host: &Host, client: &cri::Client, wanted: bool) -> anyhow::Result<()> {
+    let path = host.path(REGISTRIES);
+    let changed = if wanted && client.kind() == Kind::CriO {
+        let text = format!(
+            "# Written by Godwit's agent: checkpoint images that it makes for this node.\n[[registry]]\nlocation = \"127.0.0.1:{IMAGES_PORT}\"\ninsecure = true\n"
+        );
+        write_if_other(&path, text.as_bytes(), 0o644)?
+    } else {
+        remove_if_there(&path)?
+    };
+    if changed && client.kind() == Kind::CriO {
+        reload(host, "crio").context("CRI-O cannot be told to read its registries again")?;
+    }
+    Ok(())
+}
+
+/// Takes back what [`images`] wrote.
+///
+/// # Errors
+/// When the file cannot be removed.
+pub fn no_images(host: &Host) -> anyhow::Result<()> {
+    remove_if_there(&host.path(REGISTRIES)).map(drop)
+}
+
+fn remove_if_there(path: &Path) -> anyhow::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot remove {}", path.display())),
     }
 }
 

@@ -16,6 +16,7 @@ mod durable;
 mod events;
 mod failure;
 mod heap;
+mod import;
 mod inspect;
 mod install;
 mod journal;
@@ -36,7 +37,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc};
 use anyhow::Context;
 use clap::Parser;
 use godwit_api::names;
-use godwit_node::host::Host;
+use godwit_node::{cri::Kind, host::Host};
 use godwit_rpc::{
     Identity, certificates, logs, tls,
     v1::{agent_server::AgentServer, handoff_server::HandoffServer},
@@ -54,6 +55,9 @@ const MESSAGE: usize = 8 << 20;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
+
+/// Why there is no handler where there shall be none.
+const NO_HANDLER: &str = "the installation has no runtime handler (the chart's value engines.live)";
 
 /// What is counted.
 static METRICS: std::sync::LazyLock<godwit_metrics::Agent> = std::sync::LazyLock::new(godwit_metrics::Agent::default);
@@ -82,6 +86,12 @@ struct Arguments {
     /// Where checkpoints are kept, on every node the same: a directory of a shared file system. None without it.
     #[arg(long, env = "GODWIT_CHECKPOINTS")]
     checkpoints: Option<PathBuf>,
+    /// Whether pods may come to this node by Godwit's runtime handler, which is installed for that.
+    #[arg(long, env = "GODWIT_ENGINE_LIVE", default_value_t = true, action = clap::ArgAction::Set)]
+    live: bool,
+    /// Whether pods may come to this node by the container runtime's own import of checkpoint images.
+    #[arg(long, env = "GODWIT_ENGINE_CHECKPOINT", default_value_t = false, action = clap::ArgAction::Set)]
+    import: bool,
     #[command(flatten)]
     registries: checkpoint::registries::Registries,
 }
@@ -108,7 +118,8 @@ async fn run() -> anyhow::Result<()> {
     let host = Host::detect();
     trace::undo_leftovers(&host);
     let kube = godwit_rpc::api_server::client().await.context("no API server")?;
-    let cri = install::install(&host).await.context("cannot install the runtime handler")?;
+    let cri = install::install(&host, arguments.live).await.context("cannot install what pods need on this node")?;
+    install::images(&host, &cri, arguments.import).context("cannot have the runtime pull from the agent")?;
     let credentials = certificates::obtain(kube.clone(), &arguments.namespace, Identity::Agent(arguments.node_name.clone())).await;
     let journal = journal::Journal::open(host.path(&arguments.journal)).context("cannot open the journal")?;
     let no_anchor = anchor::probe::why_not();
@@ -126,6 +137,9 @@ async fn run() -> anyhow::Result<()> {
         anchors: anchor::holder::Holder::load(journal.clone(), host.clone()).context("cannot read the journal")?,
         mirrors: anchor::mirrors::Mirrors::load(&journal).context("cannot read the journal")?,
         deaths: target::deaths::Deaths::default(),
+        no_handler: if arguments.live { String::new() } else { NO_HANDLER.into() },
+        may_import: arguments.import,
+        imports: import::Imports::default(),
         journal,
         host,
         cri,
@@ -134,9 +148,10 @@ async fn run() -> anyhow::Result<()> {
         registries: arguments.registries,
         credentials: credentials.clone(),
     });
-    for directory in [CONTAINERS, CONSUMED, source::pod::IMAGES, target::pod::IMAGES] {
+    for directory in [CONTAINERS, CONSUMED, source::pod::IMAGES, target::pod::IMAGES, import::FOLDER] {
         std::fs::create_dir_all(node.host.path(directory)).with_context(|| format!("cannot make {directory}"))?;
     }
+    import::conf::unlink(&node.host);
     checkpoint::place::sweep(&node.host).context("cannot remove what was on its way to a registry")?;
     let registry = registry::Registry::load(node.clone()).context("cannot take up what the journal holds")?;
     checkpoint::grip::recover(&node).await.context("cannot take up what the journal holds")?;
@@ -158,6 +173,12 @@ async fn run() -> anyhow::Result<()> {
     }
     let socket_path = node.host.path(SOCKET);
     let socket = socket::serve(&socket_path, node.host.path(CONTAINERS), registry.desk.clone());
+    if node.may_import {
+        tokio::spawn(import::server::keep_serving(node.clone()));
+        if node.cri.kind() == Kind::Containerd {
+            tokio::spawn(import::leftovers::keep_swept(node.clone()));
+        }
+    }
     tokio::spawn(target::keep_swept(node.host.clone()));
     tokio::spawn(node.clone().sweep_mirrors());
     let busy = registry.clone();

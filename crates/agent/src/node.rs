@@ -10,6 +10,7 @@ use crate::{
     anchor::{holder::Holder, mirrors::Mirrors, wireguard::WireGuard},
     checkpoint::registries::Registries,
     failure::failure,
+    import::{self, Imports},
     journal::Journal,
     target::deaths::Deaths,
 };
@@ -37,6 +38,12 @@ pub struct Node {
     pub mirrors: Mirrors,
     /// Who kills pods that have just come.
     pub deaths: Deaths,
+    /// Why no pod comes here by Godwit's runtime handler; empty when it can.
+    pub no_handler: String,
+    /// Pods may come here by the container runtime's own import.
+    pub may_import: bool,
+    /// Pods that are to come so.
+    pub imports: Imports,
     /// Its root and namespaces.
     pub host: Host,
     /// Its container runtime.
@@ -54,6 +61,12 @@ pub struct Node {
 }
 
 impl Node {
+    /// Why no pod can come here by the container runtime's own import; empty when it can.
+    #[must_use]
+    pub fn no_import(&self) -> String {
+        import::why_not(self)
+    }
+
     /// A client for another node's agent; it connects when it is used.
     ///
     /// # Errors

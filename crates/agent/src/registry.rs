@@ -19,6 +19,7 @@ use crate::{
         take::take,
     },
     failure::failure,
+    import,
     node::Node,
     source,
     target::{self, desk::Desk},
@@ -71,6 +72,7 @@ impl Registry {
             tracing::info!(migration = session.migration.uid, pod = session.migration.source_pod_uid, "taken up again as target");
             targets.insert(session.migration.source_pod_uid.clone(), session);
         }
+        import::leftovers::forget_others(&node.host, &targets.values().map(|session| session.migration.uid.clone()).collect());
         let registry = Arc::new(Self {
             node,
             desk,

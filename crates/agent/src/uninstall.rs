@@ -22,7 +22,7 @@ use kube::{
 };
 
 use crate::{
-    install,
+    import, install,
     node::Node,
     registry::Registry,
     source,
@@ -76,7 +76,8 @@ async fn remove_handler(node: &Node) -> anyhow::Result<()> {
     let known = node.host.path(drop_in.path);
     let was_there = known.exists();
     remove(&known)?;
-    for folder in [install::FOLDER, CONTAINERS, CONSUMED, source::pod::IMAGES, target::pod::IMAGES] {
+    install::no_images(&node.host)?;
+    for folder in [install::FOLDER, CONTAINERS, CONSUMED, source::pod::IMAGES, target::pod::IMAGES, import::FOLDER] {
         remove(&node.host.path(folder))?;
     }
     if was_there {

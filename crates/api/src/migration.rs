@@ -45,6 +45,7 @@ pub(crate) const DNS_NAME: &str = r"self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?
     validation = Rule::new("has(self.ifNotConverging) == has(oldSelf.ifNotConverging) && (!has(self.ifNotConverging) || self.ifNotConverging == oldSelf.ifNotConverging)").message("ifNotConverging cannot be changed"),
     validation = Rule::new("has(self.compression) == has(oldSelf.compression) && (!has(self.compression) || self.compression == oldSelf.compression)").message("compression cannot be changed"),
     validation = Rule::new("has(self.tracking) == has(oldSelf.tracking) && (!has(self.tracking) || self.tracking == oldSelf.tracking)").message("tracking cannot be changed"),
+    validation = Rule::new("has(self.engine) == has(oldSelf.engine) && (!has(self.engine) || self.engine == oldSelf.engine)").message("engine cannot be changed; make another PodMigration"),
     validation = Rule::new("has(self.connections) == has(oldSelf.connections) && (!has(self.connections) || self.connections == oldSelf.connections)").message("connections cannot be changed")
 )]
 #[serde(rename_all = "camelCase")]
@@ -82,6 +83,9 @@ pub struct PodMigrationSpec {
     /// Seconds for which the record stays once the migration has ended. Default: one day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u32>,
+    /// What makes the pod anew on its new node. Default: Auto.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Engine>,
     /// When memory travels. Default: Auto.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryStrategy>,
@@ -106,6 +110,18 @@ pub struct PodMigrationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 8))]
     pub connections: Option<u32>,
+}
+
+/// What makes a pod anew on its new node.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
+pub enum Engine {
+    /// Live where the new node has Godwit's runtime handler, else Checkpoint.
+    #[default]
+    Auto,
+    /// Godwit's runtime handler.
+    Live,
+    /// The container runtime's own import of checkpoint images, with no handler on any node.
+    Checkpoint,
 }
 
 /// How it is told which pages of a pod have changed.

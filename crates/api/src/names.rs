@@ -17,6 +17,13 @@ pub const LABEL_RESTORE: &str = "godwit.dev/restore-name";
 pub const LABEL_ANCHOR: &str = "godwit.dev/anchor";
 /// Annotation on a source pod that is to stay for its anchor: its ReplicaSet may not delete it (policy `godwit-owners`).
 pub const ANNOTATION_STAYS: &str = "godwit.dev/stays";
+/// Annotation on a target pod that a container runtime's own import makes: the images of its containers, as JSON, by their names. Its spec names checkpoint images instead, and
+/// gets these as soon as a container starts anew.
+pub const ANNOTATION_IMAGES: &str = "godwit.dev/images";
+/// Label on such a pod.
+pub const LABEL_IMPORTED: &str = "godwit.dev/imported";
+/// Prefix of the names of its volumes that have the kubelet pull the containers' own images.
+pub const VOLUME_BASE: &str = "godwit-base-";
 /// Readiness gate and pod condition of a target pod: true once the restored containers run.
 pub const CONDITION_LIVE: &str = "godwit.dev/live";
 /// Finalizer on `Handover` objects and on `PodMigration` objects in flight.
@@ -41,5 +48,30 @@ pub const CA_SECRET: &str = "godwit-ca";
 pub const CN_CONTROLLER: &str = "controller";
 /// Prefix of the common name of an agent's certificate.
 pub const CN_AGENT_PREFIX: &str = "agent:";
+/// TCP port, on every node's loopback, of the registry from which a kubelet pulls checkpoint images that its agent makes.
+pub const IMAGES_PORT: u16 = 741;
 /// TCP port of the agent on the node's address.
 pub const AGENT_PORT: u16 = 7410;
+
+/// The name by which the kubelet of any node has the checkpoint image of a container pulled from its own agent; `migration` is the UID of the `PodMigration`.
+#[must_use]
+pub fn checkpoint_image(migration: &str, container: &str) -> String {
+    format!("127.0.0.1:{IMAGES_PORT}/{migration}/{container}:1")
+}
+
+/// Whether an image is one of these.
+#[must_use]
+pub fn is_checkpoint_image(image: &str) -> bool {
+    image.strip_prefix("127.0.0.1:").and_then(|rest| rest.split_once('/')).is_some_and(|(port, _)| port == IMAGES_PORT.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_image_is_known_by_its_name() {
+        assert_eq!(checkpoint_image("0c1d", "web"), "127.0.0.1:741/0c1d/web:1");
+        assert!(is_checkpoint_image(&checkpoint_image("0c1d", "web")) && !is_checkpoint_image("127.0.0.1:5000/app") && !is_checkpoint_image("app:1"));
+    }
+}

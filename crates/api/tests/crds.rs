@@ -62,7 +62,7 @@ fn rules_are_there() {
     let migration = schema("podmigrations.godwit.dev");
     let spec = &migration["properties"]["spec"];
     assert_eq!(spec["required"], serde_json::json!(["podName"]));
-    assert_eq!(spec["x-kubernetes-validations"].as_array().unwrap().len(), 16);
+    assert_eq!(spec["x-kubernetes-validations"].as_array().unwrap().len(), 17);
     assert_eq!(spec["properties"]["podName"]["maxLength"], 253);
     assert!(spec["properties"]["podName"]["x-kubernetes-validations"].is_array());
     assert!(spec["properties"]["targetNode"]["x-kubernetes-validations"].is_array());

@@ -213,6 +213,9 @@ pub struct Pod {
     /// What becomes of its connections
     #[arg(long, value_enum, default_value_t = Network::Auto)]
     pub network: Network,
+    /// What makes the pod anew on its new node
+    #[arg(long, value_name = "WHAT", value_enum)]
+    pub engine: Option<Engine>,
     /// When memory travels: auto, stop-and-copy or pre-copy
     #[arg(long, value_name = "WHEN", value_enum)]
     pub memory: Option<Memory>,
@@ -408,6 +411,17 @@ pub enum Memory {
     PreCopy,
     /// While the pod runs, and what changes meanwhile after the switch
     PostCopy,
+}
+
+/// What makes a pod anew on its new node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// Godwit's runtime handler where the node has it, else the container runtime
+    Auto,
+    /// Godwit's runtime handler
+    Live,
+    /// The container runtime itself, by its import of checkpoint images
+    Checkpoint,
 }
 
 /// Whether memory is compressed on its way.

@@ -14,6 +14,7 @@ use godwit_rpc::v1::{self, AssessReply, AssessRequest, InspectReply};
 
 use crate::context::Context;
 use crate::error::Error;
+use crate::plan::engine;
 use crate::record::Record;
 use crate::{checks, failure, nodes, phase};
 
@@ -55,9 +56,10 @@ pub async fn any(context: &Context, record: &Record, inspected: &InspectReply) -
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for answer in asked {
         match answer? {
-            Ok(candidate) => match candidate.reply.blockers.first() {
-                None => good.push(candidate),
-                Some(blocker) => bad.push(format!("{}: {}", candidate.node, blocker.message)),
+            Ok(candidate) => match (candidate.reply.blockers.first(), unable(record, &candidate)) {
+                (None, "") => good.push(candidate),
+                (Some(blocker), _) => bad.push(format!("{}: {}", candidate.node, blocker.message)),
+                (None, why) => bad.push(format!("{}: {why}", candidate.node)),
             },
             Err(why) => bad.push(why.message),
         }
@@ -67,6 +69,11 @@ pub async fn any(context: &Context, record: &Record, inspected: &InspectReply) -
         return Ok(Err(failure::no_target(record.pod(), &why)));
     }
     Ok(Ok(good))
+}
+
+/// Why a node cannot take the pod by the engine that was planned; before there is a plan any will do.
+fn unable<'a>(record: &Record, candidate: &'a Candidate) -> &'a str {
+    record.status().plan.map_or("", |plan| engine::unable(&plan.engine, candidate))
 }
 
 /// `reach`: the way between the nodes is tried, too. Not with all nodes of a cluster at once.

@@ -19,6 +19,7 @@ mod context;
 mod error;
 mod failure;
 mod finalizer;
+mod imported;
 mod lease;
 mod lpm;
 mod naming;

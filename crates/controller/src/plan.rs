@@ -1,12 +1,13 @@
 //! From what the cluster and the agents know to the plan. What blocks is decided here from values only; the few reads that it needs stand apart.
 
+pub mod engine;
 pub mod memory;
 mod spec;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{Api, ResourceExt};
 
-use godwit_api::migration::{Failure, Network, PlanSummary};
+use godwit_api::migration::{Engine, Failure, Network, PlanSummary};
 use godwit_migration::plan::network::{self, Driver, Situation, Wish};
 use godwit_rpc::v1::InspectReply;
 
@@ -46,7 +47,7 @@ pub async fn facts(context: &Context, pod: &Pod) -> Result<Facts, Error> {
 
 /// The plan for one of `candidates` (several: the scheduler will choose, each of them has no blockers).
 #[must_use]
-pub fn decide(facts: &Facts, (wish, memory): (Network, memory::Wish), inspected: &InspectReply, candidates: &[Candidate]) -> PlanSummary {
+pub fn decide(facts: &Facts, (engine, wish, memory): (Engine, Network, memory::Wish), inspected: &InspectReply, candidates: &[Candidate]) -> PlanSummary {
     let mut blockers = facts.blockers.clone();
     blockers.extend(inspected.blockers.iter().cloned().map(api_failure));
     let mut warnings = facts.warnings.clone();
@@ -73,7 +74,11 @@ pub fn decide(facts: &Facts, (wish, memory): (Network, memory::Wish), inspected:
             String::new()
         }
     };
-    let (memory, tracking) = match memory::choose(memory, inspected) {
+    let engine = engine::choose(engine, inspected, candidates).unwrap_or_else(|why| {
+        blockers.push(why);
+        ""
+    });
+    let (memory, tracking) = match memory::choose(memory::Wish { frozen: engine == engine::CHECKPOINT, ..memory }, inspected) {
         Ok(choice) => {
             warnings.extend(choice.warnings);
             (choice.strategy.into(), choice.tracking.into())
@@ -84,7 +89,7 @@ pub fn decide(facts: &Facts, (wish, memory): (Network, memory::Wish), inspected:
         }
     };
     PlanSummary {
-        engine: "Live".into(),
+        engine: engine.into(),
         memory,
         tracking,
         network,

@@ -20,7 +20,7 @@ use crate::agents::Agents;
 use crate::context::Context;
 use crate::lease::Election;
 use crate::reconcile::{reconcile, retry};
-use crate::{authority, checkpoint, checks, lpm, signer, trace};
+use crate::{authority, checkpoint, checks, imported, lpm, signer, trace};
 
 /// What is counted.
 pub static METRICS: LazyLock<godwit_metrics::Controller> = LazyLock::new(|| godwit_metrics::Controller::expecting(ENTRIES.iter().map(|entry| entry.reason)));
@@ -153,6 +153,7 @@ async fn lead(client: Client, options: &Options, traces: Exporter) -> anyhow::Re
         .run(checkpoint::restore::reconcile, checkpoint::restore::retry, Arc::clone(&context))
         .for_each(|_| std::future::ready(()));
     tokio::spawn(restores);
+    tokio::spawn(imported::run(Arc::clone(&context)));
     if options.lpm {
         tokio::spawn(lpm::run(Arc::clone(&context)));
     }

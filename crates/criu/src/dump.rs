@@ -7,6 +7,7 @@
 //!
 //! `--leave-running` is what leaves them there: without it CRIU would kill them, and the way back with them.
 
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,16 @@ const OPTIONS: [&str; 16] = [
     "dump.log",
     "--verbosity=4",
 ];
+
+/// More options for a dump that is begun in another network namespace than the container's, which is at `net`: it is in no image but by the name under which runc and crun hand their
+/// own to a restore (runc: libcontainer/criu_linux.go, `criuNsToKey`; crun: `CRIU_EXT_NETNS`).
+///
+/// # Errors
+/// When the namespace is gone.
+pub fn external_net(net: &Path) -> io::Result<[String; 2]> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(["--external".into(), format!("net[{}]:extRootNetNS", std::fs::metadata(net)?.ino())])
+}
 
 impl Plan {
     /// Looks at the container. Touches nothing, so it can be made before the freeze.

@@ -50,6 +50,23 @@ pub struct Prepared {
     scratch: Scratch,
 }
 
+/// The lines that tell CRIU where the external mounts of our own keys are, if they are made in `scratch`: the same as those at the end of [`Prepared::lines`], before there is a
+/// container.
+///
+/// # Errors
+/// [`Problem::UnknownMount`] for a key that cannot stand in a configuration file.
+pub fn lines(externals: &[External], scratch: &Path) -> Result<Vec<String>, Problem> {
+    let own = externals.iter().filter(|external| external.is_own()).enumerate();
+    own.map(|(number, external)| line(external, &scratch.join(number.to_string()))).collect()
+}
+
+fn line(external: &External, path: &Path) -> Result<String, Problem> {
+    if !external.is_sound() {
+        return Err(Problem::UnknownMount { mountpoint: external.mountpoint.clone(), kind: "unusable key".into() });
+    }
+    Ok(format!("external mnt[{}]:{}", external.key, path.display()))
+}
+
 /// Matches the source's external mounts with the target's configuration. Touches nothing.
 ///
 /// # Errors
@@ -70,9 +87,6 @@ pub fn prepare(externals: &[External], target: &Target<'_>) -> Result<Prepared, 
             }
             continue;
         }
-        if !external.is_sound() {
-            return Err(Problem::UnknownMount { mountpoint: external.mountpoint.clone(), kind: "unusable key".into() });
-        }
         let mut flags = external.flags.clone();
         if bind.is_some_and(|bind| bind.read_only) && !flags.iter().any(|flag| flag == "ro") {
             flags.push("ro".into());
@@ -87,7 +101,7 @@ pub fn prepare(externals: &[External], target: &Target<'_>) -> Result<Prepared, 
             What::Tmpfs(snapshot) => Stuff::Tmpfs(snapshot.clone()),
         };
         let path = prepared.scratch.add(Mount { stuff, flags, shared: external.slave });
-        prepared.lines.push(format!("external mnt[{}]:{}", external.key, path.display()));
+        prepared.lines.push(line(external, &path)?);
     }
     prepared.warnings.extend(differences(externals, target.spec, &binds));
     Ok(prepared)
@@ -203,6 +217,7 @@ mod tests {
             external("godwit:4/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu", &["ro"], What::Cgroup { controllers: vec!["cpu".into(), "cpuacct".into()] }),
         ];
         let prepared = prepare(&externals, &target(&spec)).unwrap();
+        assert_eq!(prepared.lines[LINES.len()..], lines(&externals, Path::new("/run/godwit/s")).unwrap());
         assert_eq!(
             prepared.lines[LINES.len()..],
             ["external mnt[godwit:3/run/secrets/sa]:/run/godwit/s/0", "external mnt[godwit:4/sys/fs/cgroup/cpu]:/run/godwit/s/1"]

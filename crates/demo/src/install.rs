@@ -35,6 +35,14 @@ pub fn chart() -> Result<PathBuf> {
 /// # Errors
 /// When one of these steps fails.
 pub fn install(lab: &Lab, faults: bool) -> Result<()> {
+    install_with(lab, faults, &[])
+}
+
+/// The same with other values of the chart (`name=value`).
+///
+/// # Errors
+/// As there.
+pub fn install_with(lab: &Lab, faults: bool, values: &[&str]) -> Result<()> {
     let chart = chart()?;
     lab.command(&["image"], LIMIT).context("Godwit's image was not built")?;
     // Helm installs definitions once and never changes them.
@@ -44,8 +52,8 @@ pub fn install(lab: &Lab, faults: bool) -> Result<()> {
     let switch = format!("faults.directory={}", if faults { FAULTS } else { "" });
     let chart = chart.to_string_lossy();
     let authority = format!("checkpoints.registries.ca={}", lab.authority()[0].display());
-    let values = concat!(env!("CARGO_MANIFEST_DIR"), "/../../lab/godwit/values.yaml");
-    let arguments = [
+    let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/../../lab/godwit/values.yaml");
+    let mut arguments = vec![
         "helm",
         "upgrade",
         "--install",
@@ -58,12 +66,13 @@ pub fn install(lab: &Lab, faults: bool) -> Result<()> {
         "--timeout",
         "180s",
         "-f",
-        values,
+        ours,
         "--set",
         &switch,
         "--set-file",
         &authority,
     ];
+    values.iter().for_each(|value| arguments.extend(["--set", value]));
     lab.command(&arguments, LIMIT).context("the chart was not installed")?;
     if known {
         // The image keeps its name, so Kubernetes does not see that it has changed.

@@ -99,7 +99,8 @@ impl Host {
     }
 
     /// `/proc/<pid of the node's init>`, or our own.
-    pub(crate) fn proc_of_init(&self) -> PathBuf {
+    #[must_use]
+    pub fn proc_of_init(&self) -> PathBuf {
         self.pid.map_or_else(|| PathBuf::from("/proc/self"), |pid| PathBuf::from(format!("/proc/{pid}")))
     }
 

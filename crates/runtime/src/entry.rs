@@ -1,8 +1,8 @@
-//! Which of the five programs this is.
+//! Which of the six programs this is.
 
 use std::{ffi::OsString, path::Path};
 
-use crate::{arguments::Invocation, commands, config::Config, create, hold, keeper, layout::Layout, record::Record, runc, standin};
+use crate::{arguments::Invocation, commands, config::Config, create, hold, import, keeper, layout::Layout, record::Record, runc, standin};
 
 /// `argv[0]` of the keeper.
 pub const KEEPER: &str = "godwit-keeper";
@@ -22,6 +22,7 @@ pub fn run() -> i32 {
         Some(KEEPER) => keeper::run(&rest),
         Some(CRIU) => standin::run(&rest),
         Some(hold::SCRIPT) => hold::run(Path::new(&name)),
+        Some(import::SCRIPT) => import::run(Path::new(&name)),
         Some(PAGER) => keeper::pager::run(&rest),
         _ => wrapper(&rest),
     }

@@ -1,6 +1,7 @@
 //! The OCI runtime wrapper `godwit-runtime` and what the agent shares with it.
 //!
-//! One static binary, five programs, told apart by `argv[0]`. Where a pod comes from, CRIU runs the [`hold`]; where it goes to, four of them follow one another:
+//! One static binary, six programs, told apart by `argv[0]`. Where a pod comes from, CRIU runs the [`hold`]; where it goes to, four of them follow one another, or CRIU runs the
+//! gate of an [`import`]:
 //!
 //! ```text
 //!   conmon / shim ── OCI command ──▶ wrapper ──exec──▶ runc                       (containers that no migration names)
@@ -30,6 +31,7 @@ pub mod error;
 pub mod fate;
 pub mod gate;
 pub mod hold;
+pub mod import;
 pub mod keeper;
 pub mod process;
 pub mod record;

@@ -16,6 +16,7 @@ mod deployment;
 mod dies_afterwards;
 mod docs;
 mod doctor;
+mod engine_checkpoint;
 mod explain;
 mod files;
 mod heap;
@@ -84,7 +85,7 @@ const ROAD: [Scenario; 27] = [
 ];
 
 /// What goes along that road, and beside it: connections, memory while the pod runs, checkpoints, and everything that tells what happened. `make test-rest` runs it.
-const REST: [Scenario; 40] = [
+const REST: [Scenario; 42] = [
     pod_network::SCENARIO,
     connections::ALL_KINDS,
     connections::MANY_OF_THEM,
@@ -107,6 +108,8 @@ const REST: [Scenario; 40] = [
     checkpoint::SCENARIO,
     checkpoint_encrypted::SCENARIO,
     checkpoint_registry::SCENARIO,
+    engine_checkpoint::SCENARIO,
+    engine_checkpoint::CRASH,
     survivors::SCENARIO,
     restore_differs::SCENARIO,
     timeline::SCENARIO,

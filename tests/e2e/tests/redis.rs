@@ -14,6 +14,11 @@ const KEYS: u32 = 20_000;
 const ROUNDS: u64 = 200;
 
 fn run(case: &Case) -> Result<()> {
+    under_load(case, &[])
+}
+
+/// A Redis goes there and back under load, with these options of `kubectl migrate`.
+pub fn under_load(case: &Case, options: &[&str]) -> Result<()> {
     let command = ["redis-server", "--protected-mode", "no", "--save", ""];
     let mut pod = case.start(Pod::new("redis", [container("redis", &command)]))?;
     case.apply(&[service("redis", 6379)])?;
@@ -21,7 +26,7 @@ fn run(case: &Case) -> Result<()> {
     for _ in 0..2 {
         load.wait_for_rounds(ROUNDS, MINUTE)?;
         load.reset();
-        pod = case.move_kept(&pod)?;
+        pod = case.move_kept_by(&pod, options)?;
         load.wait_for_rounds(ROUNDS, MINUTE)?;
         case.note(format!("the client waited {} ms", load.seen().stall.as_millis()));
     }

@@ -1,7 +1,8 @@
 //! Godwit is uninstalled and installed again: no running pod is disturbed. The runtime handler goes from every node on which no pod needs it, and stays, for
-//! restarts too, where one has come by migration. A checkpoint can be deleted meanwhile, and one that stays is Godwit's again afterwards.
+//! restarts too, where one has come by migration. In between it is installed without a handler. A checkpoint can be deleted meanwhile, and one that stays is Godwit's again afterwards.
 
 use anyhow::{Context, Result, ensure};
+use godwit_demo::objects::{Pod, container};
 use godwit_demo::shell::wait_until;
 use godwit_demo::{install, pods, pulse};
 use godwit_e2e::case::{ALIVE, MINUTE};
@@ -33,7 +34,8 @@ fn run(case: &Case) -> Result<()> {
         ensure!(case.lab.kubectl(&["get", "nodes", "-l", "godwit.dev/agent", "-o", "name"])?.is_empty(), "a node is still marked");
         delete_checkpoint(case, ORPHAN).context("without a controller")?;
         restarted_by_the_kubelet(case, &came)?;
-        witness.wait_for_ticks(ALIVE, MINUTE).map(drop)
+        witness.wait_for_ticks(ALIVE, MINUTE)?;
+        without_handler(case, kept, cleared)
     });
     install::install(&case.lab, true)?;
     checked?;
@@ -43,6 +45,20 @@ fn run(case: &Case) -> Result<()> {
     let history = witness.history()?;
     ensure!(history.lives.len() == 2, "not two lives, up to {last:?}: {history}");
     Ok(())
+}
+
+/// Installed with no handler at all: where none is, pods come by the runtime's own import, and nothing of a handler is put there.
+fn without_handler(case: &Case, from: &str, to: &str) -> Result<()> {
+    install::install_with(&case.lab, true, &["engines.live=false"])?;
+    let pod = case.start_on(Pod::new("plain", [container("main", &["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.2; done"])]), from)?;
+    let moved = case.migrate(&pod, to)?.moved()?;
+    let engine = moved.record.as_ref().map(|record| record["status"]["plan"]["engine"].clone()).unwrap_or_default();
+    ensure!(engine == "Checkpoint", "it was planned by engine {engine}");
+    let now = case.ready(&moved.target_pod()?)?;
+    ensure!(pods::node(&now) == to && pods::restarts(&now) == 0, "it did not come: {now}");
+    let there = look(case, to)?;
+    ensure!(there == ["/opt/godwit"], "more is on {to} than Godwit's own files: {there:?}");
+    case.lab.kubectl(&["delete", "pod", "-n", &case.namespace, pods::name(&now), "--timeout=55s"]).map(drop)
 }
 
 /// Files, and the handler as the kubelet hears of it from the runtime.

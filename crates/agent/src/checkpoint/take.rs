@@ -195,7 +195,7 @@ impl Subject {
     async fn freeze_and_dump(&mut self, node: &Arc<Node>, checkpoint: &Checkpoint) -> Result<(), Failure> {
         let entry = Entry { uid: checkpoint.uid.clone(), grip: self.grip.clone() };
         // CRIU is started, and waits, before anything stands still; what is not let go ends with its `Dump`.
-        self.dumps.iter().try_for_each(|dump| dump.begin(&node.host, &self.pod.sandbox, false))?;
+        self.dumps.iter().try_for_each(|dump| dump.begin(&node.host, &self.pod.sandbox, false, false))?;
         entry.write(node)?;
         let began = Instant::now();
         let dumped = self.dump(node).await;

@@ -74,7 +74,8 @@ impl Agent for Control {
             Some(migration) if request.same_address => node.no_same_address(migration, request.reach).await,
             _ => String::new(),
         };
-        Ok(Response::new(v1::AssessReply { no_anchor, no_same_address, encrypts: node.wireguard.encrypts(), ..reply }))
+        let (no_handler, no_import) = (node.no_handler.clone(), node.no_import());
+        Ok(Response::new(v1::AssessReply { no_anchor, no_same_address, encrypts: node.wireguard.encrypts(), no_handler, no_import, ..reply }))
     }
 
     async fn prepare_target(&self, request: Request<v1::PrepareTargetRequest>) -> Result<Response<v1::PrepareTargetReply>, Status> {
@@ -84,7 +85,10 @@ impl Agent for Control {
         let registry = &self.registry;
         let end = tokio::time::Instant::now() + ENDING;
         loop {
-            let prepare = || target::session::Session::prepare(registry.node.clone(), registry.desk.clone(), migration.clone(), request.containers.clone());
+            let prepare = || {
+                let imports = request.imports.iter().cloned().map(Into::into).collect();
+                target::session::Session::prepare(registry.node.clone(), registry.desk.clone(), migration.clone(), request.containers.clone(), imports)
+            };
             match registry.target_or(&migration, prepare) {
                 Ok(_) => break,
                 // An earlier migration of the pod was taken back at its source, and is about to end here, too.

@@ -76,17 +76,22 @@ impl Dump {
         serde_json::to_vec(&self.plan.externals).unwrap_or_default()
     }
 
-    /// Starts `criu dump` before the freeze: it loads, looks at the kernel, and waits. `veiled` if memory is travelling.
+    /// Starts `criu dump` before the freeze: it loads, looks at the kernel, and waits. `veiled` if memory is travelling. `import` if the target's container runtime restores: its
+    /// CRIU begins in the node's network namespace, so this one must see that of the pod as another, under the name that the runtimes have for it.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn begin(&self, host: &Host, sandbox: &Sandbox, veiled: bool) -> Result<(), Failure> {
+    pub fn begin(&self, host: &Host, sandbox: &Sandbox, veiled: bool, import: bool) -> Result<(), Failure> {
         let work = host.path(&self.work);
         let hold = Hold::make(&work, install::ON_NODE).map_err(|error| internal("cannot hold criu", error))?;
         let script = ["--action-script".to_owned(), self.work.join(godwit_runtime::hold::SCRIPT).to_string_lossy().into_owned()];
         // In a cgroup of its own: when this agent's container ends, CRIU must not end with it (a killed CRIU leaves its code in the processes).
-        let words = shield::command(&std::iter::once("criu".to_owned()).chain(self.plan.args(&self.images, &self.work)).chain(script).collect::<Vec<_>>());
-        let mut command = host.command_in_pod(&sandbox.namespaces, &words[0], &words[1..]).map_err(|error| internal("cannot start criu", error))?;
+        let mut namespaces = sandbox.namespaces.clone();
+        let apart = namespaces.net.take_if(|_| import).map(|net| dump::external_net(&host.path(net))).transpose();
+        let apart = apart.map_err(|error| internal("cannot look at the pod's network namespace", error))?;
+        let options = self.plan.args(&self.images, &self.work).into_iter().chain(script).chain(apart.into_iter().flatten());
+        let words = shield::command(&std::iter::once("criu".to_owned()).chain(options).collect::<Vec<_>>());
+        let mut command = host.command_in_pod(&namespaces, &words[0], &words[1..]).map_err(|error| internal("cannot start criu", error))?;
         if veiled {
             command.env("LD_PRELOAD", install::VEIL_ON_NODE).env(godwit_veil::VARIABLE, veil_of(&self.work));
         }

@@ -166,13 +166,13 @@ impl SourcePod {
         self.need.end(internal("nothing more is sent", "the migration is taken back"));
     }
 
-    /// Starts the dumps of all containers, which wait until [`SourcePod::dump`].
+    /// Starts the dumps of all containers, which wait until [`SourcePod::dump`]. `import`: the target's container runtime restores them.
     ///
     /// # Errors
     /// When CRIU cannot be started.
-    pub fn begin_dumps(&self) -> Result<(), Failure> {
+    pub fn begin_dumps(&self, import: bool) -> Result<(), Failure> {
         let veiled = self.memory.travels();
-        self.dumps.iter().try_for_each(|dump| dump.begin(&self.host, &self.pod.sandbox, veiled))
+        self.dumps.iter().try_for_each(|dump| dump.begin(&self.host, &self.pod.sandbox, veiled, import))
     }
 
     /// Dumps all containers at once, each image sent while it is written.

@@ -55,6 +55,8 @@ pub struct Wishes {
     pub digests: bool,
     /// Connections on which memory travels; 0: as many as are of use.
     pub connections: u32,
+    /// The target's container runtime itself restores.
+    pub import: bool,
     /// When everything before the commit must be over.
     pub deadline: Option<SystemTime>,
 }
@@ -73,6 +75,7 @@ impl Wishes {
             late: request.late(),
             digests: request.digests,
             connections: request.connections,
+            import: request.import,
             deadline: u64::try_from(request.deadline_unix_ms).ok().filter(|ms| *ms > 0).map(|ms| UNIX_EPOCH + Duration::from_millis(ms)),
         }
     }

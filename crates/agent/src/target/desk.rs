@@ -16,7 +16,10 @@ use godwit_runtime::protocol::{Reply, Request};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::clock::{Notes, Timer};
+use crate::{
+    clock::{Notes, Timer},
+    import::Waiting,
+};
 
 /// What a keeper is told.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -83,11 +86,24 @@ pub struct Seat {
     /// What is under way on the other side, between an answer and the next question.
     doing: Mutex<Option<Timer>>,
     steps: Notes,
+    /// Of a container that the runtime itself restores.
+    waiting: OnceLock<Waiting>,
 }
 
 impl Seat {
     fn new() -> Self {
-        Self { orders: watch::Sender::default(), seen: watch::Sender::default(), doing: Mutex::default(), steps: Notes::default() }
+        Self { orders: watch::Sender::default(), seen: watch::Sender::default(), doing: Mutex::default(), steps: Notes::default(), waiting: OnceLock::new() }
+    }
+
+    /// The runtime itself restores the container: this is where its CRIU waits.
+    pub fn imports(&self, waiting: Waiting) {
+        let _ = self.waiting.set(waiting);
+    }
+
+    /// Where it waits, if the runtime itself restores the container.
+    #[must_use]
+    pub fn import(&self) -> Option<&Waiting> {
+        self.waiting.get()
     }
 
     /// What was under way has ended with a question or an answer, and this begins. After a restart of the agent nobody knows when something began: then it is

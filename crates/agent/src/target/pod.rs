@@ -99,12 +99,17 @@ impl TargetPod {
         let directories = volumes::directories(host, Side::Target, pod_uid, &sandbox, &containers).map_err(|error| convert::finding(error.finding()))?;
         let mut slots = Vec::new();
         for (name, id) in keepers {
-            let container = containers.iter().find(|container| &container.id == id).cloned().ok_or_else(|| {
+            let mut container = containers.iter().find(|container| &container.id == id).cloned().ok_or_else(|| {
                 failure("TargetPodGone", format!("container {name} of the target pod is gone"), "look at the events of the target pod; try again")
             })?;
+            let seat = desk.seat(id);
+            if let Some(waiting) = seat.import() {
+                // The runtime has no process of it yet.
+                container.pid = waiting.criu;
+            }
             let images = images_of(source_uid).join(name);
             let (cgroup, expected) = (OnceLock::new(), OnceLock::new());
-            slots.push(Slot { name: name.clone(), id: id.clone(), seat: desk.seat(id), images, container, cgroup, expected });
+            slots.push(Slot { name: name.clone(), id: id.clone(), seat, images, container, cgroup, expected });
         }
         let ending = ending.into_iter().filter(|ip| !sandbox.ips.contains(ip)).collect();
         Ok(Self { host: host.clone(), sandbox, slots, directories, ending })
@@ -139,7 +144,8 @@ impl TargetPod {
 
     async fn order(&self, slot: &Slot, source: &SourceContainer, pages: &Pages) -> Result<KeeperOrder, Failure> {
         let externals: Vec<External> = serde_json::from_slice(&source.externals).map_err(|error| internal("the source's list of mounts is damaged", error))?;
-        let scratch = Path::new(CONTAINERS).join(&slot.id).join("scratch");
+        let import = slot.seat.import();
+        let scratch = import.map_or_else(|| Path::new(CONTAINERS).join(&slot.id).join("scratch"), |waiting| waiting.scratch.clone());
         let cgroup = Cgroup::of(&self.host, slot.container.pid).map_err(|error| convert::finding(error.finding()))?;
         let _ = slot.cgroup.set(cgroup.clone());
         let prepared = restore::prepare(
@@ -153,6 +159,9 @@ impl TargetPod {
             },
         )
         .map_err(|problem| convert::criu_failure(&problem.failure(), &slot.name))?;
+        if import.is_some_and(|waiting| !prepared.lines.ends_with(&waiting.mounts) || prepared.lines.len() != restore::LINES.len() + waiting.mounts.len()) {
+            return Err(failure("MountsChanged", format!("the mounts of container {} have changed since the plan was made", slot.name), "try again"));
+        }
         super::mounts::make(&self.host, &prepared).await.map_err(|error| internal("cannot prepare the container's tmpfs mounts", error))?;
         let images = self.host.path(&slot.images);
         std::fs::create_dir_all(&images).map_err(|error| internal("cannot make room for the images", error))?;

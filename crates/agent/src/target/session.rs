@@ -37,6 +37,7 @@ use crate::{
     convert,
     events::Events,
     failure::{failure, internal},
+    import::{self, Import},
     node::Node,
 };
 
@@ -59,6 +60,9 @@ pub struct Entry {
     /// Bytes a second that may be fetched when the pod runs; 0: no limit.
     #[serde(default)]
     bandwidth: u64,
+    /// What was ordered of containers that the runtime itself restores; none for a pod of Godwit's handler.
+    #[serde(default)]
+    imports: Vec<import::Order>,
 }
 
 enum Command {
@@ -122,10 +126,11 @@ pub struct Session {
 impl Session {
     /// Expects the containers of the target pod.
     #[must_use]
-    pub fn prepare(node: Arc<Node>, desk: Arc<Desk>, migration: Migration, containers: Vec<String>) -> Self {
+    pub fn prepare(node: Arc<Node>, desk: Arc<Desk>, migration: Migration, containers: Vec<String>, imports: Vec<import::Order>) -> Self {
         let machine = Machine::new(containers.clone());
         let boot_id = godwit_node::facts::boot_id().unwrap_or_default();
-        let entry = Entry { migration: prost::Message::encode_to_vec(&migration), boot_id, machine, keepers: Vec::new(), ending: Vec::new(), bandwidth: 0 };
+        let entry =
+            Entry { migration: prost::Message::encode_to_vec(&migration), boot_id, machine, keepers: Vec::new(), ending: Vec::new(), bandwidth: 0, imports };
         Self::make(node, desk, migration, entry, None)
     }
 
@@ -155,6 +160,11 @@ impl Session {
             created: Arc::default(),
             containers,
         };
+        // What is told of a container before the worker listens is not lost.
+        for (_, id) in &entry.keepers {
+            let _ = desk.seat(id);
+        }
+        session.import(&node, &desk, &entry, restarted.is_some());
         let worker = Worker {
             arbiter: Arbiter::new(node.kube.clone(), &session.migration),
             node,
@@ -173,6 +183,27 @@ impl Session {
         let about = godwit_rpc::logs::about_migration(&session.migration);
         tokio::spawn(worker.run(restarted).instrument(about));
         session
+    }
+
+    /// What takes the place of keepers in a pod that the runtime itself restores.
+    fn import(&self, node: &Arc<Node>, desk: &Arc<Desk>, entry: &Entry, restarted: bool) {
+        if entry.imports.is_empty() {
+            return;
+        }
+        let import = match Import::of(self.migration.clone(), &entry.imports, node.cri.kind()) {
+            Ok(import) => Arc::new(import),
+            Err(why) => return self.undo(&why.message),
+        };
+        if matches!(entry.machine.state(), State::Prepared)
+            && let Err(error) = node.imports.add(&node.host, import.clone())
+        {
+            return self.undo(&format!("CRIU cannot be led to its configuration: {error}"));
+        }
+        for name in import.names() {
+            let id = entry.keepers.iter().find(|(known, _)| known == name).map(|(_, id)| id.clone());
+            let keeper = import::keep(node.clone(), desk.clone(), self.clone(), import.clone(), name.to_owned(), id.filter(|_| restarted));
+            crate::task::spawn(keeper);
+        }
     }
 
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Failure> {

@@ -280,6 +280,10 @@ impl Restore<'_> {
             async move { agent.assess(request).await }
         });
         let reply = asked.await.map_err(|error| phase::explain(&error))?;
+        if !reply.no_handler.is_empty() {
+            let remedy = "Choose a node with the handler, or have it installed: the chart's value engines.live.";
+            return Err(failure::new("NoHandler", format!("node {name}: {}", reply.no_handler), remedy));
+        }
         let there = reply.node.unwrap_or_default();
         let facts = origin.status.facts.clone().unwrap_or_default();
         let before = comparison::Node {

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use godwit_api::migration::{Failure, Phase};
-use godwit_rpc::v1::{AwaitKeepersRequest, PrepareTargetRequest};
+use godwit_rpc::v1::{AwaitKeepersRequest, Imported, InspectRequest, PrepareTargetRequest};
 
 use crate::context::Context;
 use crate::error::Error;
+use crate::plan::engine;
 use crate::pods::Images;
 use crate::reconcile::Next;
 use crate::record::{Record, Stopwatch};
-use crate::{failure, pods};
+use crate::{failure, pods, target};
 
 /// How long one call waits for keepers.
 const WAIT: Duration = Duration::from_secs(1);
@@ -31,7 +32,7 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
         Ok(Err(error)) => return Err(error),
         Err(mut why) => {
             // When time runs out, say what was waited for.
-            if let Some(waiting) = context.pods(record).get_opt(&target(record)).await?.as_ref().and_then(pods::waiting) {
+            if let Some(waiting) = context.pods(record).get_opt(&target_name(record)).await?.as_ref().and_then(pods::waiting) {
                 why.message = format!("{}; {waiting}", why.message);
             }
             return super::fail(context, record, why).await;
@@ -53,6 +54,40 @@ pub(super) async fn containers(context: &Context, record: &Record) -> Result<Vec
     Ok(containers.into_iter().map(|container| container.name).collect())
 }
 
+/// Whether the container runtime itself makes the target's containers.
+pub(super) fn by_import(record: &Record) -> bool {
+    record.status().plan.is_some_and(|plan| plan.engine == engine::CHECKPOINT)
+}
+
+/// What the target's agent has to know of containers that the runtime itself makes there; nothing for those of Godwit's handler. The inner result says why it cannot be known.
+///
+/// # Errors
+/// When the API server does not answer.
+pub(super) async fn imports(context: &Context, record: &Record, patience: Duration) -> Result<Result<Vec<Imported>, Failure>, Error> {
+    if !by_import(record) {
+        return Ok(Ok(Vec::new()));
+    }
+    let Some(mut source) = context.pods(record).get_opt(record.pod()).await? else { return Ok(Err(failure::pod_deleted(record.pod()))) };
+    let mut spec = source.spec.take().unwrap_or_default();
+    target::import::own(&mut spec, &source);
+    let migration = context.migration(record).await?;
+    let node = migration.source_node.clone();
+    let asked = context.agents.call(&node, patience, |mut agent| {
+        let request = InspectRequest { migration: Some(migration.clone()) };
+        async move { agent.inspect(request).await }
+    });
+    let inspected = match asked.await {
+        Ok(reply) => reply,
+        Err(error) => return Ok(Err(super::explain(&error))),
+    };
+    let archived = |name: &str| inspected.containers.iter().find(|container| container.name == name).map(|container| container.archived.clone());
+    let imported = spec.containers.into_iter().map(|container| {
+        let archived = archived(&container.name).unwrap_or_default();
+        Imported { name: container.name, image: container.image.unwrap_or_default(), archived }
+    });
+    Ok(Ok(imported.collect()))
+}
+
 /// Until every container has its keeper. The inner result says why that will not happen.
 async fn ready(context: &Context, record: &Record) -> Result<Result<(), Failure>, Error> {
     let migration = context.migration(record).await?;
@@ -60,8 +95,12 @@ async fn ready(context: &Context, record: &Record) -> Result<Result<(), Failure>
     let containers = containers(context, record).await?;
     // The agent may restart; the deadline bounds all of this.
     let forever = Duration::from_secs(u64::from(record.deadline_seconds()));
+    let imports = match imports(context, record, forever).await? {
+        Ok(imports) => imports,
+        Err(why) => return Ok(Err(why)),
+    };
     let told = context.agents.call(&node, forever, |mut agent| {
-        let request = PrepareTargetRequest { migration: Some(migration.clone()), containers: containers.clone() };
+        let request = PrepareTargetRequest { migration: Some(migration.clone()), containers: containers.clone(), imports: imports.clone() };
         async move { agent.prepare_target(request).await }
     });
     if let Err(error) = record.step("announce", told).await {
@@ -88,6 +127,10 @@ async fn ready(context: &Context, record: &Record) -> Result<Result<(), Failure>
             break;
         }
     }
+    if by_import(record) {
+        // The kubelet tells of no image before the container runs; the target's agent has compared them.
+        return Ok(Ok(()));
+    }
     record.step("same-images", same_images(context, record)).await
 }
 
@@ -98,7 +141,7 @@ async fn both_alive(context: &Context, record: &Record) -> Result<Result<(), Fai
     if let Err(why) = pods::check_source(source.as_ref(), &record.namespace(), record.pod(), status.source_pod_uid.as_deref()) {
         return Ok(Err(why));
     }
-    let name = target(record);
+    let name = target_name(record);
     match pods.get_opt(&name).await? {
         Some(pod) if pod.metadata.uid == status.target_pod_uid => Ok(pods::hopeless(&pod).map_or(Ok(()), Err)),
         _ => Ok(Err(failure::target_gone(&name, "was deleted by somebody else"))),
@@ -110,7 +153,7 @@ async fn same_images(context: &Context, record: &Record) -> Result<Result<(), Fa
     let Some(source) = context.pods(record).get_opt(record.pod()).await? else {
         return Ok(Err(failure::pod_deleted(record.pod())));
     };
-    let name = target(record);
+    let name = target_name(record);
     context
         .watch_pod(record, &name, |seen| match seen {
             None => Some(Err(failure::target_gone(&name, "was deleted by somebody else"))),
@@ -123,6 +166,6 @@ async fn same_images(context: &Context, record: &Record) -> Result<Result<(), Fa
         .await
 }
 
-fn target(record: &Record) -> String {
+fn target_name(record: &Record) -> String {
     record.status().target_pod.unwrap_or_default()
 }

@@ -89,7 +89,7 @@ async fn look(context: &Context, record: &Record) -> Result<Result<godwit_api::m
     let facts = record.step("facts", plan::facts(context, &pod)).await?;
     tracing::debug!(pod = pod.name_any(), ?candidates, "asked everybody");
     let spec = &record.object().spec;
-    let wishes = (spec.network, plan::memory::Wish::of(spec, context.post_copy));
+    let wishes = (spec.engine.unwrap_or_default(), spec.network, plan::memory::Wish::of(spec, context.post_copy));
     Ok(candidates.map(|candidates| plan::decide(&facts, wishes, &inspected, &candidates)))
 }
 

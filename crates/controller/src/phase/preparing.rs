@@ -98,6 +98,7 @@ async fn make(context: &Context, record: &mut Record, source: &Pod, name: &str) 
         adoption: adoption.as_ref(),
         source_label,
         deadline: record.deadline_seconds(),
+        import: super::copying::by_import(record),
     };
     let pod = target::pod(source, &order);
     let api = context.pods(record);
@@ -189,9 +190,11 @@ async fn place(context: &Context, record: &mut Record, pod: &Pod) -> Result<Next
 async fn announce(context: &Context, record: &Record) {
     let Ok(migration) = context.migration(record).await else { return };
     let containers = super::copying::containers(context, record).await.unwrap_or_default();
+    // What the source says of an import is waited for in `Copying`.
+    let Ok(Ok(imports)) = super::copying::imports(context, record, Duration::from_secs(1)).await else { return };
     let node = migration.target_node.clone();
     let told = context.agents.call(&node, Duration::from_secs(1), |mut agent| {
-        let request = PrepareTargetRequest { migration: Some(migration.clone()), containers: containers.clone() };
+        let request = PrepareTargetRequest { migration: Some(migration.clone()), containers: containers.clone(), imports: imports.clone() };
         async move { agent.prepare_target(request).await }
     });
     if let Err(error) = told.await {

@@ -152,6 +152,7 @@ async fn attach(context: &Context, record: &mut Record, wish: &mut Wish) -> Resu
         freeze_budget_ms: spec.freeze_budget_ms.unwrap_or_default(),
         bandwidth: u64::from(spec.bandwidth_mib.unwrap_or_default()) << 20,
         give_up: spec.if_not_converging == Some(NotConverging::GiveUp),
+        import: super::copying::by_import(record),
         compression: i32::from(match spec.compression.unwrap_or_default() {
             Compression::Auto => v1::Compression::Auto,
             Compression::Always => v1::Compression::Always,

@@ -41,6 +41,8 @@ pub struct Wish {
     pub tracking: Tracking,
     /// Memory may travel after the switch.
     pub post_copy_allowed: bool,
+    /// It can travel only while the pod stands still: there is no handler that would take it in before.
+    pub frozen: bool,
 }
 
 impl Wish {
@@ -52,6 +54,7 @@ impl Wish {
             if_not_converging: spec.if_not_converging.unwrap_or_default(),
             tracking: spec.tracking.unwrap_or_default(),
             post_copy_allowed,
+            frozen: false,
         }
     }
 }
@@ -75,7 +78,8 @@ pub fn choose(wish: Wish, inspected: &InspectReply) -> Result<Choice, Failure> {
 }
 
 fn strategy(wish: Wish, inspected: &InspectReply) -> Result<(&'static str, Option<String>), Failure> {
-    let why_not = &inspected.stop_and_copy;
+    let without = "without Godwit's runtime handler nobody would take it in";
+    let why_not = if wish.frozen { without } else { inspected.stop_and_copy.as_str() };
     let if_stuck = wish.if_not_converging == NotConverging::PostCopy;
     if !wish.post_copy_allowed && (wish.strategy == MemoryStrategy::PostCopy || if_stuck) {
         return Err(failure::new(
@@ -156,6 +160,14 @@ mod tests {
         assert_eq!(choose(MemoryStrategy::Auto, &pod(1 << 19, "")).unwrap().strategy, STOP_AND_COPY);
         assert_eq!(choose(MemoryStrategy::PreCopy, &pod(1 << 20, "")).unwrap().strategy, PRE_COPY);
         assert_eq!(choose(MemoryStrategy::StopAndCopy, &pod(large, "")).unwrap().strategy, STOP_AND_COPY);
+    }
+
+    #[test]
+    fn without_a_handler_memory_travels_in_the_freeze() {
+        let frozen = |strategy| super::choose(Wish { strategy, frozen: true, ..Wish::default() }, &pod(1 << 30, ""));
+        let told = frozen(MemoryStrategy::Auto).unwrap();
+        assert!(told.strategy == STOP_AND_COPY && told.warnings[0].contains("1024 MiB of memory travel while the pod stands still"));
+        assert_eq!(frozen(MemoryStrategy::PreCopy).unwrap_err().reason, "PreCopyNotPossible");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
 use kube::ResourceExt;
 
 use godwit_api::migration::Failure;
+use godwit_api::names;
 
 use crate::failure;
 use crate::owner::Owner;
@@ -124,6 +125,10 @@ fn one(container: &Container, block: Block<'_>) {
 
 fn storage(volume: &Volume, claims: &[Claim], block: Block<'_>) {
     let name = &volume.name;
+    // It only has an image pulled (target/import.rs).
+    if volume.image.is_some() && name.starts_with(names::VOLUME_BASE) {
+        return;
+    }
     if let Some(path) = &volume.host_path {
         block("HostPath", format!("volume {name} is the directory {} of its node", path.path), "Use a shared volume (ReadWriteMany).");
     } else if volume.ephemeral.is_some() {

@@ -6,9 +6,11 @@
 //!     labels                              ──▶     the same; below a ReplicaSet without those of its selector, which wait in an annotation
 //!     spec as admission and scheduler     ──▶     the same, less what they wrote: node name, priority, overhead, ephemeral containers
 //!       left it                                   + runtimeClassName godwit, host name, node affinity, readiness gate, patient probes
+//!                                                 (without Godwit's runtime handler: checkpoint images instead of that class, import.rs)
 //! ```
 
 mod affinity;
+pub mod import;
 mod probes;
 
 #[cfg(test)]
@@ -54,6 +56,8 @@ pub struct Order<'a> {
     pub source_label: Option<&'a str>,
     /// Seconds until the switch, at most.
     pub deadline: u32,
+    /// The container runtime itself makes the containers.
+    pub import: bool,
 }
 
 /// What is asked for when a pod is made of a checkpoint.
@@ -95,17 +99,22 @@ pub fn copy(origin: &Pod, order: &Copy<'_>) -> Pod {
 #[must_use]
 pub fn pod(source: &Pod, order: &Order<'_>) -> Pod {
     let moved_before = source.annotations().contains_key(names::ANNOTATION_MIGRATION);
-    Pod {
-        metadata: metadata(source, order),
-        spec: source.spec.clone().map(|spec| self::spec(spec, source, order.nodes, moved_before, order.deadline)),
-        status: None,
+    let mut metadata = metadata(source, order);
+    let mut spec = source.spec.clone().map(|spec| self::spec(spec, source, order.nodes, moved_before, order.deadline));
+    if let Some(spec) = spec.as_mut().filter(|_| order.import) {
+        spec.runtime_class_name = source.spec.as_ref().and_then(|spec| spec.runtime_class_name.clone()).filter(|class| class != names::RUNTIME_HANDLER);
+        let images = import::checkpoints(spec, order.migration_uid);
+        metadata.annotations.get_or_insert_default().insert(names::ANNOTATION_IMAGES.into(), serde_json::to_string(&images).unwrap_or_default());
+        metadata.labels.get_or_insert_default().insert(names::LABEL_IMPORTED.into(), "true".into());
     }
+    Pod { metadata, spec, status: None }
 }
 
 fn metadata(source: &Pod, order: &Order<'_>) -> ObjectMeta {
     let mut labels = source.labels().clone();
     labels.remove(names::LABEL_MIGRATION);
     labels.remove(names::LABEL_RESTORE);
+    labels.remove(names::LABEL_IMPORTED);
     if let Some(adoption) = order.adoption {
         labels.retain(|key, _| !adoption.labels.contains_key(key));
     }
@@ -148,6 +157,7 @@ fn spec(mut spec: PodSpec, source: &Pod, nodes: &[String], moved_before: bool, d
     spec.scheduling_gates = None;
     // Debugging guests do not move.
     spec.ephemeral_containers = None;
+    import::own(&mut spec, source);
 
     spec.runtime_class_name = Some(names::RUNTIME_HANDLER.into());
     spec.hostname = naming::hostname(source);

@@ -42,7 +42,7 @@ fn running() -> Pod {
 }
 
 fn order<'a>(name: &'a str, nodes: &'a [String], adoption: Option<&'a Adoption>) -> Order<'a> {
-    Order { name, migration: "web-0-x7k2p", migration_uid: "9f1e22aa", nodes, adoption, source_label: None, deadline: 120 }
+    Order { name, migration: "web-0-x7k2p", migration_uid: "9f1e22aa", nodes, adoption, source_label: None, deadline: 120, import: false }
 }
 
 #[test]

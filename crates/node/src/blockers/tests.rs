@@ -42,6 +42,7 @@ fn container(pid: i32, projected: &std::path::Path) -> Container {
         pid,
         image_ref: String::new(),
         image_id: String::new(),
+        annotations: std::collections::BTreeMap::new(),
         log_path: "/l".into(),
         runtime: Runtime::Runc,
         handler: String::new(),

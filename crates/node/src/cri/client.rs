@@ -11,10 +11,11 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
+use super::v1::image_service_client::ImageServiceClient;
 use super::v1::runtime_service_client::RuntimeServiceClient;
 use super::v1::{
-    ContainerFilter, ContainerState, ContainerStatusRequest, ContainerStatusResponse, ListContainersRequest, ListPodSandboxRequest, PodSandbox,
-    PodSandboxFilter, PodSandboxState, PodSandboxStatusRequest, StatusRequest, VersionRequest,
+    ContainerFilter, ContainerState, ContainerStatusRequest, ContainerStatusResponse, ImageSpec, ImageStatusRequest, ListContainersRequest,
+    ListPodSandboxRequest, PodSandbox, PodSandboxFilter, PodSandboxState, PodSandboxStatusRequest, RemoveImageRequest, StatusRequest, VersionRequest,
 };
 use super::{Container, Error, LABEL_POD_UID, Sandbox, v1};
 use crate::Host;
@@ -38,6 +39,7 @@ pub enum Kind {
 #[derive(Clone, Debug)]
 pub struct Client {
     calls: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
     host: Host,
     kind: Kind,
     name: String,
@@ -76,6 +78,7 @@ impl Client {
         });
         // The address is never looked at: the connector knows where to go.
         let channel = Endpoint::from_static("http://cri.invalid").connect_timeout(PATIENCE).timeout(PATIENCE).connect_with_connector_lazy(connector);
+        let images = ImageServiceClient::new(channel.clone());
         let mut calls = RuntimeServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let answer = calls.version(VersionRequest::default()).await.map_err(failed("Version"))?.into_inner();
         let kind = match answer.runtime_name.as_str() {
@@ -83,7 +86,7 @@ impl Client {
             "cri-o" => Kind::CriO,
             other => return Err(Error::NoRuntime { tried: format!("{}: it is {other}, not containerd or cri-o", socket.display()) }),
         };
-        Ok(Self { calls, host: host.clone(), kind, name: answer.runtime_name, version: answer.runtime_version })
+        Ok(Self { calls, images, host: host.clone(), kind, name: answer.runtime_name, version: answer.runtime_version })
     }
 
     /// Which runtime it is.
@@ -172,6 +175,25 @@ impl Client {
         let uid = answer.status.as_ref().and_then(|status| status.labels.get(LABEL_POD_UID)).cloned().unwrap_or_default();
         let handler = self.sandbox_of(&uid).await?.map(|sandbox| sandbox.runtime_handler).unwrap_or_default();
         self.describe(&answer, handler).await.map(Some)
+    }
+
+    /// The id of an image: the digest of its configuration. None when the runtime does not have it.
+    ///
+    /// # Errors
+    /// The runtime failed.
+    pub async fn image_id(&self, name: &str) -> Result<Option<String>, Error> {
+        let request = ImageStatusRequest { image: Some(ImageSpec { image: name.to_owned(), ..ImageSpec::default() }), verbose: false };
+        let reply = found(self.images.clone().image_status(request).await, "ImageStatus")?;
+        Ok(reply.and_then(|reply| reply.image).map(|image| image.id.trim_start_matches("sha256:").to_owned()).filter(|id| !id.is_empty()))
+    }
+
+    /// Removes an image that has no other name.
+    ///
+    /// # Errors
+    /// The runtime failed. An image that is not there is none.
+    pub async fn remove_image(&self, name: &str) -> Result<(), Error> {
+        let request = RemoveImageRequest { image: Some(ImageSpec { image: name.to_owned(), ..ImageSpec::default() }) };
+        found(self.images.clone().remove_image(request).await, "RemoveImage").map(drop)
     }
 
     async fn sandboxes(&self, filter: PodSandboxFilter) -> Result<impl Iterator<Item = PodSandbox>, Error> {

@@ -3,7 +3,7 @@
 //! Verbose status (`info` is a JSON text): containerd `internal/cri/server/container_status.go`: `{sandboxID, pid, runtimeType, runtimeOptions: {binary_name, root}, runtimeSpec, …}`;
 //! CRI-O `server/container_status.go`: `{sandboxID, pid, runtimeSpec, privileged}`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -67,6 +67,8 @@ pub struct Container {
     pub image_ref: String,
     /// Id of the image.
     pub image_id: String,
+    /// What the kubelet has written down with it.
+    pub annotations: BTreeMap<String, String>,
     /// Its log file.
     pub log_path: PathBuf,
     /// What made it.
@@ -122,6 +124,7 @@ impl Container {
             pid,
             image_ref: status.image_ref,
             image_id: status.image_id,
+            annotations: status.annotations.into_iter().collect(),
             log_path: status.log_path.into(),
             runtime,
             handler,

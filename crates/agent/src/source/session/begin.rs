@@ -63,7 +63,7 @@ pub(super) async fn prepare(
     pod.memory.run(lanes, migration, wishes, || !session.machine().finished(), report, step).await?;
     step(timer);
     let timer = Timer::start(ROLE, "prime");
-    pod.begin_dumps()?;
+    pod.begin_dumps(wishes.import)?;
     let (anchors, kept) = anchors(node, migration, &pod).await?;
     pod.open(&mut handoff, migration, anchors, &kept, wishes.bandwidth).await?;
     step(timer);

@@ -358,6 +358,9 @@ impl Worker {
                 if matches!(state, PeerState::Running | PeerState::Never(_)) {
                     crate::METRICS.switched(ROLE, matches!(state, PeerState::Running));
                 }
+                if matches!(state, PeerState::Running | PeerState::Never(_)) {
+                    self.node.imports.remove(&self.node.host, &self.session.migration.uid);
+                }
                 if matches!(state, PeerState::Running) {
                     self.node.deaths.runs(&self.session.migration.target_pod_uid);
                     self.tidy();
@@ -454,6 +457,7 @@ impl Worker {
             pod::abort(&self.desk.seat(id), &why);
         }
         self.pod = None;
+        self.node.imports.remove(&self.node.host, &self.session.migration.uid);
         self.session.filling.stop();
         self.node.deaths.forget(&self.session.migration.target_pod_uid);
         self.node.drop_mirrors(&self.session.migration.target_pod_uid).await;

@@ -1,0 +1,338 @@
+//! Pods that come without Godwit's runtime handler: the container runtime itself restores them, from checkpoint images that the agent makes and serves. Only the hands differ
+//! from those of a handler's pod: who decides, what travels and what is compared is the same.
+//!
+//! ```text
+//!   controller ─ PrepareTarget ─▶ Import, and a keeper for each container (keeper.rs)
+//!   kubelet, CRI-O ── pull ─────▶ server ─▶ image without memory, criu.conf, a pipe in the place of inventory.img
+//!   CRI-O ─▶ conmon ─▶ runc restore ─▶ CRIU is led to criu.conf (conf.rs), opens the pipe ─▶ waits there          … as an OCI create waits as a keeper
+//!   source agent ─ Open, files, images ─▶ where criu.conf says that images are (tmpfs), never in an image store
+//!   verified ─▶ the inventory goes through the pipe ─▶ CRIU restores ─▶ gate (godwit_runtime::import) ─▶ commit ─▶ runs
+//! ```
+//! Everything that one restore needs lies in one folder:
+//!
+//! ```text
+//!   /run/godwit/imports/<migration>/<container>/  criu.conf  images ─▶ /run/godwit/images/…  gate ─▶ godwit-runtime  id  criu  passed  resumed  restore.log  scratch/
+//! ```
+
+pub mod archived;
+pub mod conf;
+pub mod image;
+mod keeper;
+pub mod leftovers;
+pub mod server;
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    os::unix::fs::{DirBuilderExt, symlink},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use godwit_criu::{images, restore};
+use godwit_node::{PodNamespaces, cri::Kind, host::Host};
+use godwit_rpc::v1::{Failure, Imported, Migration};
+use godwit_runtime::{import::SCRIPT, layout::write_atomically};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+pub use self::keeper::keep;
+use self::{archived::Archived, image::Image};
+use crate::{
+    convert,
+    failure::{failure, internal},
+    install,
+    node::Node,
+    target::pod::images_of,
+};
+
+/// Where the folders are, on the node.
+pub const FOLDER: &str = "/run/godwit/imports";
+
+/// What runs under CRIU's configuration file of one restore says, beside [`restore::LINES`]: what a handler's pod gets as flags of `runc restore` ([`restore::FLAGS`]). Of those
+/// lines the first cannot stand here; the images say it, too. The log tells whether anything may have run ([`keeper`]).
+const LINES: [&str; 5] = ["verbosity 4", "tcp-established", "file-locks", "ext-unix-sk", "manage-cgroups=ignore"];
+
+/// Why no pod can come to this node so; empty: it can.
+#[must_use]
+pub fn why_not(node: &Node) -> String {
+    if !node.may_import {
+        return "the installation does not allow it (the chart's value engines.checkpoint)".into();
+    }
+    if node.cri.kind() == Kind::Containerd && !imports(node.cri.runtime_version()) {
+        let version = node.cri.runtime_version();
+        return format!("containerd {version} imports no checkpoint images (removed in 2.4, off since 2.2.7 and 2.3.4, not there before 2.1)");
+    }
+    if let Some(file) = conf::foreign(&node.host) {
+        return format!("{} is there, and Godwit would have to put its own in that place", file.display());
+    }
+    node.imports.unserved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Whether this version of containerd imports checkpoint images.
+fn imports(version: &str) -> bool {
+    let mut numbers = version.trim_start_matches('v').split(|sign: char| !sign.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or_default());
+    let mut next = || numbers.next().unwrap_or_default();
+    matches!((next(), next(), next()), (2, 1, _) | (2, 2, 0..=6) | (2, 3, 0..=3))
+}
+
+/// One container that is to come.
+pub struct Ordered {
+    /// Its name.
+    pub name: String,
+    /// Its checkpoint image.
+    pub image: Image,
+    /// Its own image, and the id that that has at the source.
+    own: (String, String),
+    /// Its folder, as the node names it.
+    folder: PathBuf,
+    /// Where its images come, as the node names it.
+    images: PathBuf,
+    /// The lines of CRIU's configuration that tell where mounts are.
+    mounts: Vec<String>,
+    /// Its image is pulled, or was: its container may be made at any moment.
+    pulled: AtomicBool,
+}
+
+/// What the orders of a container were, for the journal.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Order {
+    name: String,
+    image: String,
+    archived: Vec<u8>,
+}
+
+impl From<Imported> for Order {
+    fn from(imported: Imported) -> Self {
+        Self { name: imported.name, image: imported.image, archived: imported.archived }
+    }
+}
+
+/// What is known of a restore that waits.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// CRIU: it is in the container's cgroup.
+    pub criu: i32,
+    /// Where the mounts are made that CRIU takes.
+    pub scratch: PathBuf,
+    /// The lines of its configuration that tell which.
+    pub mounts: Vec<String>,
+}
+
+/// The containers of one target pod.
+pub struct Import {
+    migration: Arc<Migration>,
+    containers: Vec<Ordered>,
+}
+
+impl Import {
+    /// Makes an image of each container. Touches nothing.
+    ///
+    /// # Errors
+    /// When what the source says of a container cannot be understood.
+    pub fn of(migration: Arc<Migration>, orders: &[Order], runtime: Kind) -> Result<Self, Failure> {
+        let containers = orders.iter().map(|order| Ordered::of(&migration, order, runtime)).collect::<Result<_, _>>()?;
+        Ok(Self { migration, containers })
+    }
+
+    /// A container by its name.
+    #[must_use]
+    pub fn container(&self, name: &str) -> Option<&Ordered> {
+        self.containers.iter().find(|ordered| ordered.name == name)
+    }
+
+    /// The names of all.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.containers.iter().map(|ordered| ordered.name.as_str())
+    }
+
+    /// Writes CRIU's configuration for a container whose image is pulled: its pod has a sandbox by now.
+    ///
+    /// # Errors
+    /// When the runtime does not know the pod, or the folder cannot be written.
+    async fn configure(&self, node: &Node, ordered: &Ordered) -> Result<(), Failure> {
+        let sandbox = node.cri.sandbox_of(&self.migration.target_pod_uid).await.map_err(|error| convert::finding(error.finding()))?;
+        let sandbox = sandbox.ok_or_else(|| failure("TargetPodGone", "the target pod has no sandbox", "look at the events of the target pod; try again"))?;
+        ordered.same_image(node).await?;
+        let text = ordered.configuration(&sandbox.namespaces);
+        let path = node.host.path(&ordered.folder).join("criu.conf");
+        write_atomically(&path, text.as_bytes()).map_err(|error| internal("cannot write CRIU's configuration", error))?;
+        ordered.pulled.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Ordered {
+    fn of(migration: &Migration, order: &Order, runtime: Kind) -> Result<Self, Failure> {
+        let archived: Archived = serde_json::from_slice(&order.archived).map_err(|error| internal("what the source says of a container is damaged", error))?;
+        let folder = Path::new(FOLDER).join(&migration.uid).join(&order.name);
+        let mounts = restore::lines(&archived.externals, &folder.join("scratch")).map_err(|problem| convert::criu_failure(&problem.failure(), &order.name))?;
+        let image =
+            Image::of(&order.name, &order.image, &archived, &folder.to_string_lossy(), runtime).map_err(|error| internal("no checkpoint image", error))?;
+        Ok(Self {
+            name: order.name.clone(),
+            image,
+            own: (order.image.clone(), archived.image_id),
+            images: images_of(&migration.source_pod_uid).join(&order.name),
+            folder,
+            mounts,
+            pulled: AtomicBool::new(false),
+        })
+    }
+
+    /// The files below the container must be the ones that its processes have open: a tag may have moved. The kubelet has it pulled before the checkpoint image.
+    async fn same_image(&self, node: &Node) -> Result<(), Failure> {
+        let (image, before) = &self.own;
+        let here = node.cri.image_id(image).await.map_err(|error| convert::finding(error.finding()))?;
+        if here.as_ref() == Some(before) && !before.is_empty() {
+            return Ok(());
+        }
+        let here = here.map_or_else(|| "is not on this node".to_owned(), |id| format!("is {id} on this node"));
+        let remedy = "name images by digest, or see that both nodes have the same one";
+        Err(failure("ImageDiffers", format!("container {}: image {image} was {before} when it was started, and {here}", self.name), remedy))
+    }
+
+    /// CRIU opens its images where the link leads: it wants a link there (criu/cr-service.c, `setup_opts_from_req`). The first process joins the pod's IPC and UTS namespaces, of which
+    /// the images have none, as they were dumped in those of the old pod. Its network namespace the runtime hands over itself; CRIU would not take it from here as well (runc also
+    /// asks for an empty one).
+    fn configuration(&self, namespaces: &PodNamespaces) -> String {
+        let at = |name: &str| self.folder.join(name).display().to_string();
+        let mut lines = vec![format!("images-dir {}", at("images")), format!("log-file {}", at("restore.log")), format!("action-script {}", at(SCRIPT))];
+        lines.extend(restore::LINES.iter().skip(1).chain(&LINES).map(|line| (*line).to_owned()));
+        let joined = [("ipc", &namespaces.ipc), ("uts", &namespaces.uts)];
+        lines.extend(joined.into_iter().filter_map(|(kind, path)| Some(format!("join-ns {kind}:{}", path.as_ref()?.display()))));
+        lines.extend(self.mounts.iter().cloned());
+        lines.push(String::new());
+        lines.join("\n")
+    }
+
+    /// Makes the folder anew, and the pipe at which CRIU waits. `node` turns a path of the node into one of the agent's.
+    fn make(&self, node: impl Fn(&Path) -> PathBuf) -> io::Result<()> {
+        let (folder, images) = (node(&self.folder), node(&self.images));
+        for name in ["id", "criu", "passed", "resumed", "restore.log", "images", SCRIPT] {
+            absent(fs::remove_file(folder.join(name)))?;
+        }
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&images)?;
+        symlink(&self.images, folder.join("images"))?;
+        symlink(install::ON_NODE, folder.join(SCRIPT))?;
+        let pipe = images.join(images::INVENTORY);
+        absent(fs::remove_file(&pipe))?;
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
+        Ok(())
+    }
+}
+
+fn absent(outcome: io::Result<()>) -> io::Result<()> {
+    outcome.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
+/// Pods that are to come to this node so, by their migrations.
+#[derive(Default)]
+pub struct Imports {
+    all: Mutex<HashMap<String, Arc<Import>>>,
+    arrived: Notify,
+    /// Why nothing can be pulled; empty when it can.
+    unserved: Mutex<String>,
+}
+
+impl Imports {
+    /// Its images can be pulled from now on.
+    ///
+    /// # Errors
+    /// When CRIU cannot be led to its configuration.
+    pub fn add(&self, host: &Host, import: Arc<Import>) -> io::Result<()> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        conf::link(host)?;
+        all.insert(import.migration.uid.clone(), import);
+        self.arrived.notify_waiters();
+        Ok(())
+    }
+
+    /// They cannot any more.
+    pub fn remove(&self, host: &Host, migration: &str) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.remove(migration).is_some() && all.is_empty() {
+            conf::unlink(host);
+        }
+    }
+
+    /// Whether a container that is to come has this image as its own.
+    #[must_use]
+    pub fn wants(&self, image_id: &str) -> bool {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().flat_map(|import| &import.containers).any(|ordered| ordered.own.1 == image_id)
+    }
+
+    /// No pod is to come.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// The pod of a migration.
+    #[must_use]
+    pub fn get(&self, migration: &str) -> Option<Arc<Import>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).get(migration).cloned()
+    }
+
+    /// The same, waited for.
+    async fn announced(&self, migration: &str, patience: Duration) -> Option<Arc<Import>> {
+        let end = tokio::time::Instant::now() + patience;
+        loop {
+            let arrived = self.arrived.notified();
+            if let Some(import) = self.get(migration) {
+                return Some(import);
+            }
+            tokio::time::timeout_at(end, arrived).await.ok()?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn ordered() -> Ordered {
+        let migration = Migration { uid: "m".into(), source_pod_uid: "s".into(), ..Migration::default() };
+        let archived = serde_json::to_vec(&Archived::default()).unwrap();
+        Ordered::of(&migration, &Order { name: "web".into(), image: "app:1".into(), archived }, Kind::CriO).unwrap()
+    }
+
+    #[test]
+    fn only_some_containerds_import() {
+        for (version, can) in
+            [("v2.0.5", false), ("2.1.9", true), ("v2.2.6", true), ("2.2.7", false), ("2.3.3+x", true), ("2.3.4", false), ("2.4.0-beta.0", false)]
+        {
+            assert_eq!(imports(version), can, "{version}");
+        }
+    }
+
+    #[test]
+    fn criu_is_told_where_everything_is() {
+        let text = ordered().configuration(&PodNamespaces { net: Some("/run/netns/x".into()), ipc: None, uts: Some("/run/utsns/x".into()) });
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "images-dir /run/godwit/imports/m/web/images");
+        assert!(lines.contains(&"action-script /run/godwit/imports/m/web/gate") && lines.contains(&"join-ns uts:/run/utsns/x"));
+        assert!(!text.contains("network-lock") && !text.contains("join-ns ipc") && !text.contains("netns"));
+    }
+
+    #[test]
+    fn the_folder_is_made_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &Path| root.path().join(path.strip_prefix("/").unwrap());
+        let ordered = ordered();
+        for _ in 0..2 {
+            ordered.make(at).unwrap();
+            fs::write(at(&ordered.folder).join("id"), "1").unwrap();
+        }
+        ordered.make(at).unwrap();
+        assert!(!at(&ordered.folder).join("id").exists());
+        assert_eq!(fs::read_link(at(&ordered.folder).join("images")).unwrap(), Path::new("/run/godwit/images/s/web"));
+    }
+}
