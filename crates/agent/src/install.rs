@@ -92,7 +92,7 @@ runtime_root = "/run/runc"
 }
 
 /// Has CRI-O pull from the agent's own registry on this node by plain HTTP (containers-registries.conf.d(5)).
-const REGISTRIES: &str = "/etc/containers/registries.conf.d/50-godwit.conf";
+pub const REGISTRIES: &str = "/etc/containers/registries.conf.d/50-godwit.conf";
 
 /// Installs or renews everything; returns when the runtime knows the handler, or at once if there shall be none.
 ///
@@ -146,14 +146,6 @@ pub fn images(host: &Host, client: &cri::Client, wanted: bool) -> anyhow::Result
         reload(host, "crio").context("CRI-O cannot be told to read its registries again")?;
     }
     Ok(())
-}
-
-/// Takes back what [`images`] wrote.
-///
-/// # Errors
-/// When the file cannot be removed.
-pub fn no_images(host: &Host) -> anyhow::Result<()> {
-    remove_if_there(&host.path(REGISTRIES)).map(drop)
 }
 
 fn remove_if_there(path: &Path) -> anyhow::Result<bool> {

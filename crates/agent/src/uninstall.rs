@@ -76,7 +76,7 @@ async fn remove_handler(node: &Node) -> anyhow::Result<()> {
     let known = node.host.path(drop_in.path);
     let was_there = known.exists();
     remove(&known)?;
-    install::no_images(&node.host)?;
+    remove(&node.host.path(install::REGISTRIES))?;
     for folder in [install::FOLDER, CONTAINERS, CONSUMED, source::pod::IMAGES, target::pod::IMAGES, import::FOLDER] {
         remove(&node.host.path(folder))?;
     }

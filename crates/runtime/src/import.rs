@@ -1,5 +1,5 @@
 //! The gate of a container that the container runtime itself restores from a checkpoint image, with no wrapper and no stand-in for CRIU: CRIU's action script (criu(8),
-//! `--action-script`), named in the configuration file that the image names for this one restore.
+//! `--action-script`), named in the configuration file that the agent has written for this one restore.
 //!
 //! ```text
 //!   FOLDER/id          the container's id, written by the agent when CRIU waits for its images; without it nothing passes

@@ -15,7 +15,7 @@ pub const SCENARIO: Scenario = Scenario::new("engine-checkpoint", "Without a run
 pub const CRASH: Scenario = Scenario::new("engine-checkpoint-crash", "An agent killed at any point of that road never leaves two runners, nor none.", crash);
 
 const OPTIONS: [&str; 2] = ["--engine", "checkpoint"];
-/// Every fault point of the source's agent and of the target's, in the order of the road.
+/// Fault points of the source's agent and of the target's on this road, before the freeze, in it and after the commit.
 const POINTS: [&str; 11] = [
     "agent.source.prepare",
     "agent.target.open",

@@ -41,7 +41,13 @@ const MADE_BY_CRIO: [&str; 13] = [
     "/run/.containerenv",
 ];
 
-/// A name for an image that containerd has: it pulls the container's own image once more before a restore, by a name that needs no login and no way to a registry. Of the image only
+/// The repository of a container's own image under its other name; of no image in particular, what all of them begin with.
+#[must_use]
+pub fn base_name(image_id: &str) -> String {
+    format!("127.0.0.1:{IMAGES_PORT}/base/{image_id}")
+}
+
+/// Another name for an image that containerd has: it pulls the container's own image once more before a restore, by a name that needs no login and no way to a registry. Of the image only
 /// the configuration is pulled, by whose digest containerd knows what it has (the snapshots of its layers).
 #[must_use]
 pub fn base(image_id: &str) -> Blob {
@@ -85,13 +91,9 @@ impl Image {
     /// When it cannot be packed.
     pub fn of(container: &str, image: &str, archived: &Archived, id: &str, runtime: Kind) -> io::Result<Self> {
         let layer = Blob::of(layer(container, image, archived, runtime)?);
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
         // The word makes each image one of its own: one that is removed takes nothing else along.
-        let config = json!({"architecture": architecture, "os": "linux", "author": id, "config": {}, "rootfs": {"type": "layers", "diff_ids": [layer.digest]}});
+        let config =
+            json!({"architecture": oci::architecture(), "os": "linux", "author": id, "config": {}, "rootfs": {"type": "layers", "diff_ids": [layer.digest]}});
         let config = Blob::of(config.to_string().into_bytes());
         let manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST,
@@ -116,7 +118,7 @@ fn layer(container: &str, image: &str, archived: &Archived, runtime: Kind) -> io
         "createdTime": now, "checkpointedTime": now, "restoredTime": now, "restored": false,
     });
     if runtime == Kind::Containerd {
-        let name = format!("127.0.0.1:{IMAGES_PORT}/base/{}", archived.image_id);
+        let name = base_name(&archived.image_id);
         config["rootfsImageName"] = json!(format!("{name}:1"));
         config["rootfsImageRef"] = json!(format!("{name}@{}", base(&archived.image_id).digest));
     }

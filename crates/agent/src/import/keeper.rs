@@ -29,7 +29,7 @@ use godwit_runtime::{
     protocol::{Reply, Request},
 };
 
-use super::{Import, Ordered, Waiting, conf, leftovers};
+use super::{CONF, Import, LOG, Ordered, SCRATCH, Waiting, conf, leftovers};
 use crate::{
     convert,
     failure::{failure, internal},
@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// CRIU, in a container's folder.
-const CRIU: &str = "criu";
+pub const CRIU: &str = "criu";
 /// Between two looks for CRIU.
 const LOOK: Duration = Duration::from_millis(10);
 /// Between two tries to lead it to its configuration.
@@ -104,7 +104,7 @@ impl Keeper<'_> {
         let id = container.id;
         self.note(ID, id.as_bytes())?;
         self.note(CRIU, &serde_json::to_vec(&criu).unwrap_or_default())?;
-        let (scratch, mounts) = (self.ordered.folder.join("scratch"), self.ordered.mounts.clone());
+        let (scratch, mounts) = (self.ordered.folder.join(SCRATCH), self.ordered.mounts.clone());
         self.desk.seat(&id).imports(Waiting { criu: criu.pid, scratch, mounts });
         if self.session.create(&self.ordered.name, &id).await != Reply::Keep {
             drop(hold);
@@ -132,7 +132,7 @@ impl Keeper<'_> {
     /// The pipe, once CRIU has opened it; none if the migration ends before. CRIU is led to it as soon as its container is made, which is some time before the runtime calls it; one
     /// that comes too early finds no inventory and fails, and the kubelet has another made.
     async fn opened(&self, pipe: &Path) -> Result<Option<File>, Failure> {
-        let conf = self.ordered.folder.join("criu.conf");
+        let conf = self.ordered.folder.join(CONF);
         let (mut bundle, mut looked) = (None, tokio::time::Instant::now());
         while matches!(self.session.machine().state(), TargetState::Prepared) {
             // fifo(7): such an open fails as long as nobody reads, also not one who waits for it to be opened.
@@ -288,7 +288,7 @@ impl Keeper<'_> {
 
     /// CRIU's log: it stands in a configuration of ours how much CRIU writes.
     fn log(&self) -> String {
-        let bytes = fs::read(self.node.host.path(&self.ordered.folder).join("restore.log")).unwrap_or_default();
+        let bytes = fs::read(self.node.host.path(&self.ordered.folder).join(LOG)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 

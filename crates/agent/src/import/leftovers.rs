@@ -11,10 +11,10 @@ use std::{
     time::Duration,
 };
 
-use godwit_api::names::IMAGES_PORT;
 use godwit_node::host::Host;
 use nix::mount::{MntFlags, umount2};
 
+use super::image;
 use crate::node::Node;
 
 /// Between two looks.
@@ -29,7 +29,7 @@ const ENOUGH: u64 = 64 << 10;
 /// # Errors
 /// When something stays.
 pub fn remove(host: &Host, folder: &Path) -> io::Result<()> {
-    let scratch = folder.join("scratch");
+    let scratch = folder.join(super::SCRATCH);
     // It may not have come to that.
     let mounted = |_| Ok(());
     host.within(move || umount2(&scratch, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).or_else(mounted))?;
@@ -93,7 +93,7 @@ fn is_ours(mount: &Path) -> bool {
     let mut text = String::new();
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let read = OpenOptions::new().read(true).custom_flags(flags).open(mount.join("config.dump")).and_then(|file| file.take(ENOUGH).read_to_string(&mut text));
-    read.is_ok() && text.contains(&format!("127.0.0.1:{IMAGES_PORT}/base/"))
+    read.is_ok() && text.contains(&image::base_name(""))
 }
 
 #[cfg(test)]
@@ -110,7 +110,7 @@ mod tests {
             fs::write(folder.join("config.dump"), text).unwrap();
             folder
         };
-        let mark = format!("\"rootfsImageName\":\"127.0.0.1:{IMAGES_PORT}/base/ab:1\"");
+        let mark = format!("\"rootfsImageName\":\"127.0.0.1:{}/base/ab:1\"", godwit_api::names::IMAGES_PORT);
         assert!(is_ours(&make("a", &mark)) && !is_ours(&make("b", "registry/app:1")) && !is_ours(root.path()));
         let table = "1 2 0:1 / /tmp/checkpoint12 ro - overlay overlay ro\n2 2 0:1 / /tmp ro - tmpfs tmpfs rw\n3 2 0:1 / /var/tmp/checkpoint1 ro - overlay overlay ro\n\
             4 2 0:1 /snapshots/3/fs//deleted /tmp/checkpoint3 ro - ext4 /dev/vda rw\n";

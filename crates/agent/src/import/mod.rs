@@ -36,7 +36,10 @@ use std::{
 use godwit_criu::{images, restore};
 use godwit_node::{PodNamespaces, cri::Kind, host::Host};
 use godwit_rpc::v1::{Failure, Imported, Migration};
-use godwit_runtime::{import::SCRIPT, layout::write_atomically};
+use godwit_runtime::{
+    import::{ID, PASSED, RESUMED, SCRIPT},
+    layout::write_atomically,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -52,6 +55,13 @@ use crate::{
 
 /// Where the folders are, on the node.
 pub const FOLDER: &str = "/run/godwit/imports";
+
+/// CRIU's configuration, in the folder of a container.
+const CONF: &str = "criu.conf";
+/// CRIU's log.
+const LOG: &str = "restore.log";
+/// What CRIU takes mounts from.
+const SCRATCH: &str = "scratch";
 
 /// What runs under CRIU's configuration file of one restore says, beside [`restore::LINES`]: what a handler's pod gets as flags of `runc restore` ([`restore::FLAGS`]). Of those
 /// lines the first cannot stand here; the images say it, too. The log tells whether anything may have run ([`keeper`]).
@@ -159,7 +169,7 @@ impl Import {
         let sandbox = sandbox.ok_or_else(|| failure("TargetPodGone", "the target pod has no sandbox", "look at the events of the target pod; try again"))?;
         ordered.same_image(node).await?;
         let text = ordered.configuration(&sandbox.namespaces);
-        let path = node.host.path(&ordered.folder).join("criu.conf");
+        let path = node.host.path(&ordered.folder).join(CONF);
         write_atomically(&path, text.as_bytes()).map_err(|error| internal("cannot write CRIU's configuration", error))?;
         ordered.pulled.store(true, Ordering::Relaxed);
         Ok(())
@@ -170,7 +180,7 @@ impl Ordered {
     fn of(migration: &Migration, order: &Order, runtime: Kind) -> Result<Self, Failure> {
         let archived: Archived = serde_json::from_slice(&order.archived).map_err(|error| internal("what the source says of a container is damaged", error))?;
         let folder = Path::new(FOLDER).join(&migration.uid).join(&order.name);
-        let mounts = restore::lines(&archived.externals, &folder.join("scratch")).map_err(|problem| convert::criu_failure(&problem.failure(), &order.name))?;
+        let mounts = restore::lines(&archived.externals, &folder.join(SCRATCH)).map_err(|problem| convert::criu_failure(&problem.failure(), &order.name))?;
         let image =
             Image::of(&order.name, &order.image, &archived, &folder.to_string_lossy(), runtime).map_err(|error| internal("no checkpoint image", error))?;
         Ok(Self {
@@ -201,7 +211,7 @@ impl Ordered {
     /// asks for an empty one).
     fn configuration(&self, namespaces: &PodNamespaces) -> String {
         let at = |name: &str| self.folder.join(name).display().to_string();
-        let mut lines = vec![format!("images-dir {}", at("images")), format!("log-file {}", at("restore.log")), format!("action-script {}", at(SCRIPT))];
+        let mut lines = vec![format!("images-dir {}", at("images")), format!("log-file {}", at(LOG)), format!("action-script {}", at(SCRIPT))];
         lines.extend(restore::LINES.iter().skip(1).chain(&LINES).map(|line| (*line).to_owned()));
         let joined = [("ipc", &namespaces.ipc), ("uts", &namespaces.uts)];
         lines.extend(joined.into_iter().filter_map(|(kind, path)| Some(format!("join-ns {kind}:{}", path.as_ref()?.display()))));
@@ -210,10 +220,10 @@ impl Ordered {
         lines.join("\n")
     }
 
-    /// Makes the folder anew, and the pipe at which CRIU waits. `node` turns a path of the node into one of the agent's.
+    /// Makes the folder anew, but for the configuration, and the pipe at which CRIU waits. `node` turns a path of the node into one of the agent's.
     fn make(&self, node: impl Fn(&Path) -> PathBuf) -> io::Result<()> {
         let (folder, images) = (node(&self.folder), node(&self.images));
-        for name in ["id", "criu", "passed", "resumed", "restore.log", "images", SCRIPT] {
+        for name in [ID, keeper::CRIU, PASSED, RESUMED, LOG, "images", SCRIPT] {
             absent(fs::remove_file(folder.join(name)))?;
         }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   GET /v2/                                              200
-//!   GET /v2/MIGRATION/CONTAINER/manifests/REFERENCE       waits until the migration is announced here; then CRIU's configuration is written, and its hold made
+//!   GET /v2/MIGRATION/CONTAINER/manifests/REFERENCE       waits until the migration is announced here; then CRIU's configuration is written
 //!   GET /v2/MIGRATION/CONTAINER/blobs/DIGEST
 //!   GET /v2/base/ID/manifests/DIGEST                      an image that containerd has, by another name
 //! ```

@@ -159,7 +159,7 @@ impl TargetPod {
             },
         )
         .map_err(|problem| convert::criu_failure(&problem.failure(), &slot.name))?;
-        if import.is_some_and(|waiting| !prepared.lines.ends_with(&waiting.mounts) || prepared.lines.len() != restore::LINES.len() + waiting.mounts.len()) {
+        if import.is_some_and(|waiting| prepared.lines[restore::LINES.len()..] != waiting.mounts) {
             return Err(failure("MountsChanged", format!("the mounts of container {} have changed since the plan was made", slot.name), "try again"));
         }
         super::mounts::make(&self.host, &prepared).await.map_err(|error| internal("cannot prepare the container's tmpfs mounts", error))?;

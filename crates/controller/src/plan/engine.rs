@@ -23,12 +23,11 @@ pub fn unable<'a>(engine: &str, candidate: &'a Candidate) -> &'a str {
 /// What is in the way of the only one, or of both.
 pub fn choose(wish: Engine, inspected: &InspectReply, candidates: &[Candidate]) -> Result<&'static str, Failure> {
     let missing = |engine: &'static str| {
-        let why = candidates.iter().map(|candidate| (candidate, unable(engine, candidate)));
-        let mut why = why.take_while(|(_, why)| !why.is_empty()).map(|(candidate, why)| format!("node {}: {why}", candidate.node)).collect::<Vec<_>>();
-        if why.len() < candidates.len() {
-            why.clear();
+        if candidates.iter().any(|candidate| unable(engine, candidate).is_empty()) {
+            return String::new();
         }
-        why.join("; ")
+        let why = candidates.iter().map(|candidate| format!("node {}: {}", candidate.node, unable(engine, candidate)));
+        why.collect::<Vec<_>>().join("; ")
     };
     let (no_handler, no_import) = (missing(LIVE), missing(CHECKPOINT));
     match wish {

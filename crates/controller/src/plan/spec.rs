@@ -4,10 +4,10 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
 use kube::ResourceExt;
 
 use godwit_api::migration::Failure;
-use godwit_api::names;
 
 use crate::failure;
 use crate::owner::Owner;
+use crate::target::import;
 
 /// Annotation of the kubelet on pods that it has from a file.
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -125,8 +125,7 @@ fn one(container: &Container, block: Block<'_>) {
 
 fn storage(volume: &Volume, claims: &[Claim], block: Block<'_>) {
     let name = &volume.name;
-    // It only has an image pulled (target/import.rs).
-    if volume.image.is_some() && name.starts_with(names::VOLUME_BASE) {
+    if import::only_pulls(volume) {
         return;
     }
     if let Some(path) = &volume.host_path {

@@ -14,6 +14,12 @@ pub fn own_images(pod: &Pod) -> BTreeMap<String, String> {
     pod.annotations().get(names::ANNOTATION_IMAGES).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
+/// Whether a volume of such a pod only has an image pulled.
+#[must_use]
+pub fn only_pulls(volume: &Volume) -> bool {
+    volume.image.is_some() && volume.name.starts_with(names::VOLUME_BASE)
+}
+
 /// Gives the containers of a pod that came so their own images again.
 pub fn own(spec: &mut PodSpec, origin: &Pod) {
     let images = own_images(origin);
@@ -23,7 +29,7 @@ pub fn own(spec: &mut PodSpec, origin: &Pod) {
         }
     }
     if let Some(volumes) = &mut spec.volumes {
-        volumes.retain(|volume| volume.image.is_none() || !volume.name.starts_with(names::VOLUME_BASE));
+        volumes.retain(|volume| !only_pulls(volume));
     }
 }
 

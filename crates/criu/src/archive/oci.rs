@@ -98,11 +98,7 @@ pub fn write(source: &Path, directory: &Path, reference: &str) -> Result<(), Pro
         Packing::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
         Packing::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
     };
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
+    let architecture = architecture();
     let put = |value: &Value| -> Result<(String, usize), Problem> {
         let bytes = value.to_string().into_bytes();
         let digest = format!("{:x}", Sha256::digest(&bytes));
@@ -130,6 +126,16 @@ pub fn write(source: &Path, directory: &Path, reference: &str) -> Result<(), Pro
         fs::write(&path, text.to_string()).map_err(Problem::read(&path))?;
     }
     Ok(())
+}
+
+/// This machine's processor, as images name it (OCI image specification, config.md).
+#[must_use]
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
 }
 
 /// Copies the layer; gives digest, length and compression.
