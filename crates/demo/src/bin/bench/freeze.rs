@@ -17,6 +17,10 @@ use crate::walker::Walker;
 
 const NAMESPACE: &str = "godwit-bench";
 const CASE: &str = "move a small pod";
+/// The engine of most who use Godwit.
+pub const LIVE: &str = "live";
+/// The engine that needs no handler.
+pub const IMPORT: &str = "checkpoint";
 const PERIOD: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
 /// So often the pod is left alone for a while before a move, in which it is seen what the machine itself adds.
@@ -27,8 +31,8 @@ const REST: Duration = Duration::from_millis(500);
 /// Parts of the freeze, as Godwit reports them.
 const PARTS: [&str; 6] = ["total", "dump", "delta", "restore", "verify", "commit"];
 
-/// Moves a pod so many times between two nodes.
-pub fn measure(lab: &Lab, pair: &Pair, moves: usize) -> Result<Vec<Row>> {
+/// Moves a pod so many times between two nodes by one engine, a value of `--engine`.
+pub fn measure(lab: &Lab, pair: &Pair, engine: &str, moves: usize) -> Result<Vec<Row>> {
     stage::empty(lab, NAMESPACE)?;
     let witness = Witness::start(lab, NAMESPACE)?;
     let mut walker = Walker::start(lab, pair, NAMESPACE, Pod::new("small", [pulse::container(witness.address(), PERIOD, false)]))?;
@@ -45,7 +49,7 @@ pub fn measure(lab: &Lab, pair: &Pair, moves: usize) -> Result<Vec<Row>> {
         } else {
             sleep(REST);
         }
-        let (gap, (moved, seconds)) = longest(&witness, || walker.go(&[]))?;
+        let (gap, (moved, seconds)) = longest(&witness, || walker.go(&["--engine", engine]))?;
         seen.push(gap);
         whole.push(seconds);
         for (part, samples) in PARTS.iter().zip(&mut parts) {
@@ -58,7 +62,7 @@ pub fn measure(lab: &Lab, pair: &Pair, moves: usize) -> Result<Vec<Row>> {
     ensure!(witness.latest()?.identity == identity, "the pod lost its memory on the way");
     lab.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=50s"])?;
 
-    let system = format!("godwit on {}", pair.runtime);
+    let system = format!("godwit on {}{}", pair.runtime, if engine == LIVE { "" } else { ", without a handler" });
     let mut rows = vec![
         Row::of(CASE, &system, FREEZE, "ms", &seen),
         Row::of("the same pod, left alone", &system, "largest gap in 2 s", "ms", &idle),

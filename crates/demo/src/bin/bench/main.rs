@@ -39,6 +39,8 @@ use crate::ledger::Ledger;
 pub struct Extent {
     /// Moves of a pod on each pair of nodes.
     pub moves: usize,
+    /// The same without a runtime handler.
+    pub imports: usize,
     /// Moves of a pod with each number of connections.
     pub crossings: usize,
     /// Trips there and back of each pod with much memory.
@@ -59,8 +61,10 @@ pub struct Extent {
     pub matrix: bool,
 }
 
-const FULL: Extent = Extent { moves: 300, crossings: 6, trips: 3, carries: 5, containers: 100, looks: 10, streams: 6, loaded: 6, grown: 3, matrix: true };
-const QUICK: Extent = Extent { moves: 4, crossings: 1, trips: 1, carries: 1, containers: 15, looks: 3, streams: 1, loaded: 1, grown: 1, matrix: false };
+const FULL: Extent =
+    Extent { moves: 300, imports: 30, crossings: 6, trips: 3, carries: 5, containers: 100, looks: 10, streams: 6, loaded: 6, grown: 3, matrix: true };
+const QUICK: Extent =
+    Extent { moves: 4, imports: 2, crossings: 1, trips: 1, carries: 1, containers: 15, looks: 3, streams: 1, loaded: 1, grown: 1, matrix: false };
 
 const OPTIONS: [&str; 3] = ["--quick", "--anew", "--write"];
 
@@ -138,7 +142,12 @@ fn jobs(lab: &Lab, extent: Extent) -> Vec<Job> {
         Job::new("wrapper: it and runc, call by call".into(), move |lab| wrapper::measure(lab, extent.containers)),
     ];
     for pair in pairs.clone() {
-        jobs.push(Job::new(format!("freeze: {} moves of a small pod on {}", extent.moves, pair.runtime), move |lab| freeze::measure(lab, &pair, extent.moves)));
+        let title = format!("freeze: {} moves of a small pod on {}", extent.moves, pair.runtime);
+        jobs.push(Job::new(title, move |lab| freeze::measure(lab, &pair, freeze::LIVE, extent.moves)));
+    }
+    for pair in some() {
+        let title = format!("engine: {} moves without a handler on {}", extent.imports, pair.runtime);
+        jobs.push(Job::new(title, move |lab| freeze::measure(lab, &pair, freeze::IMPORT, extent.imports)));
     }
     for pair in some() {
         jobs.push(Job::new(format!("redis: moved under load on {}", pair.runtime), move |lab| redis::measure(lab, &pair, extent.loaded)));
