@@ -18,7 +18,7 @@ use crate::{
     convert,
     failure::{failure, internal},
     import::archived::Archived,
-    source,
+    source, wishes,
 };
 
 /// So many of the other ends of connections are named.
@@ -70,7 +70,8 @@ pub async fn inspect(host: &Host, client: &cri::Client, uid: &str) -> Result<Ins
     let node = convert::facts(facts::gather(host).await);
     let mut ids = Vec::new();
     for container in &pod.containers {
-        ids.push(client.image_id(&container.image_ref).await.map_err(|error| convert::finding(error.finding()))?.unwrap_or_default());
+        // Without it the pod can still come by the handler.
+        ids.push(client.image_id(&container.image_ref).await.ok().flatten().unwrap_or_default());
     }
     let host = host.clone();
     tokio::task::spawn_blocking(move || look(&host, &pod, &ids, node)).await.map_err(|error| internal("the inspection ended early", error))?
@@ -84,6 +85,7 @@ fn look(host: &Host, pod: &Pod, image_ids: &[String], node: v1::NodeFacts) -> Re
         node: Some(node),
         ..InspectReply::default()
     };
+    reply.blockers.extend(wishes::of(&pod.sandbox).err());
     let (mut pids, mut too_much) = (Vec::new(), None);
     for ((container, image_id), cgroup) in pod.containers.iter().zip(image_ids).zip(pod.cgroups(host)?) {
         let processes = process::tree(&cgroup).map_err(|error| internal("cannot list processes", error))?;
@@ -136,7 +138,8 @@ fn look(host: &Host, pod: &Pod, image_ids: &[String], node: v1::NodeFacts) -> Re
 
 /// What an import by the target's runtime would have to know. Of a container that cannot be moved there is nothing; why, is among the blockers or told by the switch.
 fn archived(container: &Container, image_id: &str) -> Vec<u8> {
-    Archived::of(container, image_id).ok().and_then(|archived| serde_json::to_vec(&archived).ok()).unwrap_or_default()
+    let known = Some(image_id).filter(|id| !id.is_empty());
+    known.and_then(|id| Archived::of(container, id).ok()).and_then(|archived| serde_json::to_vec(&archived).ok()).unwrap_or_default()
 }
 
 /// What forked processes share is each process's own where a pager has filled it: that may be more than the container may have.

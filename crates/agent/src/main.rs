@@ -31,6 +31,7 @@ mod target;
 mod task;
 mod trace;
 mod uninstall;
+mod wishes;
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 

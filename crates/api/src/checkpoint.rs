@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::check::Facts;
-use crate::migration::{DNS_NAME, Failure};
+use crate::migration::{DNS_NAME, Engine, Failure};
 
 /// The directory that the chart's value `checkpoints.directory` names.
 pub const SHARED: &str = "shared://";
@@ -201,6 +201,9 @@ pub struct PodCheckpointStatus {
     /// What a node must have to take it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub facts: Option<Facts>,
+    /// Whether a container runtime can make a pod of it without Godwit's runtime handler.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub importable: bool,
     /// What will be different after a restore, in plain words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -269,6 +272,9 @@ pub struct PodRestoreSpec {
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new(DNS_NAME).message("nodeName must be the name of a node: lower-case letters, digits, '-' and '.'"))]
     pub node_name: Option<String>,
+    /// What makes the new pod: Godwit's runtime handler, the container runtime's own import of checkpoint images, or the first that its node has. Default: Auto.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Engine>,
     /// Where the key of an encrypted checkpoint is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
@@ -320,6 +326,9 @@ pub struct PodRestoreStatus {
     /// Nodes of which the scheduler may take one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
+    /// What makes the new pod: Live or Checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
     /// Why it was not restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,

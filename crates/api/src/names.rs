@@ -24,6 +24,8 @@ pub const ANNOTATION_IMAGES: &str = "godwit.dev/images";
 pub const LABEL_IMPORTED: &str = "godwit.dev/imported";
 /// Prefix of the names of its volumes that have the kubelet pull the containers' own images.
 pub const VOLUME_BASE: &str = "godwit-base-";
+/// Annotation of a pod: CRIU options that it asks for. It goes with the pod.
+pub const ANNOTATION_CRIU: &str = "criu.godwit.dev/options";
 /// Readiness gate and pod condition of a target pod: true once the restored containers run.
 pub const CONDITION_LIVE: &str = "godwit.dev/live";
 /// Finalizer on `Handover` objects and on `PodMigration` objects in flight.

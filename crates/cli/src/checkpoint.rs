@@ -80,6 +80,7 @@ pub async fn restore(order: &Restore, place: &Place) -> Result<u8, Error> {
         checkpoint_name: order.checkpoint.clone(),
         pod_name: order.name.clone(),
         node_name: order.node.clone(),
+        engine: order.engine.map(Into::into),
         encryption: order.decrypt_with.as_deref().map(secret).or(kept.encryption),
         credentials: order.registry_secret.clone().map(|secret_name| Credentials { secret_name }).or(kept.credentials),
     };
@@ -184,6 +185,7 @@ fn describe(object: &PodCheckpoint) -> String {
     for container in status.containers {
         line("Container", format!("{}: {}, images {}", container.name, text::count(container.processes, "process", "processes"), text::bytes(container.bytes)));
     }
+    line("Handler", if status.importable { "not needed".into() } else { String::new() });
     for warning in status.warnings {
         line("Warning", warning);
     }

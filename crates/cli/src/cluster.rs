@@ -12,7 +12,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::json;
 
-use godwit_api::migration::{Compression, Engine, MemoryStrategy, Network, NotConverging, PodMigrationSpec, Tracking};
+use godwit_api::migration::{Compression, MemoryStrategy, Network, NotConverging, PodMigrationSpec, Tracking};
 use godwit_api::{PodMigration, names};
 
 use crate::error::{Error, innermost};
@@ -82,11 +82,7 @@ impl Cluster {
             spec: PodMigrationSpec {
                 pod_name: name.to_owned(),
                 target_node: pod.to.clone(),
-                engine: pod.engine.map(|engine| match engine {
-                    options::Engine::Auto => Engine::Auto,
-                    options::Engine::Live => Engine::Live,
-                    options::Engine::Checkpoint => Engine::Checkpoint,
-                }),
+                engine: pod.engine.map(Into::into),
                 memory: pod.memory.map(|memory| match memory {
                     Memory::Auto => MemoryStrategy::Auto,
                     Memory::StopAndCopy => MemoryStrategy::StopAndCopy,

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::options::{Command, Format, Options, Output, Place, Pod, Where};
 use crate::screen::Screen;
 use crate::table::print;
-use crate::{checkpoint, doctor, explain, inspect, matrix, report, table, text, timeline, trace, view};
+use crate::{archived, checkpoint, doctor, explain, inspect, matrix, report, table, text, timeline, trace, view};
 
 /// Does what the command line says.
 ///
@@ -42,6 +42,10 @@ pub async fn run(options: Options) -> Result<u8, Error> {
         }
         (Some(Command::Convert { archive, target, to, image }), _) => {
             print(&inspect::convert(&archive, &target, to, image.as_deref())?)?;
+            Ok(0)
+        }
+        (Some(Command::Run { order }), _) => {
+            print(&archived::run(&order).await?)?;
             Ok(0)
         }
         (Some(Command::Timeline { name, place }), _) => timeline(&name, &place).await,

@@ -6,6 +6,7 @@
 //!
 //! All knowledge of migrations is in the object's status; this program only reads it.
 
+mod archived;
 mod checkpoint;
 mod cluster;
 mod commands;

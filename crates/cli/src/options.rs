@@ -132,6 +132,11 @@ pub enum Command {
         #[arg(long, value_name = "NAME")]
         image: Option<String>,
     },
+    /// Have this node's container runtime restore a checkpoint archive, over CRI and beside Kubernetes: on a node without a kubelet, as root
+    Run {
+        #[command(flatten)]
+        order: Run,
+    },
     /// Show every step of a migration with its time, and what the freeze was spent on
     Timeline {
         /// Name of the migration, or of a pod that was moved; or a file NAME.json, as `kubectl get podmigration NAME -o json` prints one
@@ -326,6 +331,9 @@ pub struct Restore {
     /// Node of the new pod; without it the scheduler chooses
     #[arg(long, value_name = "NODE")]
     pub node: Option<String>,
+    /// What makes the new pod
+    #[arg(long, value_name = "WHAT", value_enum)]
+    pub engine: Option<Engine>,
     /// The Secret with the key of an encrypted checkpoint; without it the one that it was encrypted with
     #[arg(long, value_name = "SECRET[/VALUE]")]
     pub decrypt_with: Option<String>,
@@ -335,6 +343,27 @@ pub struct Restore {
     /// Only order it
     #[arg(long)]
     pub no_wait: bool,
+}
+
+/// What is to be made of an archive, without Kubernetes.
+#[derive(Clone, Debug, Args)]
+#[group(skip)]
+pub struct Run {
+    /// The archive, in the layout of this node's runtime
+    #[arg(required_unless_present = "remove")]
+    pub archive: Option<std::path::PathBuf>,
+    /// Name of what is made
+    #[arg(long, value_name = "NAME", default_value = "restored", value_parser = label)]
+    pub name: String,
+    /// Where something of the container was mounted, and what of this node is to be there
+    #[arg(long, value_name = "DESTINATION=PATH", value_parser = mount)]
+    pub mount: Vec<(std::path::PathBuf, std::path::PathBuf)>,
+    /// The runtime's socket; without it the one that the kubelet is configured for, or the usual ones
+    #[arg(long, value_name = "SOCKET")]
+    pub runtime: Option<std::path::PathBuf>,
+    /// End what was made: its sandbox
+    #[arg(long, value_name = "ID", conflicts_with = "archive")]
+    pub remove: Option<String>,
 }
 
 /// What is to be told of a migration.
@@ -424,6 +453,16 @@ pub enum Engine {
     Checkpoint,
 }
 
+impl From<Engine> for godwit_api::migration::Engine {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Auto => Self::Auto,
+            Engine::Live => Self::Live,
+            Engine::Checkpoint => Self::Checkpoint,
+        }
+    }
+}
+
 /// Whether memory is compressed on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Compression {
@@ -502,6 +541,19 @@ impl Options {
     pub fn complete(shell: clap_complete::Shell) {
         clap_complete::generate(shell, &mut Self::command(), "kubectl-migrate", &mut std::io::stdout());
     }
+}
+
+/// Reads `DESTINATION=PATH`, both absolute.
+fn mount(text: &str) -> Result<(std::path::PathBuf, std::path::PathBuf), String> {
+    let (destination, path) = text.split_once('=').unwrap_or((text, ""));
+    let (destination, path) = (std::path::PathBuf::from(destination), std::path::PathBuf::from(path));
+    if destination.is_absolute() && path.is_absolute() { Ok((destination, path)) } else { Err("use e.g. /data=/srv/data".into()) }
+}
+
+/// Reads a name that may be a folder's and a pod's.
+fn label(text: &str) -> Result<String, String> {
+    let sound = (1..=63).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    if sound && !text.starts_with('-') { Ok(text.to_owned()) } else { Err("use lower-case letters, digits and '-'".into()) }
 }
 
 /// Reads `90`, `90s`, `2m`, `1m30s`, `1h`.

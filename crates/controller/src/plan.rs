@@ -74,7 +74,7 @@ pub fn decide(facts: &Facts, (engine, wish, memory): (Engine, Network, memory::W
             String::new()
         }
     };
-    let engine = engine::choose(engine, inspected, candidates).unwrap_or_else(|why| {
+    let engine = engine::choose(engine, || engine::importable(inspected), candidates).unwrap_or_else(|why| {
         blockers.push(why);
         ""
     });

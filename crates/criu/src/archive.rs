@@ -34,6 +34,22 @@ pub use unpack::{Packing, unpacked};
 pub const IMAGES: &str = "checkpoint/";
 /// What CRI-O has in `spec.dump` and cannot restore without: the container's annotations, as JSON.
 pub const CRIO_ANNOTATIONS: &str = "io.kubernetes.cri-o.Annotations";
+/// Mounts that CRI-O makes by itself, and refuses to look for in what it is ordered to make (server/container_restore.go, `ignoreMounts`); containerd makes the same, and fewer.
+pub const MADE_BY_CRIO: [&str; 13] = [
+    "/proc",
+    "/dev",
+    "/dev/pts",
+    "/dev/mqueue",
+    "/sys",
+    "/sys/fs/cgroup",
+    "/dev/shm",
+    "/etc/resolv.conf",
+    "/etc/hostname",
+    "/etc/passwd",
+    "/etc/group",
+    "/run/secrets",
+    "/run/.containerenv",
+];
 /// Largest text that is kept of an archive, in bytes.
 const LARGEST: u64 = 64 << 20;
 

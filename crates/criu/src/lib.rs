@@ -23,6 +23,7 @@ pub mod images;
 pub mod inspect;
 mod mountinfo;
 pub mod mounts;
+pub mod options;
 pub mod privileges;
 pub mod restore;
 mod scratch;

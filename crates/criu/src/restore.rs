@@ -107,6 +107,14 @@ pub fn prepare(externals: &[External], target: &Target<'_>) -> Result<Prepared, 
     Ok(prepared)
 }
 
+/// The line by which the processes get the SELinux label of the container that takes them: that of the source has other categories, with which they would not get at its files. Runtimes
+/// say the same to a CRIU of their own (`lsm-profile` of criu(8)). An AppArmor profile has the same name on both nodes, and CRIU gives it back by itself.
+#[must_use]
+pub fn label(spec: &Value) -> Option<String> {
+    let label = spec["process"]["selinuxLabel"].as_str().filter(|label| !label.is_empty() && !label.contains(char::is_whitespace))?;
+    Some(format!("lsm-profile selinux:{label}"))
+}
+
 impl Prepared {
     /// Mounts everything, anew if it was there. For the node's mount namespace: the paths are the node's.
     ///

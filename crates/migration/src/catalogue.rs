@@ -91,6 +91,11 @@ pub const ENTRIES: &[Entry] = &[
         "Choose a node with the same or a newer processor. A pod started with GLIBC_TUNABLES that masks the features is portable.",
     ),
     plan("CriuMissing", "A node has no CRIU.", "Install CRIU 4.1 or newer on it."),
+    plan(
+        "CriuOptionRefused",
+        "The pod's annotation criu.godwit.dev/options asks CRIU for something that no pod may ask for, or gives it no sound value.",
+        "Use only what docs/engines.md lists under “CRIU options of a pod”; or make the pod without the annotation.",
+    ),
     plan("CriuTooOld", "A node's CRIU is older than 4.1.", "Install CRIU 4.1 or newer on it."),
     plan(
         "DeviceInUse",
@@ -148,7 +153,7 @@ pub const ENTRIES: &[Entry] = &[
     ),
     plan(
         "NoImport",
-        "The pod cannot be made anew by the target's container runtime itself: the installation does not allow it, or this containerd imports no checkpoint images.",
+        "The pod cannot be made anew by the container runtime itself: the installation does not allow it or did not when the checkpoint was made, or this containerd imports no checkpoint images.",
         "Use engine: Auto or Live; or allow it (the chart's value engines.checkpoint) and choose a node whose runtime can do it: CRI-O, or containerd 2.1 to 2.3.3.",
     ),
     plan("NoIpv4Address", "The pod has no IPv4 address, by which its network segment is asked for it.", "Move it another way: --network anchor."),
@@ -296,6 +301,11 @@ pub const ENTRIES: &[Entry] = &[
         "RestoreIncomplete",
         "After the restore something is missing that the source has, or is not what was dumped: a process, thread, file or socket, its cgroup, or a page of memory (some of every process are compared).",
         "This is a fault of CRIU or Godwit: keep the logs and report it.",
+    ),
+    switch(
+        "KubeletGaveUp",
+        "Without a handler the kubelet waits for its runtime until the pod has come, two minutes if nobody has changed its runtimeRequestTimeout; it has had another container made.",
+        "Let less travel (files of the pod), give the kubelet a longer runtimeRequestTimeout, or use engine: Live.",
     ),
     switch("RestoreTimedOut", "CRIU did not finish the restore.", "Look at restore.log on the target node."),
     switch(

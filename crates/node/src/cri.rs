@@ -10,6 +10,7 @@
 //!   mountinfo of the node's init                                         the overlay's upper directory
 //! ```
 
+mod archived;
 mod client;
 mod container;
 mod sandbox;
@@ -20,6 +21,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::Finding;
+pub use archived::{Bind, Made, Order};
 pub use client::{Client, Kind};
 pub use container::{Container, Runtime, State};
 pub use sandbox::Sandbox;

@@ -32,7 +32,9 @@ pub struct Good {
 }
 
 impl Good {
-    fn read(line: &str) -> Option<Self> {
+    /// Reads a line of such a program.
+    #[must_use]
+    pub fn read(line: &str) -> Option<Self> {
         let mut words = line.strip_prefix("good ")?.split_whitespace();
         let turn = words.next()?.parse().ok()?;
         Some(Self { turn, rest: words.map(str::to_owned).collect() })

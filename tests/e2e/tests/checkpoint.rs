@@ -21,7 +21,7 @@ pub const SCENARIO: Scenario =
 /// Where the lab's installation keeps checkpoints: lab/godwit/values.yaml.
 pub const STORE: &str = "/srv/shared/checkpoints";
 /// Counts, and says who it is: `good TURN IDENTITY`, as [`Case::good`] reads it.
-const COUNTER: &str = "trap 'exit 0' TERM; id=$(cat /proc/sys/kernel/random/uuid); i=0; while :; do i=$((i+1)); echo good $i $id; sleep 0.1; done";
+pub const COUNTER: &str = "trap 'exit 0' TERM USR1; id=$(cat /proc/sys/kernel/random/uuid); i=0; while :; do i=$((i+1)); echo good $i $id; sleep 0.1; done";
 const KEYS: u32 = 1000;
 
 fn run(case: &Case) -> Result<()> {
@@ -194,7 +194,7 @@ fn refused(case: &Case, pod: &str, kept: &Kept) -> Result<()> {
     Ok(())
 }
 
-fn expect(output: &Output, reason: &str) -> Result<()> {
+pub fn expect(output: &Output, reason: &str) -> Result<()> {
     let text = format!("{}{}", output.stdout, output.stderr);
     ensure!(output.code == 1 && text.contains(reason) && text.contains("What to do"), "exit code {}, wanted {reason}:\n{text}", output.code);
     Ok(())

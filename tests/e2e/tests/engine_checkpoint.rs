@@ -44,7 +44,7 @@ fn run(case: &Case) -> Result<()> {
         ensure!(case.exec(&pod, pulse::CONTAINER, &["cat", "/proc/1/comm"])?.trim() == "python3", "exec sees another process");
         ensure!(case.lab.kubectl(&["logs", "-n", &case.namespace, &pod, "--tail=1"])?.contains("pulse"), "its log does not go on");
     }
-    starts_afresh(case, &pod)?;
+    starts_afresh(case, &pod, pulse::CONTAINER)?;
     // What it runs now is its own image: either engine moves it on.
     let before = witness.wait_for_ticks(ALIVE, MINUTE)?;
     pod = case.move_over_by(&pod, &["--engine", "live"])?;
@@ -58,8 +58,8 @@ fn run(case: &Case) -> Result<()> {
 }
 
 /// A container that ends is started from its own image, not from the checkpoint once more.
-fn starts_afresh(case: &Case, pod: &str) -> Result<()> {
-    case.end(pod, pulse::CONTAINER)?;
+pub fn starts_afresh(case: &Case, pod: &str, container: &str) -> Result<()> {
+    case.end(pod, container)?;
     wait_until("started afresh by the kubelet", 2 * MINUTE, || {
         let now = case.pod(pod)?;
         Ok((pods::restarts(&now) == 1 && pods::is_ready(&now)).then_some(()))
@@ -69,7 +69,7 @@ fn starts_afresh(case: &Case, pod: &str) -> Result<()> {
     Ok(())
 }
 
-fn image(spec: &Value) -> &str {
+pub fn image(spec: &Value) -> &str {
     spec["containers"][0]["image"].as_str().unwrap_or_default()
 }
 

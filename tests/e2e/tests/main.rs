@@ -1,6 +1,7 @@
 //! The list of scenarios, one file each: `cargo test --release -p godwit-e2e --test e2e [-- NAME…]`.
 
 mod agents_crash;
+mod archived;
 mod bad_streams;
 mod bare_pod;
 mod blockers;
@@ -12,11 +13,13 @@ mod connections;
 mod connections_crash;
 mod controller_crash;
 mod crash_afterwards;
+mod criu_options;
 mod deployment;
 mod dies_afterwards;
 mod docs;
 mod doctor;
 mod engine_checkpoint;
+mod engine_checkpoint_restore;
 mod explain;
 mod files;
 mod heap;
@@ -85,7 +88,7 @@ const ROAD: [Scenario; 27] = [
 ];
 
 /// What goes along that road, and beside it: connections, memory while the pod runs, checkpoints, and everything that tells what happened. `make test-rest` runs it.
-const REST: [Scenario; 42] = [
+const REST: [Scenario; 46] = [
     pod_network::SCENARIO,
     connections::ALL_KINDS,
     connections::MANY_OF_THEM,
@@ -110,7 +113,11 @@ const REST: [Scenario; 42] = [
     checkpoint_registry::SCENARIO,
     engine_checkpoint::SCENARIO,
     engine_checkpoint::CRASH,
+    engine_checkpoint_restore::SCENARIO,
+    criu_options::SCENARIO,
+    archived::SCENARIO,
     survivors::SCENARIO,
+    survivors::WITHOUT_HANDLER,
     restore_differs::SCENARIO,
     timeline::SCENARIO,
     trace::SCENARIO,

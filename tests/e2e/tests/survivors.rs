@@ -5,11 +5,13 @@
 //!                    on the other node          beside the original         on its node, without it
 //!   each program     moved; from a checkpoint   from a checkpoint           from a checkpoint
 //! ```
+//! The same once more without Godwit's runtime handler, for pods of one container.
 
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
+use godwit_demo::migrate::migrate_with;
 use godwit_demo::objects::{Pod, container, python};
 use godwit_demo::pods;
 use godwit_demo::shell::wait_until;
@@ -24,22 +26,34 @@ use crate::http_server;
 pub const SCENARIO: Scenario =
     Scenario::new("survivors", "No restored pod dies afterwards: five kinds of programs, on the other node, beside the original and without it.", run)
         .each_class();
+pub const WITHOUT_HANDLER: Scenario = Scenario::new(
+    "survivors-by-import",
+    "Nor does one that the container runtime itself restores: four kinds of programs in the same places.",
+    without_handler,
+)
+.each_class();
 
 /// The kubelet has looked at every pod by then, probes have failed if they fail, and the controller has judged.
 const SETTLED: Duration = Duration::from_secs(15);
 
 /// What is restored.
 fn programs() -> Vec<Pod> {
-    let limits = json!({"cpu": "300m", "memory": "96Mi"});
     let port = ["7000"];
     let loopback = [python("server", include_str!("programs/loopback_server.py"), &port), python("client", include_str!("programs/loopback_client.py"), &port)];
+    let mut all = single_programs();
+    all.push(Pod::new("loopback", loopback));
+    all
+}
+
+/// Those of one container.
+fn single_programs() -> Vec<Pod> {
+    let limits = json!({"cpu": "300m", "memory": "96Mi"});
     vec![
         Pod::new("crowd", [python("main", include_str!("programs/menagerie.py"), &[])]),
         Pod::new("web", [http_server::server()]),
         Pod::new("redis", [container("redis", &["redis-server", "--protected-mode", "no", "--save", ""])]),
         Pod::new("glutton", [python("main", include_str!("programs/glutton.py"), &[])])
             .first("resources", json!({"limits": limits, "requests": {"cpu": "50m"}})),
-        Pod::new("loopback", loopback),
     ]
 }
 
@@ -47,12 +61,21 @@ fn programs() -> Vec<Pod> {
 const AT_A_TIME: usize = 2;
 
 fn run(case: &Case) -> Result<()> {
+    all_live(case, programs(), &[])
+}
+
+fn without_handler(case: &Case) -> Result<()> {
+    all_live(case, single_programs(), &["--engine", "checkpoint"])
+}
+
+/// `options` are those of each move and restore.
+fn all_live(case: &Case, mut programs: Vec<Pod>, options: &[&str]) -> Result<()> {
     store(case)?;
-    let (mut programs, mut count) = (programs(), 0);
+    let mut count = 0;
     while !programs.is_empty() {
         let some: Vec<Pod> = programs.drain(..AT_A_TIME.min(programs.len())).collect();
         let restored: Vec<Vec<String>> = thread::scope(|scope| {
-            let under_way: Vec<_> = some.into_iter().map(|pod| scope.spawn(|| everywhere(case, pod))).collect();
+            let under_way: Vec<_> = some.into_iter().map(|pod| scope.spawn(|| everywhere(case, pod, options))).collect();
             under_way.into_iter().map(|one| one.join().unwrap_or_else(|_| Err(anyhow!("a program's thread panicked")))).collect::<Result<_>>()
         })?;
         thread::sleep(SETTLED);
@@ -83,18 +106,18 @@ fn said_to_run(case: &Case) -> Result<()> {
 }
 
 /// Restores a program in all places. Returns the names of the pods.
-fn everywhere(case: &Case, pod: Pod) -> Result<Vec<String>> {
+fn everywhere(case: &Case, pod: Pod, options: &[&str]) -> Result<Vec<String>> {
     let origin = case.start(pod)?;
     ok(case.kubectl_migrate(&["checkpoint", &origin, "--name", &origin])?)?;
     let restore = |place: &str, node: &str| -> Result<String> {
         let name = format!("{origin}-{place}");
-        ok(case.kubectl_migrate(&["restore", &origin, "--name", &name, "--node", node])?)?;
+        ok(case.kubectl_migrate(&[&["restore", &origin, "--name", &name, "--node", node], options].concat())?)?;
         case.ready(&name)?;
         Ok(name)
     };
     let beside = restore("beside", &case.pair.a)?;
     let other = restore("other", &case.pair.b)?;
-    let moved = case.migrate(&origin, &case.pair.b)?.moved()?.target_pod()?;
+    let moved = migrate_with(&case.lab, &case.namespace, &[&[origin.as_str(), "--to", &case.pair.b], options].concat())?.moved()?.target_pod()?;
     pods::wait_gone(&case.lab, &case.namespace, &origin, case.patience())?;
     let without = restore("without", &case.pair.a)?;
     Ok(vec![beside, other, moved, without])

@@ -58,6 +58,9 @@ pub struct Container {
     pub processes: u32,
     /// Their resident memory in bytes.
     pub resident: u64,
+    /// What the container runtime must know that is to make it by itself: `crate::import::archived::Archived`. Then the images name the network namespace as runtimes do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archived: Option<serde_json::Value>,
 }
 
 /// A directory of the pod.

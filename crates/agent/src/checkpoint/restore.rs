@@ -40,6 +40,11 @@ use super::{
 use crate::{
     convert,
     failure::{failure, internal},
+    import::{
+        self, Import,
+        guest::{Arrival, Guest, Stand},
+        leftovers,
+    },
     node::Node,
     target::{
         consumed,
@@ -53,6 +58,10 @@ use crate::{
 const COMING: Duration = Duration::from_secs(240);
 /// How long CRIU may take.
 const RESTORING: Duration = Duration::from_secs(300);
+/// How long it may take from CRIU that waits to the gate in a pod that the runtime itself makes: the kubelet waits for that, two minutes if nobody has changed its `runtimeRequestTimeout`.
+const IMPORTING: Duration = Duration::from_secs(100);
+/// How long an attempt that a restart of the agent has cut off may take to end.
+const ENDED: Duration = Duration::from_secs(60);
 /// How long it may take from the gate to running processes.
 const RESUMING: Duration = Duration::from_secs(60);
 /// How long CRIU may take to tidy up.
@@ -77,6 +86,16 @@ pub struct Order {
     pub digest: String,
     /// Where it is kept.
     pub shelf: Shelf,
+    /// Its containers, if the runtime itself makes them.
+    pub imports: Vec<import::Order>,
+}
+
+impl Order {
+    /// What names the pod that is to come.
+    #[must_use]
+    pub fn arrival(&self) -> Arrival {
+        Arrival { uid: self.uid.clone(), pod_uid: self.pod_uid.clone(), images: pod::images_of(&self.uid) }
+    }
 }
 
 /// One restore.
@@ -94,7 +113,7 @@ pub struct Restoration {
     /// The images of the containers were found to be the right ones.
     released: watch::Sender<bool>,
     /// It is to end.
-    given_up: watch::Sender<bool>,
+    given_up: watch::Sender<Option<Failure>>,
     /// From here on no new container is taken.
     closed: Mutex<bool>,
     /// What an encrypted checkpoint is decrypted with, until that has begun.
@@ -160,7 +179,26 @@ impl Restoration {
 
     /// Gives it up, if it has not ended.
     pub fn abandon(&self) {
-        self.given_up.send_replace(true);
+        self.end(failure("Cancelled", "the restore was given up", "order it again when you want the pod"));
+    }
+
+    /// The same, for another reason; the first one counts.
+    pub fn end(&self, why: Failure) {
+        self.given_up.send_if_modified(|given_up| {
+            let first = given_up.is_none();
+            given_up.get_or_insert(why);
+            first
+        });
+    }
+
+    /// How it stands with containers that the runtime itself makes.
+    #[must_use]
+    pub fn stand(&self) -> Stand {
+        match (self.job.ended(), *self.closed.lock().unwrap_or_else(PoisonError::into_inner)) {
+            (true, _) => Stand::Over,
+            (false, true) => Stand::Counted,
+            (false, false) => Stand::Open,
+        }
     }
 
     /// Notes what is seen of a container, and answers what asks for nothing but that.
@@ -210,8 +248,9 @@ impl Restoration {
         let mut given_up = self.given_up.subscribe();
         let outcome = tokio::select! {
             outcome = self.work() => outcome,
-            _ = given_up.wait_for(|given_up| *given_up) => Err(failure("Cancelled", "the restore was given up", "order it again when you want the pod")),
+            why = wish(&mut given_up) => Err(why),
         };
+        self.node.imports.remove(&self.node.host, &self.order.uid);
         match outcome {
             Ok(restored) => {
                 tracing::info!(restore = self.order.uid, pod = self.order.pod_uid, "a pod was restored from a checkpoint");
@@ -253,32 +292,58 @@ impl Restoration {
         let index = shelf.fetch(&order.checkpoint, &order.digest, vault.as_ref()).await?;
         same_containers(&index, &order.containers)?;
         let place = shelf.store.place(&order.checkpoint);
+        if !leftovers::await_forgotten(&node.host, &order.uid, ENDED).await {
+            return Err(failure(
+                "RestoreTimedOut",
+                "what an agent that was restarted has begun does not end",
+                "look at CRIU on the new pod's node; restore again",
+            ));
+        }
+        if already_ran(node, &order.pod_uid) {
+            return Ok(Restored::default());
+        }
+        let here = node.host.path(pod::images_of(&order.uid));
+        clear(&here)?;
+        self.step("images").await?;
+        self.bring(&place, &index, vault.as_ref(), Images::Most).await?;
+        self.import(&index)?;
         self.all_there().await?;
         *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.step("images").await?;
-        let here = node.host.path(pod::images_of(&order.uid));
-        let (from, to, whole, checkpoint, key) = (place.clone(), here.clone(), index.clone(), order.checkpoint.clone(), vault.clone());
-        tokio::task::spawn_blocking(move || bring_images(&checkpoint, &whole, key.as_ref(), &from, &to))
-            .await
-            .map_err(|error| internal("the images", error))??;
+        node.imports.remove(&node.host, &order.uid);
+        let (target, gate) = if order.imports.is_empty() {
+            self.restore(&place, &index, vault.as_ref(), &here).await?
+        } else {
+            tokio::time::timeout(IMPORTING, self.restore(&place, &index, vault.as_ref(), &here)).await.map_err(|_| slow())??
+        };
+        drop((vault, shelf));
+        target.end_connections()?;
+        gate.open().map_err(|error| internal("cannot open the traffic gate", error))?;
+        self.job.step("resume");
+        target.open_gate();
+        tokio::time::timeout(RESUMING, target.resumed()).await.map_err(|_| late())??;
+        Ok(Restored::default())
+    }
+
+    /// From containers that wait to one that stands at the gate, and is what was frozen.
+    async fn restore(&self, place: &Path, index: &Index, vault: Option<&Vault>, here: &Path) -> Result<(TargetPod, Gate), Failure> {
+        let (node, order) = (&self.node, &self.order);
+        self.bring(place, index, vault, Images::Inventory).await?;
         let ips = index.ips.iter().filter_map(|ip| ip.parse().ok()).collect();
         let target = TargetPod::find(&node.host, &node.cri, &self.desk, &order.uid, &order.pod_uid, &self.seats(), ips).await?;
         self.step("files").await?;
         for (number, described) in index.directories.iter().enumerate() {
             let directory = counterpart(&target.directories, described)?;
-            self.bring_files(&place, &index, vault.as_ref(), number, directory).await?;
+            self.bring_files(place, index, vault, number, directory).await?;
         }
-        drop((vault, shelf));
         self.step("rights").await?;
-        self.compare_rights(&target, &index, &here)?;
+        self.compare_rights(&target, index, here)?;
         self.step("restore").await?;
         node.deaths.watch(&node.host, &order.pod_uid, &order.uid);
         let gate = self.cut_off(&target)?;
-        let pages = Arc::new(Pages::below(here.clone()));
-        target.open(&request(&index), &pages).await?;
+        let pages = Arc::new(Pages::below(here.to_path_buf()));
+        target.open(&request(index), &pages).await?;
         target.verify_images(&pages).await?;
         target.images_go();
-        let late = || failure("RestoreTimedOut", "CRIU did not finish the restore", "look at restore.log on the new pod's node");
         tokio::time::timeout(RESTORING, target.at_gate()).await.map_err(|_| late())??;
         self.step("verify").await?;
         let shapes = index
@@ -288,17 +353,37 @@ impl Restoration {
         let shapes: Vec<_> = shapes.collect();
         target.verify(&shapes).await?;
         node.deaths.listen(&order.pod_uid, target.voices(&shapes));
-        target.end_connections()?;
-        gate.open().map_err(|error| internal("cannot open the traffic gate", error))?;
-        self.job.step("resume");
-        target.open_gate();
-        tokio::time::timeout(RESUMING, target.resumed()).await.map_err(|_| late())??;
-        Ok(Restored::default())
+        Ok((target, gate))
+    }
+
+    /// Images to where CRIU reads them.
+    async fn bring(&self, place: &Path, index: &Index, vault: Option<&Vault>, which: Images) -> Result<(), Failure> {
+        let to = self.node.host.path(pod::images_of(&self.order.uid));
+        let (from, index, checkpoint, vault) = (place.to_path_buf(), index.clone(), self.order.checkpoint.clone(), vault.cloned());
+        let brought = tokio::task::spawn_blocking(move || bring_images(&checkpoint, &index, vault.as_ref(), (&from, &to), which));
+        brought.await.map_err(|error| internal("the images", error))?
     }
 
     async fn step(&self, step: &'static str) -> Result<(), Failure> {
         self.job.step(step);
         godwit_fault::point(&format!("agent.restore.{step}")).await.map_err(|error| internal("stopped", error))
+    }
+
+    /// Has the runtime make the containers, if that was ordered.
+    fn import(self: &Arc<Self>, index: &Index) -> Result<(), Failure> {
+        let (node, order) = (&self.node, &self.order);
+        if order.imports.is_empty() {
+            return Ok(());
+        }
+        let orders: Vec<_> =
+            order.imports.iter().map(|import| archived(index, import.name()).map(|archived| import.with(archived))).collect::<Result<_, _>>()?;
+        let import = Arc::new(Import::of(order.arrival(), &orders, node.cri.kind())?);
+        node.imports.add(&node.host, import.clone()).map_err(|error| internal("CRIU cannot be led to its configuration", error))?;
+        for name in import.names() {
+            let guest = Guest::Restore(self.clone());
+            crate::task::spawn(import::keep(node.clone(), self.desk.clone(), guest, import.clone(), name.to_owned(), None));
+        }
+        Ok(())
     }
 
     /// Until every container has its keeper.
@@ -399,28 +484,56 @@ async fn unpack(checkpoint: &Checkpoint, directory: &Directory, path: &Path, (na
     tar.finish().await.map_err(|error| convert::finding(error.finding()))
 }
 
-/// Copies the images to where CRIU reads them, each against its digest. What the index does not name is left.
-fn bring_images(checkpoint: &Checkpoint, index: &Index, vault: Option<&Vault>, from: &Path, to: &Path) -> Result<(), Failure> {
-    match std::fs::remove_dir_all(to) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(internal("old images cannot be removed", error)),
-        _ => {}
+/// Why it is to end.
+async fn wish(given_up: &mut watch::Receiver<Option<Failure>>) -> Failure {
+    match given_up.wait_for(Option::is_some).await.map(|why| why.clone()) {
+        Ok(Some(why)) => why,
+        // The sender is the restore's own.
+        _ => std::future::pending().await,
     }
-    let need = index.containers.iter().map(|container| index.bytes_below(&index::images_of(&container.name))).sum::<u64>();
-    let parent = to.parent().unwrap_or(to);
-    let stat = rustix::fs::statvfs(parent).map_err(|error| internal("cannot look at /run", error))?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if free < need {
-        return Err(failure(
-            "NoRoomForImages",
-            format!("the images need {} MiB on this node's /run, which has {} MiB free", need >> 20, free >> 20),
-            "choose a node with more memory, or enlarge the tmpfs at /run",
-        ));
+}
+
+/// What the runtime must know of a container that it is to make by itself.
+fn archived(index: &Index, name: &str) -> Result<Vec<u8>, Failure> {
+    let container = index.containers.iter().find(|container| container.name == name);
+    let archived = container.and_then(|container| container.archived.as_ref()).ok_or_else(|| {
+        let remedy = "use engine: Live, or make another checkpoint where the chart's value engines.checkpoint is on";
+        failure("NoImport", format!("the checkpoint does not say of container {name} what its runtime would have to know"), remedy)
+    })?;
+    serde_json::to_vec(archived).map_err(|error| internal("the checkpoint's index", error))
+}
+
+/// Removes what an earlier attempt has left where images come.
+fn clear(images: &Path) -> Result<(), Failure> {
+    match std::fs::remove_dir_all(images) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(internal("old images cannot be removed", error)),
+        _ => Ok(()),
+    }
+}
+
+/// Which images. A CRIU that the runtime has started waits for a pipe in the place of its inventory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Images {
+    /// Of each container the inventory.
+    Inventory,
+    /// All others.
+    Most,
+}
+
+/// Copies images to where CRIU reads them, each against its digest. What the index does not name is left.
+fn bring_images(checkpoint: &Checkpoint, index: &Index, vault: Option<&Vault>, (from, to): (&Path, &Path), which: Images) -> Result<(), Failure> {
+    if which == Images::Most {
+        room(index, to.parent().unwrap_or(to))?;
     }
     for container in &index.containers {
         let folder = index::images_of(&container.name);
         for (path, stored) in index.files.iter().filter(|(path, _)| path.starts_with(&folder)) {
+            let name = &path[folder.len()..];
+            if (name == images::INVENTORY) != (which == Images::Inventory) {
+                continue;
+            }
             let source = index::below(from, path).map_err(|error| damaged(checkpoint, error))?;
-            let target = index::below(&to.join(&container.name), &path[folder.len()..]).map_err(|error| damaged(checkpoint, error))?;
+            let target = index::below(&to.join(&container.name), name).map_err(|error| damaged(checkpoint, error))?;
             let passage = Passage::out_of_store(vault, path);
             let found = index::copy(&source, &target, passage).map_err(|error| damaged(checkpoint, format!("{path} cannot be read: {error}")))?;
             if found.came != *stored {
@@ -429,6 +542,30 @@ fn bring_images(checkpoint: &Checkpoint, index: &Index, vault: Option<&Vault>, f
         }
     }
     Ok(())
+}
+
+/// Room for all images, which are in memory.
+fn room(index: &Index, folder: &Path) -> Result<(), Failure> {
+    let need = index.containers.iter().map(|container| index.bytes_below(&index::images_of(&container.name))).sum::<u64>();
+    let stat = rustix::fs::statvfs(folder).map_err(|error| internal("cannot look at /run", error))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free >= need {
+        return Ok(());
+    }
+    Err(failure(
+        "NoRoomForImages",
+        format!("the images need {} MiB on this node's /run, which has {} MiB free", need >> 20, free >> 20),
+        "choose a node with more memory, or enlarge the tmpfs at /run",
+    ))
+}
+
+fn late() -> Failure {
+    failure("RestoreTimedOut", "CRIU did not finish the restore", "look at restore.log on the new pod's node")
+}
+
+fn slow() -> Failure {
+    let message = format!("files and images did not come within {} s, and a kubelet does not wait longer for its runtime", IMPORTING.as_secs());
+    failure("RestoreTimedOut", message, "use engine: Live, or a faster store")
 }
 
 fn same_containers(index: &Index, wanted: &[String]) -> Result<(), Failure> {
@@ -500,6 +637,13 @@ mod tests {
         }
     }
 
+    /// As a restore begins.
+    fn bring(index: &Index, vault: Option<&Vault>, from: &Path, to: &Path) -> Result<(), Failure> {
+        clear(to)?;
+        bring_images(&checkpoint(), index, vault, (from, to), Images::Most)?;
+        bring_images(&checkpoint(), index, vault, (from, to), Images::Inventory)
+    }
+
     #[test]
     fn only_images_with_their_digest_come() {
         let folder = tempfile::tempdir().unwrap();
@@ -509,13 +653,13 @@ mod tests {
         std::fs::write(from.join("web/images/core-1.img"), b"core").unwrap();
         std::fs::write(from.join("web/images/stranger.img"), b"x").unwrap();
         let index = index(&[("web/images/core-1.img", b"core"), ("files/0.tar", b"tar")]);
-        bring_images(&checkpoint(), &index, None, &from, &to).unwrap();
+        bring(&index, None, &from, &to).unwrap();
         assert_eq!(std::fs::read(to.join("web/core-1.img")).unwrap(), b"core");
         assert!(!to.join("web/stranger.img").exists());
         std::fs::write(from.join("web/images/core-1.img"), b"cord").unwrap();
-        assert_eq!(bring_images(&checkpoint(), &index, None, &from, &to).unwrap_err().reason, "CheckpointDamaged");
+        assert_eq!(bring(&index, None, &from, &to).unwrap_err().reason, "CheckpointDamaged");
         std::fs::remove_file(from.join("web/images/core-1.img")).unwrap();
-        assert_eq!(bring_images(&checkpoint(), &index, None, &from, &to).unwrap_err().reason, "CheckpointDamaged");
+        assert_eq!(bring(&index, None, &from, &to).unwrap_err().reason, "CheckpointDamaged");
     }
 
     #[test]
@@ -531,9 +675,9 @@ mod tests {
         for path in ["web/images/core-1.img", "web/images/core-2.img"] {
             index.files.insert(path.into(), put(path));
         }
-        bring_images(&checkpoint(), &index, Some(&own), &from, &to).unwrap();
+        bring(&index, Some(&own), &from, &to).unwrap();
         assert_eq!(std::fs::read(to.join("web/core-1.img")).unwrap(), b"core");
-        assert_eq!(bring_images(&checkpoint(), &index, Some(&vault(2)), &from, &to).unwrap_err().reason, "CheckpointDamaged");
+        assert_eq!(bring(&index, Some(&vault(2)), &from, &to).unwrap_err().reason, "CheckpointDamaged");
         // Two files change places, and somebody who can make digests has the index say so.
         let (one, two) = (from.join("web/images/core-1.img"), from.join("web/images/core-2.img"));
         let (first, second) = (std::fs::read(&one).unwrap(), std::fs::read(&two).unwrap());
@@ -541,7 +685,7 @@ mod tests {
         std::fs::write(&two, first).unwrap();
         let swapped = [&index.files["web/images/core-2.img"], &index.files["web/images/core-1.img"]].map(Clone::clone);
         index.files = ["web/images/core-1.img", "web/images/core-2.img"].map(String::from).into_iter().zip(swapped).collect();
-        assert_eq!(bring_images(&checkpoint(), &index, Some(&own), &from, &to).unwrap_err().reason, "CheckpointDamaged");
+        assert_eq!(bring(&index, Some(&own), &from, &to).unwrap_err().reason, "CheckpointDamaged");
     }
 
     #[test]

@@ -36,6 +36,7 @@ use crate::{
     clock::Notes,
     convert,
     failure::{failure, internal},
+    import::archived::Archived,
     inspect::{self, Pod},
     node::Node,
     packing::Packing,
@@ -102,6 +103,7 @@ fn made(path: String, index: &Index, digest: String, node: Option<godwit_rpc::v1
             .collect(),
         node,
         warnings,
+        importable: index.containers.iter().all(|container| container.archived.is_some()),
     }
 }
 
@@ -141,6 +143,8 @@ struct Subject {
     freeze_ms: u32,
     /// What everything is encrypted with on its way into the store.
     vault: Option<Vault>,
+    /// What the container runtime must know that is to make it by itself, if it may come to that.
+    archived: Option<Archived>,
 }
 
 impl Subject {
@@ -148,9 +152,11 @@ impl Subject {
     async fn prepare(node: &Arc<Node>, checkpoint: &Checkpoint, pod_uid: &str, vault: Option<Vault>) -> Result<Self, Failure> {
         let pod = Pod::find(&node.cri, pod_uid).await?;
         await_filled(&node.host, &pod.containers).await?;
+        let image = image_to_import(node, &pod).await;
         let (node, base) = (node.clone(), grip::images_of(&checkpoint.uid));
         tokio::task::spawn_blocking(move || {
             let host = &node.host;
+            let archived = image.zip(pod.containers.first()).and_then(|(image, container)| Archived::of(container, &image).ok());
             let cgroups = pod.cgroups(host)?;
             let grip = Grip::of(host, &pod)?;
             let mut dumps = Vec::new();
@@ -169,7 +175,7 @@ impl Subject {
                     Packed { mapped: volumes::mapped(&directory, &pids), index: volumes::Index::empty(), directory, described }
                 })
                 .collect();
-            Ok(Self { pod, cgroups, grip, dumps, packed, files: BTreeMap::new(), base, containers: Vec::new(), freeze_ms: 0, vault })
+            Ok(Self { pod, cgroups, grip, dumps, packed, files: BTreeMap::new(), base, containers: Vec::new(), freeze_ms: 0, vault, archived })
         })
         .await
         .map_err(|error| internal("preparing ended early", error))?
@@ -195,7 +201,7 @@ impl Subject {
     async fn freeze_and_dump(&mut self, node: &Arc<Node>, checkpoint: &Checkpoint) -> Result<(), Failure> {
         let entry = Entry { uid: checkpoint.uid.clone(), grip: self.grip.clone() };
         // CRIU is started, and waits, before anything stands still; what is not let go ends with its `Dump`.
-        self.dumps.iter().try_for_each(|dump| dump.begin(&node.host, &self.pod.sandbox, false, false))?;
+        self.dumps.iter().try_for_each(|dump| dump.begin(&node.host, &self.pod.sandbox, false, self.archived.is_some()))?;
         entry.write(node)?;
         let began = Instant::now();
         let dumped = self.dump(node).await;
@@ -254,6 +260,7 @@ impl Subject {
                 shape: json(&shape)?,
                 processes,
                 resident,
+                archived: self.archived.as_ref().and_then(|archived| serde_json::to_value(archived).ok()),
             });
         }
         Ok(())
@@ -307,6 +314,16 @@ impl Subject {
         .await
         .map_err(|error| internal("storing ended early", error))?
     }
+}
+
+/// The id of the image of a pod's only container, if a runtime may come to make a pod of the checkpoint. Else CRIU would look at the pod from another network namespace for nothing,
+/// which takes it longer.
+async fn image_to_import(node: &Node, pod: &Pod) -> Option<String> {
+    let [container] = pod.containers.as_slice() else { return None };
+    if !node.may_import {
+        return None;
+    }
+    node.cri.image_id(&container.image_ref).await.ok()?
 }
 
 /// Folder of the archives that are made in the freeze; no container can have this name.

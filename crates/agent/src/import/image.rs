@@ -11,7 +11,7 @@
 use std::io;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use godwit_criu::archive::{CRIO_ANNOTATIONS, oci};
+use godwit_criu::archive::{CRIO_ANNOTATIONS, MADE_BY_CRIO, oci};
 use serde_json::{Value, json};
 
 use godwit_api::names::IMAGES_PORT;
@@ -23,23 +23,6 @@ use super::archived::Archived;
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Media type of the configuration.
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-
-/// Mounts that CRI-O makes by itself, and refuses to look for in what the kubelet orders (server/container_restore.go, `ignoreMounts`).
-const MADE_BY_CRIO: [&str; 13] = [
-    "/proc",
-    "/dev",
-    "/dev/pts",
-    "/dev/mqueue",
-    "/sys",
-    "/sys/fs/cgroup",
-    "/dev/shm",
-    "/etc/resolv.conf",
-    "/etc/hostname",
-    "/etc/passwd",
-    "/etc/group",
-    "/run/secrets",
-    "/run/.containerenv",
-];
 
 /// The repository of a container's own image under its other name; of no image in particular, what all of them begin with.
 #[must_use]

@@ -11,13 +11,12 @@ use std::{
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, symlink},
     path::Path,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use godwit_api::names;
 use godwit_criu::images;
-use godwit_migration::handover::target::State as TargetState;
 use godwit_node::{
     cgroup::Cgroup,
     cri::{Container, State},
@@ -29,18 +28,26 @@ use godwit_runtime::{
     protocol::{Reply, Request},
 };
 
-use super::{CONF, Import, LOG, Ordered, SCRATCH, Waiting, conf, leftovers};
+use super::{
+    CONF, Import, LOG, Ordered, SCRATCH, Waiting, conf,
+    guest::{Guest, Stand},
+    leftovers,
+};
 use crate::{
     convert,
     failure::{failure, internal},
     node::Node,
-    target::{desk::Desk, session::Session},
+    target::desk::Desk,
 };
 
-/// CRIU, in a container's folder.
+/// UID of the pod, in a container's folder.
+pub const POD: &str = "pod";
+/// CRIU, likewise.
 pub const CRIU: &str = "criu";
 /// Between two looks for CRIU.
 const LOOK: Duration = Duration::from_millis(10);
+/// Between two looks for an image that nobody pulls.
+const ASK: Duration = Duration::from_secs(1);
 /// Between two tries to lead it to its configuration.
 const BETWEEN: Duration = Duration::from_millis(2);
 /// How long CRIU may take to be seen at a pipe that it has opened.
@@ -55,26 +62,26 @@ const LOG_TOLD: usize = 2 << 10;
 const TOLD: Duration = Duration::from_secs(60);
 
 /// Everything about one container, until its restore has ended. `again`: after a restart of the agent, with the id of the container that was known then.
-pub async fn keep(node: Arc<Node>, desk: Arc<Desk>, session: Session, import: Arc<Import>, name: String, again: Option<String>) {
+pub async fn keep(node: Arc<Node>, desk: Arc<Desk>, guest: Guest, import: Arc<Import>, name: String, again: Option<String>) {
     let Some(ordered) = import.container(&name) else { return };
-    let keeper = Keeper { node: &node, desk: &desk, session: &session, ordered };
+    let keeper = Keeper { node: &node, desk: &desk, guest: &guest, import: &import, ordered };
     if let Some(id) = again {
         keeper.resume(&id).await;
     }
     loop {
-        match session.machine().state() {
-            TargetState::Prepared => {
+        match guest.stand() {
+            Stand::Open => {
                 if let Err(why) = keeper.attempt().await {
                     tracing::warn!(container = name, reason = why.reason, message = why.message, "a container does not come by import");
-                    session.undo(&why.message);
+                    guest.refuse(why);
                 }
             }
-            TargetState::Running | TargetState::Done | TargetState::Never { .. } => break,
+            Stand::Over => break,
             // What was made for the attempt that counts stays until it is known how that ended.
-            _ => tokio::time::sleep(LOOK).await,
+            Stand::Counted => tokio::time::sleep(LOOK).await,
         }
     }
-    if let Err(error) = node.cri.remove_image(&names::checkpoint_image(&session.migration.uid, &name)).await {
+    if let Err(error) = node.cri.remove_image(&keeper.image()).await {
         tracing::warn!(container = name, cause = error.finding().message, "the checkpoint image stays until the kubelet clears images");
     }
     keeper.tidy().await;
@@ -83,7 +90,8 @@ pub async fn keep(node: Arc<Node>, desk: Arc<Desk>, session: Session, import: Ar
 struct Keeper<'a> {
     node: &'a Node,
     desk: &'a Desk,
-    session: &'a Session,
+    guest: &'a Guest,
+    import: &'a Import,
     ordered: &'a Ordered,
 }
 
@@ -102,11 +110,12 @@ impl Keeper<'_> {
         })?;
         self.show_log(&container);
         let id = container.id;
+        self.note(POD, self.import.arrival.pod_uid.as_bytes())?;
         self.note(ID, id.as_bytes())?;
         self.note(CRIU, &serde_json::to_vec(&criu).unwrap_or_default())?;
         let (scratch, mounts) = (self.ordered.folder.join(SCRATCH), self.ordered.mounts.clone());
         self.desk.seat(&id).imports(Waiting { criu: criu.pid, scratch, mounts });
-        if self.session.create(&self.ordered.name, &id).await != Reply::Keep {
+        if self.guest.create(&self.ordered.name, &id).await != Reply::Keep {
             drop(hold);
             self.desk.clear(&id);
             gone(criu).await;
@@ -133,17 +142,29 @@ impl Keeper<'_> {
     /// that comes too early finds no inventory and fails, and the kubelet has another made.
     async fn opened(&self, pipe: &Path) -> Result<Option<File>, Failure> {
         let conf = self.ordered.folder.join(CONF);
-        let (mut bundle, mut looked) = (None, tokio::time::Instant::now());
-        while matches!(self.session.machine().state(), TargetState::Prepared) {
+        let (mut bundle, mut looked, mut asked) = (None, tokio::time::Instant::now(), tokio::time::Instant::now());
+        while self.guest.stand() == Stand::Open {
             // fifo(7): such an open fails as long as nobody reads, also not one who waits for it to be opened.
             match OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(pipe) {
                 Ok(file) => return Ok(Some(file)),
                 Err(error) if error.raw_os_error() == Some(nix::libc::ENXIO) => {}
                 Err(error) => return Err(internal("the pipe at which CRIU is to wait", error)),
             }
+            if let Some(why) = self.ordered.trouble.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                return Err(why);
+            }
             if self.ordered.pulled.load(Ordering::Relaxed) && looked.elapsed() >= LOOK {
                 looked = tokio::time::Instant::now();
                 bundle = self.container().await.ok().flatten().map(|container| container.bundle);
+            }
+            // Of an attempt that a restart of the agent has cut off the kubelet has it on the node: it is not pulled once more.
+            if !self.ordered.pulled.load(Ordering::Relaxed) && asked.elapsed() >= ASK {
+                asked = tokio::time::Instant::now();
+                if matches!(self.node.cri.image_id(&self.image()).await, Ok(Some(_)))
+                    && let Err(why) = self.import.configure(self.node, self.ordered).await
+                {
+                    tracing::warn!(container = self.ordered.name, reason = why.reason, message = why.message, "CRIU cannot be led to its configuration yet");
+                }
             }
             // containerd makes the bundle only when the container starts.
             if let Some(bundle) = &bundle
@@ -154,12 +175,19 @@ impl Keeper<'_> {
             }
             tokio::time::sleep(if bundle.is_some() { BETWEEN } else { LOOK }).await;
         }
+        // The images come to where it is.
+        let _ = fs::remove_file(pipe);
         Ok(None)
+    }
+
+    /// Its checkpoint image.
+    fn image(&self) -> String {
+        names::checkpoint_image(&self.import.arrival.uid, &self.ordered.name)
     }
 
     /// The newest container of that name.
     async fn container(&self) -> Result<Option<Container>, Failure> {
-        let containers = self.node.cri.containers_of(&self.session.migration.target_pod_uid).await.map_err(|error| convert::finding(error.finding()))?;
+        let containers = self.node.cri.containers_of(&self.import.arrival.pod_uid).await.map_err(|error| convert::finding(error.finding()))?;
         Ok(containers.into_iter().find(|container| container.name == self.ordered.name))
     }
 
@@ -202,7 +230,7 @@ impl Keeper<'_> {
         if let Some(criu) = self.mark(CRIU) {
             gone(criu).await;
         }
-        if matches!(self.session.machine().state(), TargetState::Prepared) {
+        if self.guest.stand() == Stand::Open {
             self.desk.left(&Request::Keeper { container: id.to_owned() });
         } else {
             let cgroup = self.mark(PASSED).filter(Process::alive).and_then(|first| Cgroup::of(&self.node.host, first.pid).ok());
@@ -225,8 +253,8 @@ impl Keeper<'_> {
             // Nobody holds them: the runtime counts the restore as failed, and the kubelet will have it start others.
             self.end(id, cgroup).await;
         }
-        if let Some(first) = passed.filter(|_| ran) {
-            // This node owns the pod from here on: what may have run cannot go back to the source.
+        if let Some(first) = passed.filter(|_| ran && matches!(self.guest, Guest::Migration(_))) {
+            // This node owns the pod from here on: what may have run cannot go back to the source. A restore has just failed, and its pod goes.
             self.tell(Request::Resumed { container: container(), init_pid: first.pid }).await;
         }
         self.tell(Request::Restored { container: container(), code: if ran { 125 } else { 1 }, output: end_of(&log, LOG_END) }).await;

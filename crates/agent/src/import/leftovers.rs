@@ -12,12 +12,18 @@ use std::{
 };
 
 use godwit_node::host::Host;
+use godwit_runtime::{
+    import::{PASSED, RESUMED},
+    process::Process,
+};
 use nix::mount::{MntFlags, umount2};
 
-use super::image;
-use crate::node::Node;
+use super::{image, keeper};
+use crate::{node::Node, target::consumed};
 
-/// Between two looks.
+/// Between two looks at a CRIU that is to end.
+const LOOK: Duration = Duration::from_millis(50);
+/// Between two looks for mounts.
 const SWEEP: Duration = Duration::from_secs(5);
 /// How the mounts of containerd begin.
 const PREFIX: &str = "/tmp/checkpoint";
@@ -39,18 +45,66 @@ pub fn remove(host: &Host, folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes the folders of all migrations but these.
+/// Removes the folders of all but these migrations, each when its CRIU has ended. Restores are begun anew after a restart: of one whose pod runs that is noted, as it would have been.
 pub fn forget_others(host: &Host, migrations: &BTreeSet<String>) {
-    let names = |path: &Path| fs::read_dir(host.path(path)).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    for migration in names(Path::new(super::FOLDER)).filter(|name| !migrations.contains(name)).collect::<Vec<_>>() {
-        let folder = Path::new(super::FOLDER).join(migration);
-        for container in names(&folder).collect::<Vec<_>>() {
-            if let Err(error) = remove(host, &folder.join(container)) {
-                tracing::warn!(%error, folder = %folder.display(), "the folder of a restore stays");
-            }
+    for other in names(&host.path(super::FOLDER)).filter(|name| !migrations.contains(name)) {
+        let folder = Path::new(super::FOLDER).join(other);
+        if !at_work(&host.path(&folder)) {
+            forget(host, &folder);
+            continue;
         }
-        let _ = fs::remove_dir(host.path(&folder));
+        let host = host.clone();
+        crate::task::spawn(async move {
+            while at_work(&host.path(&folder)) {
+                tokio::time::sleep(LOOK).await;
+            }
+            forget(&host, &folder);
+        });
     }
+}
+
+/// Until nothing of an earlier agent's attempt is left. `false`: it does not end.
+pub async fn await_forgotten(host: &Host, uid: &str, patience: Duration) -> bool {
+    let folder = host.path(Path::new(super::FOLDER).join(uid));
+    let end = tokio::time::Instant::now() + patience;
+    while folder.exists() && tokio::time::Instant::now() < end {
+        tokio::time::sleep(LOOK).await;
+    }
+    !folder.exists()
+}
+
+fn forget(host: &Host, folder: &Path) {
+    for container in names(&host.path(folder)).collect::<Vec<_>>() {
+        let folder = folder.join(container);
+        if let Some(pod) = ran(&host.path(&folder))
+            && let Err(error) = consumed::mark(host, &pod)
+        {
+            tracing::error!(%error, pod, "the consumed marker cannot be written");
+        }
+        if let Err(error) = remove(host, &folder) {
+            tracing::warn!(%error, folder = %folder.display(), "the folder of a restore stays");
+        }
+    }
+    let _ = fs::remove_dir(host.path(folder));
+}
+
+/// Whether a CRIU still works on one of the containers.
+fn at_work(folder: &Path) -> bool {
+    names(folder).any(|container| mark(&folder.join(container), keeper::CRIU).is_some_and(|criu| criu.alive()))
+}
+
+/// The pod of a restore whose processes run.
+fn ran(folder: &Path) -> Option<String> {
+    let ran = mark(folder, RESUMED).is_some() || mark(folder, PASSED).is_some_and(|first| first.alive());
+    ran.then(|| fs::read_to_string(folder.join(keeper::POD)).ok()).flatten()
+}
+
+fn mark(folder: &Path, name: &str) -> Option<Process> {
+    serde_json::from_slice(&fs::read(folder.join(name)).ok()?).ok()
+}
+
+fn names(folder: &Path) -> impl Iterator<Item = String> {
+    fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok())
 }
 
 /// Takes away, for ever, what containerd has left of images of ours, when none is being imported: the kubelet may try to make a container of a pod that does not come any more.
@@ -122,11 +176,17 @@ mod tests {
     fn folders_of_migrations_that_nobody_knows_go() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::at(root.path());
+        let imports = root.path().join("run/godwit/imports");
         for name in ["known/web", "gone/web"] {
-            fs::create_dir_all(root.path().join("run/godwit/imports").join(name)).unwrap();
+            fs::create_dir_all(imports.join(name)).unwrap();
         }
+        let ran = imports.join("ran/web");
+        fs::create_dir_all(&ran).unwrap();
+        fs::write(ran.join(keeper::POD), "p").unwrap();
+        fs::write(ran.join(RESUMED), serde_json::to_vec(&Process { pid: 1, start: 0 }).unwrap()).unwrap();
         forget_others(&host, &BTreeSet::from(["known".to_owned()]));
-        let left: Vec<_> = fs::read_dir(root.path().join("run/godwit/imports")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let left: Vec<_> = fs::read_dir(imports).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["known"]);
+        assert_eq!(consumed::pods(&host).unwrap(), ["p"]);
     }
 }

@@ -2,20 +2,22 @@
 //! from those of a handler's pod: who decides, what travels and what is compared is the same.
 //!
 //! ```text
-//!   controller ─ PrepareTarget ─▶ Import, and a keeper for each container (keeper.rs)
+//!   controller ─ PrepareTarget, or RestorePod ─▶ Import, and a keeper for each container (keeper.rs)
 //!   kubelet, CRI-O ── pull ─────▶ server ─▶ image without memory, criu.conf, a pipe in the place of inventory.img
 //!   CRI-O ─▶ conmon ─▶ runc restore ─▶ CRIU is led to criu.conf (conf.rs), opens the pipe ─▶ waits there          … as an OCI create waits as a keeper
-//!   source agent ─ Open, files, images ─▶ where criu.conf says that images are (tmpfs), never in an image store
+//!   source agent or checkpoint ─ files, images ─▶ where criu.conf says that images are (tmpfs), never in an image store
 //!   verified ─▶ the inventory goes through the pipe ─▶ CRIU restores ─▶ gate (godwit_runtime::import) ─▶ commit ─▶ runs
 //! ```
 //! Everything that one restore needs lies in one folder:
 //!
 //! ```text
-//!   /run/godwit/imports/<migration>/<container>/  criu.conf  images ─▶ /run/godwit/images/…  gate ─▶ godwit-runtime  id  criu  passed  resumed  restore.log  scratch/
+//!   /run/godwit/imports/<migration or restore>/<container>/
+//!       criu.conf  images ─▶ /run/godwit/images/…  gate ─▶ godwit-runtime  id  pod  criu  passed  resumed  restore.log  scratch/
 //! ```
 
 pub mod archived;
 pub mod conf;
+pub mod guest;
 pub mod image;
 mod keeper;
 pub mod leftovers;
@@ -35,7 +37,7 @@ use std::{
 
 use godwit_criu::{images, restore};
 use godwit_node::{PodNamespaces, cri::Kind, host::Host};
-use godwit_rpc::v1::{Failure, Imported, Migration};
+use godwit_rpc::v1::{Failure, Imported};
 use godwit_runtime::{
     import::{ID, PASSED, RESUMED, SCRIPT},
     layout::write_atomically,
@@ -44,13 +46,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 pub use self::keeper::keep;
-use self::{archived::Archived, image::Image};
+use self::{archived::Archived, guest::Arrival, image::Image};
 use crate::{
     convert,
     failure::{failure, internal},
     install,
     node::Node,
-    target::pod::images_of,
+    wishes,
 };
 
 /// Where the folders are, on the node.
@@ -106,6 +108,8 @@ pub struct Ordered {
     mounts: Vec<String>,
     /// Its image is pulled, or was: its container may be made at any moment.
     pulled: AtomicBool,
+    /// Why it cannot be pulled, whoever tries again.
+    trouble: Mutex<Option<Failure>>,
 }
 
 /// What the orders of a container were, for the journal.
@@ -114,6 +118,20 @@ pub struct Order {
     name: String,
     image: String,
     archived: Vec<u8>,
+}
+
+impl Order {
+    /// The same, with what a checkpoint says of the container.
+    #[must_use]
+    pub fn with(&self, archived: Vec<u8>) -> Self {
+        Self { archived, ..self.clone() }
+    }
+
+    /// Name of the container.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 impl From<Imported> for Order {
@@ -133,9 +151,9 @@ pub struct Waiting {
     pub mounts: Vec<String>,
 }
 
-/// The containers of one target pod.
+/// The containers of one pod.
 pub struct Import {
-    migration: Arc<Migration>,
+    arrival: Arrival,
     containers: Vec<Ordered>,
 }
 
@@ -143,10 +161,10 @@ impl Import {
     /// Makes an image of each container. Touches nothing.
     ///
     /// # Errors
-    /// When what the source says of a container cannot be understood.
-    pub fn of(migration: Arc<Migration>, orders: &[Order], runtime: Kind) -> Result<Self, Failure> {
-        let containers = orders.iter().map(|order| Ordered::of(&migration, order, runtime)).collect::<Result<_, _>>()?;
-        Ok(Self { migration, containers })
+    /// When what the source or the checkpoint says of a container cannot be understood.
+    pub fn of(arrival: Arrival, orders: &[Order], runtime: Kind) -> Result<Self, Failure> {
+        let containers = orders.iter().map(|order| Ordered::of(&arrival, order, runtime)).collect::<Result<_, _>>()?;
+        Ok(Self { arrival, containers })
     }
 
     /// A container by its name.
@@ -165,10 +183,11 @@ impl Import {
     /// # Errors
     /// When the runtime does not know the pod, or the folder cannot be written.
     async fn configure(&self, node: &Node, ordered: &Ordered) -> Result<(), Failure> {
-        let sandbox = node.cri.sandbox_of(&self.migration.target_pod_uid).await.map_err(|error| convert::finding(error.finding()))?;
+        let sandbox = node.cri.sandbox_of(&self.arrival.pod_uid).await.map_err(|error| convert::finding(error.finding()))?;
         let sandbox = sandbox.ok_or_else(|| failure("TargetPodGone", "the target pod has no sandbox", "look at the events of the target pod; try again"))?;
         ordered.same_image(node).await?;
-        let text = ordered.configuration(&sandbox.namespaces);
+        let wishes = wishes::of(&sandbox).map_err(|why| ordered.out_of_the_question(why))?;
+        let text = ordered.configuration(&sandbox.namespaces, wishes.restore());
         let path = node.host.path(&ordered.folder).join(CONF);
         write_atomically(&path, text.as_bytes()).map_err(|error| internal("cannot write CRIU's configuration", error))?;
         ordered.pulled.store(true, Ordering::Relaxed);
@@ -177,9 +196,9 @@ impl Import {
 }
 
 impl Ordered {
-    fn of(migration: &Migration, order: &Order, runtime: Kind) -> Result<Self, Failure> {
-        let archived: Archived = serde_json::from_slice(&order.archived).map_err(|error| internal("what the source says of a container is damaged", error))?;
-        let folder = Path::new(FOLDER).join(&migration.uid).join(&order.name);
+    fn of(arrival: &Arrival, order: &Order, runtime: Kind) -> Result<Self, Failure> {
+        let archived: Archived = serde_json::from_slice(&order.archived).map_err(|error| internal("what is said of a container is damaged", error))?;
+        let folder = Path::new(FOLDER).join(&arrival.uid).join(&order.name);
         let mounts = restore::lines(&archived.externals, &folder.join(SCRATCH)).map_err(|problem| convert::criu_failure(&problem.failure(), &order.name))?;
         let image =
             Image::of(&order.name, &order.image, &archived, &folder.to_string_lossy(), runtime).map_err(|error| internal("no checkpoint image", error))?;
@@ -187,10 +206,11 @@ impl Ordered {
             name: order.name.clone(),
             image,
             own: (order.image.clone(), archived.image_id),
-            images: images_of(&migration.source_pod_uid).join(&order.name),
+            images: arrival.images.join(&order.name),
             folder,
             mounts,
             pulled: AtomicBool::new(false),
+            trouble: Mutex::default(),
         })
     }
 
@@ -201,21 +221,29 @@ impl Ordered {
         if here.as_ref() == Some(before) && !before.is_empty() {
             return Ok(());
         }
-        let here = here.map_or_else(|| "is not on this node".to_owned(), |id| format!("is {id} on this node"));
         let remedy = "name images by digest, or see that both nodes have the same one";
-        Err(failure("ImageDiffers", format!("container {}: image {image} was {before} when it was started, and {here}", self.name), remedy))
+        let differs =
+            |here: &str| failure("ImageDiffers", format!("container {}: image {image} was {before} when it was started, and {here}", self.name), remedy);
+        let Some(here) = here else { return Err(differs("is not on this node")) };
+        Err(self.out_of_the_question(differs(&format!("is {here} on this node"))))
+    }
+
+    /// Notes for its keeper why nobody needs to try again.
+    fn out_of_the_question(&self, why: Failure) -> Failure {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
+        why
     }
 
     /// CRIU opens its images where the link leads: it wants a link there (criu/cr-service.c, `setup_opts_from_req`). The first process joins the pod's IPC and UTS namespaces, of which
     /// the images have none, as they were dumped in those of the old pod. Its network namespace the runtime hands over itself; CRIU would not take it from here as well (runc also
     /// asks for an empty one).
-    fn configuration(&self, namespaces: &PodNamespaces) -> String {
+    fn configuration(&self, namespaces: &PodNamespaces, wishes: &[String]) -> String {
         let at = |name: &str| self.folder.join(name).display().to_string();
         let mut lines = vec![format!("images-dir {}", at("images")), format!("log-file {}", at(LOG)), format!("action-script {}", at(SCRIPT))];
         lines.extend(restore::LINES.iter().skip(1).chain(&LINES).map(|line| (*line).to_owned()));
         let joined = [("ipc", &namespaces.ipc), ("uts", &namespaces.uts)];
         lines.extend(joined.into_iter().filter_map(|(kind, path)| Some(format!("join-ns {kind}:{}", path.as_ref()?.display()))));
-        lines.extend(self.mounts.iter().cloned());
+        lines.extend(self.mounts.iter().chain(wishes).cloned());
         lines.push(String::new());
         lines.join("\n")
     }
@@ -223,7 +251,7 @@ impl Ordered {
     /// Makes the folder anew, but for the configuration, and the pipe at which CRIU waits. `node` turns a path of the node into one of the agent's.
     fn make(&self, node: impl Fn(&Path) -> PathBuf) -> io::Result<()> {
         let (folder, images) = (node(&self.folder), node(&self.images));
-        for name in [ID, keeper::CRIU, PASSED, RESUMED, LOG, "images", SCRIPT] {
+        for name in [ID, keeper::POD, keeper::CRIU, PASSED, RESUMED, LOG, "images", SCRIPT] {
             absent(fs::remove_file(folder.join(name)))?;
         }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
@@ -241,7 +269,7 @@ fn absent(outcome: io::Result<()>) -> io::Result<()> {
     outcome.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
-/// Pods that are to come to this node so, by their migrations.
+/// Pods that are to come to this node so, by the UIDs of their migrations and restores.
 #[derive(Default)]
 pub struct Imports {
     all: Mutex<HashMap<String, Arc<Import>>>,
@@ -258,15 +286,15 @@ impl Imports {
     pub fn add(&self, host: &Host, import: Arc<Import>) -> io::Result<()> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         conf::link(host)?;
-        all.insert(import.migration.uid.clone(), import);
+        all.insert(import.arrival.uid.clone(), import);
         self.arrived.notify_waiters();
         Ok(())
     }
 
     /// They cannot any more.
-    pub fn remove(&self, host: &Host, migration: &str) {
+    pub fn remove(&self, host: &Host, uid: &str) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.remove(migration).is_some() && all.is_empty() {
+        if all.remove(uid).is_some() && all.is_empty() {
             conf::unlink(host);
         }
     }
@@ -284,18 +312,18 @@ impl Imports {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// The pod of a migration.
+    /// The pod of a migration or restore.
     #[must_use]
-    pub fn get(&self, migration: &str) -> Option<Arc<Import>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).get(migration).cloned()
+    pub fn get(&self, uid: &str) -> Option<Arc<Import>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
     }
 
     /// The same, waited for.
-    async fn announced(&self, migration: &str, patience: Duration) -> Option<Arc<Import>> {
+    async fn announced(&self, uid: &str, patience: Duration) -> Option<Arc<Import>> {
         let end = tokio::time::Instant::now() + patience;
         loop {
             let arrived = self.arrived.notified();
-            if let Some(import) = self.get(migration) {
+            if let Some(import) = self.get(uid) {
                 return Some(import);
             }
             tokio::time::timeout_at(end, arrived).await.ok()?;
@@ -309,9 +337,9 @@ mod tests {
     use super::*;
 
     fn ordered() -> Ordered {
-        let migration = Migration { uid: "m".into(), source_pod_uid: "s".into(), ..Migration::default() };
+        let arrival = Arrival { uid: "m".into(), pod_uid: "t".into(), images: PathBuf::from("/run/godwit/images/s") };
         let archived = serde_json::to_vec(&Archived::default()).unwrap();
-        Ordered::of(&migration, &Order { name: "web".into(), image: "app:1".into(), archived }, Kind::CriO).unwrap()
+        Ordered::of(&arrival, &Order { name: "web".into(), image: "app:1".into(), archived }, Kind::CriO).unwrap()
     }
 
     #[test]
@@ -325,10 +353,17 @@ mod tests {
 
     #[test]
     fn criu_is_told_where_everything_is() {
-        let text = ordered().configuration(&PodNamespaces { net: Some("/run/netns/x".into()), ipc: None, uts: Some("/run/utsns/x".into()) });
+        let text = ordered().configuration(
+            &PodNamespaces { net: Some("/run/netns/x".into()), ipc: None, uts: Some("/run/utsns/x".into()) },
+            &["file-validation filesize".to_owned()],
+        );
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "images-dir /run/godwit/imports/m/web/images");
-        assert!(lines.contains(&"action-script /run/godwit/imports/m/web/gate") && lines.contains(&"join-ns uts:/run/utsns/x"));
+        assert!(
+            lines.contains(&"action-script /run/godwit/imports/m/web/gate")
+                && lines.contains(&"join-ns uts:/run/utsns/x")
+                && lines.contains(&"file-validation filesize")
+        );
         assert!(!text.contains("network-lock") && !text.contains("join-ns ipc") && !text.contains("netns"));
     }
 

@@ -26,7 +26,7 @@ use godwit_api::names::IMAGES_PORT;
 use super::image::{self, Blob, MANIFEST};
 use crate::node::Node;
 
-/// How long a pull waits for the controller's word about its pod: both set out at the same time.
+/// How long a pull waits for the controller's word about its pod: both set out at the same time. The kubelet pulls one image after the other; it tries again.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Between two tries to serve.
 const AGAIN: Duration = Duration::from_secs(5);

@@ -223,6 +223,7 @@ impl Agent for Control {
             checkpoint,
             digest: request.digest,
             shelf,
+            imports: request.imports.into_iter().map(Into::into).collect(),
         };
         let vault = request.key.and_then(Key::received).map(|key| Vault::new(key, &order.checkpoint.uid));
         let restoration = self.registry.restore(order, vault);

@@ -27,7 +27,7 @@ use super::memory::veil_of;
 use crate::{
     clock::{Notes, Timer},
     failure::{failure, internal},
-    install, trace,
+    install, trace, wishes,
 };
 
 /// After this a dump has hung and CRIU is killed: the one case in which that is done, because a killed CRIU may leave its code in the processes.
@@ -89,7 +89,9 @@ impl Dump {
         let mut namespaces = sandbox.namespaces.clone();
         let apart = namespaces.net.take_if(|_| import).map(|net| dump::external_net(&host.path(net))).transpose();
         let apart = apart.map_err(|error| internal("cannot look at the pod's network namespace", error))?;
-        let options = self.plan.args(&self.images, &self.work).into_iter().chain(script).chain(apart.into_iter().flatten());
+        let wishes = wishes::of(sandbox)?;
+        let options =
+            self.plan.args(&self.images, &self.work).into_iter().chain(script).chain(apart.into_iter().flatten()).chain(wishes.dump().iter().cloned());
         let words = shield::command(&std::iter::once("criu".to_owned()).chain(options).collect::<Vec<_>>());
         let mut command = host.command_in_pod(&namespaces, &words[0], &words[1..]).map_err(|error| internal("cannot start criu", error))?;
         if veiled {

@@ -35,6 +35,7 @@ use super::{
 use crate::{
     convert,
     failure::{failure, internal},
+    wishes,
 };
 
 /// Where images live on the node: tmpfs, never a disk.
@@ -68,6 +69,7 @@ impl Slot {
 /// The target pod at hand.
 pub struct TargetPod {
     host: Host,
+    client: cri::Client,
     sandbox: cri::Sandbox,
     slots: Vec<Slot>,
     /// What of the pod's files can be received.
@@ -112,7 +114,7 @@ impl TargetPod {
             slots.push(Slot { name: name.clone(), id: id.clone(), seat, images, container, cgroup, expected });
         }
         let ending = ending.into_iter().filter(|ip| !sandbox.ips.contains(ip)).collect();
-        Ok(Self { host: host.clone(), sandbox, slots, directories, ending })
+        Ok(Self { host: host.clone(), client: client.clone(), sandbox, slots, directories, ending })
     }
 
     /// Where the images of a container are to be written, as the agent opens it.
@@ -148,7 +150,7 @@ impl TargetPod {
         let scratch = import.map_or_else(|| Path::new(CONTAINERS).join(&slot.id).join("scratch"), |waiting| waiting.scratch.clone());
         let cgroup = Cgroup::of(&self.host, slot.container.pid).map_err(|error| convert::finding(error.finding()))?;
         let _ = slot.cgroup.set(cgroup.clone());
-        let prepared = restore::prepare(
+        let mut prepared = restore::prepare(
             &externals,
             &restore::Target {
                 spec: &slot.container.spec.raw,
@@ -162,6 +164,8 @@ impl TargetPod {
         if import.is_some_and(|waiting| prepared.lines[restore::LINES.len()..] != waiting.mounts) {
             return Err(failure("MountsChanged", format!("the mounts of container {} have changed since the plan was made", slot.name), "try again"));
         }
+        prepared.lines.extend(restore::label(&slot.container.spec.raw));
+        prepared.lines.extend_from_slice(wishes::of(&self.sandbox)?.restore());
         super::mounts::make(&self.host, &prepared).await.map_err(|error| internal("cannot prepare the container's tmpfs mounts", error))?;
         let images = self.host.path(&slot.images);
         std::fs::create_dir_all(&images).map_err(|error| internal("cannot make room for the images", error))?;
@@ -207,6 +211,7 @@ impl TargetPod {
     /// # Errors
     /// What is missing or different.
     pub async fn verify(&self, expected: &[ContainerShape]) -> Result<(), Failure> {
+        self.still_wanted().await?;
         for slot in &self.slots {
             let pid = slot.seat.watch().borrow().gate.unwrap_or_default();
             let shape = slot.shape(expected).ok_or_else(|| internal("the source did not say what to expect", &slot.name))?;
@@ -230,6 +235,22 @@ impl TargetPod {
             }
         }
         Ok(())
+    }
+
+    /// A kubelet waits for its runtime for so long only (`runtimeRequestTimeout`); then it has another container made, and that would run beside the one that comes.
+    async fn still_wanted(&self) -> Result<(), Failure> {
+        if self.slots.iter().all(|slot| slot.seat.import().is_none()) {
+            return Ok(());
+        }
+        let newest = self.client.newest_of(&self.sandbox.uid).await.map_err(|error| convert::finding(error.finding()))?;
+        match self.slots.iter().find(|slot| newest.get(&slot.name) != Some(&slot.id)) {
+            None => Ok(()),
+            Some(slot) => Err(failure(
+                "KubeletGaveUp",
+                format!("the kubelet has given up waiting for container {} and had another one made", slot.name),
+                "let less travel (files of the pod), give the kubelet a longer runtimeRequestTimeout, or use engine: Live",
+            )),
+        }
     }
 
     /// The containers whose logs were written to steadily before.

@@ -37,7 +37,7 @@ use crate::{
     convert,
     events::Events,
     failure::{failure, internal},
-    import::{self, Import},
+    import::{self, Import, guest::Guest},
     node::Node,
 };
 
@@ -190,7 +190,7 @@ impl Session {
         if entry.imports.is_empty() {
             return;
         }
-        let import = match Import::of(self.migration.clone(), &entry.imports, node.cri.kind()) {
+        let import = match Import::of(self.migration.as_ref().into(), &entry.imports, node.cri.kind()) {
             Ok(import) => Arc::new(import),
             Err(why) => return self.undo(&why.message),
         };
@@ -201,7 +201,8 @@ impl Session {
         }
         for name in import.names() {
             let id = entry.keepers.iter().find(|(known, _)| known == name).map(|(_, id)| id.clone());
-            let keeper = import::keep(node.clone(), desk.clone(), self.clone(), import.clone(), name.to_owned(), id.filter(|_| restarted));
+            let guest = Guest::Migration(self.clone());
+            let keeper = import::keep(node.clone(), desk.clone(), guest, import.clone(), name.to_owned(), id.filter(|_| restarted));
             crate::task::spawn(keeper);
         }
     }
@@ -280,7 +281,12 @@ impl Session {
 
     /// Takes the preparation back, if it is not too late.
     pub fn undo(&self, why: &str) {
-        self.feed(Event::Undo(convert::to_migration(failure("Undone", why, "see the migration's own reason"))));
+        self.refuse(failure("Undone", why, "see the migration's own reason"));
+    }
+
+    /// The same, for a reason that is the migration's own.
+    pub fn refuse(&self, why: Failure) {
+        self.feed(Event::Undo(convert::to_migration(why)));
     }
 
     /// Which keepers wait: returns when all do, or after `patience`.

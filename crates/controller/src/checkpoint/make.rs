@@ -198,6 +198,7 @@ fn complete(context: &Context, object: &PodCheckpoint, status: &mut PodCheckpoin
     status.files = Some(made.files);
     status.freeze_ms = Some(made.freeze_ms);
     status.facts = made.node.map(facts);
+    status.importable = made.importable;
     status.warnings = made.warnings;
     status.containers = made.containers.into_iter().map(|one| CheckpointedContainer { name: one.name, processes: one.processes, bytes: one.bytes }).collect();
     status.completion_time = Some(Time(Timestamp::now()));

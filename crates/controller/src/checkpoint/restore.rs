@@ -16,14 +16,17 @@ use godwit_api::migration::Failure;
 use godwit_api::{PodCheckpoint, PodCheckpointStatus, PodRestore, PodRestoreStatus, names};
 use godwit_migration::plan::nodes as comparison;
 use godwit_rpc::Key;
-use godwit_rpc::v1::{AssessRequest, RestorePodRequest, Shelf, restore_pod_reply};
+use godwit_rpc::v1::{AssessRequest, Imported, RestorePodRequest, Shelf, restore_pod_reply};
 
 use super::{keys, logins, make, seal};
 use crate::aftermath::{self, Arrival, Look};
 use crate::answered::put_away;
+use crate::candidates::Candidate;
 use crate::context::Context;
 use crate::error::Error;
+use crate::plan::engine;
 use crate::pods::Images;
+use crate::target::import;
 use crate::{checks, failure, finalizer, naming, nodes, phase, pods, target};
 
 /// How long one call waits.
@@ -226,7 +229,7 @@ impl Restore<'_> {
             return self.fail(status, why).await;
         }
         match self.nodes(&origin).await? {
-            Ok(nodes) => status.nodes = nodes,
+            Ok((engine, nodes)) => (status.engine, status.nodes) = (Some(engine.into()), nodes),
             Err(why) => return self.fail(status, why).await,
         }
         let name = match &self.object.spec.pod_name {
@@ -251,17 +254,30 @@ impl Restore<'_> {
         Err(Error::NotYet("no name is free"))
     }
 
-    /// Nodes that can take it. The inner result says why there is none.
-    async fn nodes(&self, origin: &Origin) -> Result<Result<Vec<String>, Failure>, Error> {
+    /// What makes the pod, and nodes that can take it so. The inner result says why there is none.
+    async fn nodes(&self, origin: &Origin) -> Result<Result<(&'static str, Vec<String>), Failure>, Error> {
+        let candidates = match self.candidates(origin).await? {
+            Ok(candidates) => candidates,
+            Err(why) => return Ok(Err(why)),
+        };
+        let engine = engine::choose(self.object.spec.engine.unwrap_or_default(), || engine::restorable(&origin.status), &candidates);
+        Ok(engine.map(|engine| {
+            let able = candidates.iter().filter(|candidate| engine::unable(engine, candidate).is_empty());
+            (engine, able.map(|candidate| candidate.node.clone()).collect())
+        }))
+    }
+
+    /// Nodes that can take it, by whatever engine. The inner result says why there is none.
+    async fn candidates(&self, origin: &Origin) -> Result<Result<Vec<Candidate>, Failure>, Error> {
         let pod = origin.pod.name_any();
         if let Some(name) = &self.object.spec.node_name {
             let Some(node) = self.context.nodes().get_opt(name).await? else { return Ok(Err(failure::node_not_found(name))) };
-            return Ok(self.could_take(origin, &node).await.map(|()| vec![name.clone()]));
+            return Ok(self.could_take(origin, &node).await.map(|candidate| vec![candidate]));
         }
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for node in self.context.nodes().list(&ListParams::default()).await?.items {
             match self.could_take(origin, &node).await {
-                Ok(()) => good.push(node.name_any()),
+                Ok(candidate) => good.push(candidate),
                 Err(why) => bad.push(format!("{}: {}", node.name_any(), why.message)),
             }
         }
@@ -271,7 +287,7 @@ impl Restore<'_> {
         Ok(Ok(good))
     }
 
-    async fn could_take(&self, origin: &Origin, node: &Node) -> Result<(), Failure> {
+    async fn could_take(&self, origin: &Origin, node: &Node) -> Result<Candidate, Failure> {
         let name = node.name_any();
         nodes::check(node, &origin.pod.name_any(), "")?;
         let memory = origin.status.bytes.unwrap_or_default();
@@ -279,12 +295,8 @@ impl Restore<'_> {
             let request = AssessRequest { bytes: memory, ..AssessRequest::default() };
             async move { agent.assess(request).await }
         });
-        let reply = asked.await.map_err(|error| phase::explain(&error))?;
-        if !reply.no_handler.is_empty() {
-            let remedy = "Choose a node with the handler, or have it installed: the chart's value engines.live.";
-            return Err(failure::new("NoHandler", format!("node {name}: {}", reply.no_handler), remedy));
-        }
-        let there = reply.node.unwrap_or_default();
+        let mut reply = asked.await.map_err(|error| phase::explain(&error))?;
+        let there = reply.node.take().unwrap_or_default();
         let facts = origin.status.facts.clone().unwrap_or_default();
         let before = comparison::Node {
             // The same node may have changed since, too.
@@ -300,8 +312,8 @@ impl Restore<'_> {
         let now = checks::comparable(&name, &there);
         let differs =
             comparison::compare(&before, &now, comparison::Needs::default()).blockers.into_iter().map(|why| failure::new(&why.reason, why.message, why.remedy));
-        let blocker = reply.blockers.into_iter().map(phase::api_failure).chain(differs).next();
-        blocker.map_or(Ok(()), Err)
+        let blocker = std::mem::take(&mut reply.blockers).into_iter().map(phase::api_failure).chain(differs).next();
+        blocker.map_or(Ok(Candidate { node: name, reply }), Err)
     }
 
     /// Makes the pod and waits until it has a node.
@@ -324,7 +336,8 @@ impl Restore<'_> {
                     Ok(origin) => origin,
                     Err(why) => return self.fail(status, why).await,
                 };
-                let order = target::Copy { name: &name, restore: &self.object.name_any(), restore_uid: &self.uid(), nodes: &status.nodes };
+                let order =
+                    target::Copy { name: &name, restore: &self.object.name_any(), restore_uid: &self.uid(), nodes: &status.nodes, import: by_import(&status) };
                 match self.pods().create(&PostParams::default(), &target::copy(&origin.pod, &order)).await {
                     Ok(pod) => pod,
                     Err(kube::Error::Api(said)) if said.is_already_exists() => return Ok(Action::requeue(Duration::ZERO)),
@@ -362,8 +375,10 @@ impl Restore<'_> {
             Ok(origin) => origin,
             Err(why) => return self.fail(status, why).await,
         };
-        // A tag may have moved: the files below the container must be the ones that its processes have open.
+        let imports = imports(&status, &origin.pod, &pod);
+        // A tag may have moved: the files below the container must be the ones that its processes have open. Of what the runtime itself makes the agent sees to that.
         let hold = match pods::images(&origin.pod, &pod) {
+            _ if !imports.is_empty() => false,
             Images::Same => false,
             Images::Unknown => true,
             Images::Differ(why) => {
@@ -389,6 +404,7 @@ impl Restore<'_> {
             hold,
             key: key.as_ref().map(Key::message),
             shelf: Some(shelf),
+            imports,
         };
         let node = status.node.clone().unwrap_or_default();
         let asked = self.context.agents.call(&node, PATIENCE, |mut agent| {
@@ -403,7 +419,8 @@ impl Restore<'_> {
                 self.write(status).await
             }
             Ok(Some(restore_pod_reply::State::Failure(why))) => self.fail(status, make::first_cause(phase::api_failure(why), no_key, no_login)).await,
-            Ok(Some(restore_pod_reply::State::Doing(_)) | None) => match pods::hopeless(&pod) {
+            // A checkpoint image, whose name has our UID, cannot be pulled before the agent has the checkpoint, and then the kubelet waits for a while.
+            Ok(Some(restore_pod_reply::State::Doing(_)) | None) => match pods::hopeless(&pod).filter(|why| !why.message.contains(&self.uid())) {
                 Some(why) => {
                     self.give_up(&status).await?;
                     self.fail(status, why).await
@@ -444,4 +461,19 @@ impl Restore<'_> {
             Ok(_) => Ok(()),
         }
     }
+}
+
+/// The container runtime itself makes the pod.
+fn by_import(status: &PodRestoreStatus) -> bool {
+    status.engine.as_deref() == Some(engine::CHECKPOINT)
+}
+
+/// The containers that the runtime itself makes, and their own images.
+fn imports(status: &PodRestoreStatus, origin: &Pod, pod: &Pod) -> Vec<Imported> {
+    if !by_import(status) {
+        return Vec::new();
+    }
+    let mut images = import::own_images(pod);
+    let names = origin.spec.iter().flat_map(|spec| &spec.containers).map(|container| &container.name);
+    names.map(|name| Imported { name: name.clone(), image: images.remove(name).unwrap_or_default(), archived: Vec::new() }).collect()
 }

@@ -1,5 +1,6 @@
 //! What makes the pod anew on its new node: decided from what the user wants and what the agents say.
 
+use godwit_api::PodCheckpointStatus;
 use godwit_api::migration::{Engine, Failure};
 use godwit_rpc::v1::InspectReply;
 
@@ -17,11 +18,11 @@ pub fn unable<'a>(engine: &str, candidate: &'a Candidate) -> &'a str {
     if engine == CHECKPOINT { &candidate.reply.no_import } else { &candidate.reply.no_handler }
 }
 
-/// Chooses; [`LIVE`] or [`CHECKPOINT`].
+/// Chooses; [`LIVE`] or [`CHECKPOINT`]. `importable`: whether the container runtime can make this pod at all.
 ///
 /// # Errors
 /// What is in the way of the only one, or of both.
-pub fn choose(wish: Engine, inspected: &InspectReply, candidates: &[Candidate]) -> Result<&'static str, Failure> {
+pub fn choose(wish: Engine, importable: impl FnOnce() -> Result<(), Failure>, candidates: &[Candidate]) -> Result<&'static str, Failure> {
     let missing = |engine: &'static str| {
         if candidates.iter().any(|candidate| unable(engine, candidate).is_empty()) {
             return String::new();
@@ -35,7 +36,7 @@ pub fn choose(wish: Engine, inspected: &InspectReply, candidates: &[Candidate]) 
         Engine::Live => {
             Err(failure::new("NoHandler", format!("the pod cannot come by Godwit's runtime handler: {no_handler}"), "Use engine: Auto or Checkpoint."))
         }
-        Engine::Auto | Engine::Checkpoint if no_import.is_empty() => importable(inspected).map(|()| CHECKPOINT),
+        Engine::Auto | Engine::Checkpoint if no_import.is_empty() => importable().map(|()| CHECKPOINT),
         Engine::Checkpoint => Err(failure::new(
             "NoImport",
             format!("the pod cannot come by a checkpoint image: {no_import}"),
@@ -49,8 +50,11 @@ pub fn choose(wish: Engine, inspected: &InspectReply, candidates: &[Candidate]) 
     }
 }
 
-/// Whether the container runtime can make this pod anew.
-fn importable(inspected: &InspectReply) -> Result<(), Failure> {
+/// Whether the container runtime can make a running pod anew.
+///
+/// # Errors
+/// Why not.
+pub fn importable(inspected: &InspectReply) -> Result<(), Failure> {
     match inspected.containers.as_slice() {
         [one] if !one.archived.is_empty() => Ok(()),
         [one] => Err(failure::new(
@@ -58,12 +62,29 @@ fn importable(inspected: &InspectReply) -> Result<(), Failure> {
             format!("what a checkpoint image of container {} would have to say cannot be told", one.name),
             "Look at the log of the agent on the pod's node; engine: Live may do.",
         )),
-        several => Err(failure::new(
-            "SeveralContainers",
-            format!("the pod has {} containers, and without Godwit's runtime handler the kubelet starts one only when the one before runs", several.len()),
-            "Use engine: Live.",
+        several => Err(several_containers(several.len())),
+    }
+}
+
+/// Whether the container runtime can make a pod of a checkpoint.
+///
+/// # Errors
+/// Why not.
+pub fn restorable(checkpoint: &PodCheckpointStatus) -> Result<(), Failure> {
+    match (checkpoint.containers.len(), checkpoint.importable) {
+        (count @ 2.., _) => Err(several_containers(count)),
+        (_, true) => Ok(()),
+        (_, false) => Err(failure::new(
+            "NoImport",
+            "the checkpoint does not say what a container runtime would have to know: it was made where restores without Godwit's runtime handler are not allowed",
+            "Use engine: Live, or make another checkpoint where the chart's value engines.checkpoint is on.",
         )),
     }
+}
+
+fn several_containers(count: usize) -> Failure {
+    let message = format!("the pod has {count} containers, and without Godwit's runtime handler the kubelet starts one only when the one before runs");
+    failure::new("SeveralContainers", message, "Use engine: Live.")
 }
 
 #[cfg(test)]
@@ -84,16 +105,17 @@ mod tests {
     }
 
     fn reason(wish: Engine, inspected: &InspectReply, candidates: &[Candidate]) -> String {
-        choose(wish, inspected, candidates).unwrap_err().reason
+        choose(wish, || importable(inspected), candidates).unwrap_err().reason
     }
 
     #[test]
     fn the_handler_is_taken_where_it_is() {
         let both = [node("a", "", ""), node("b", "none", "")];
-        assert_eq!(choose(Engine::Auto, &pod(1), &both).unwrap(), LIVE);
-        assert_eq!(choose(Engine::Checkpoint, &pod(1), &both).unwrap(), CHECKPOINT);
-        assert_eq!(choose(Engine::Auto, &pod(1), &both[1..]).unwrap(), CHECKPOINT);
-        assert_eq!(choose(Engine::Auto, &pod(2), &both[..1]).unwrap(), LIVE);
+        let choose = |wish, containers, candidates: &[Candidate]| super::choose(wish, || importable(&pod(containers)), candidates);
+        assert_eq!(choose(Engine::Auto, 1, &both).unwrap(), LIVE);
+        assert_eq!(choose(Engine::Checkpoint, 1, &both).unwrap(), CHECKPOINT);
+        assert_eq!(choose(Engine::Auto, 1, &both[1..]).unwrap(), CHECKPOINT);
+        assert_eq!(choose(Engine::Auto, 2, &both[..1]).unwrap(), LIVE);
     }
 
     #[test]
@@ -102,7 +124,7 @@ mod tests {
         assert_eq!(reason(Engine::Live, &pod(1), &import), "NoHandler");
         assert_eq!(reason(Engine::Checkpoint, &pod(1), &handler), "NoImport");
         assert_eq!(reason(Engine::Checkpoint, &pod(2), &import), "SeveralContainers");
-        assert!(choose(Engine::Auto, &pod(1), &none).unwrap_err().message.contains("node a: none"));
+        assert!(choose(Engine::Auto, || Ok(()), &none).unwrap_err().message.contains("node a: none"));
         assert_eq!(reason(Engine::Checkpoint, &InspectReply { containers: vec![Container::default()], ..pod(0) }, &import), "NoImport");
     }
 }

@@ -71,6 +71,8 @@ pub struct Copy<'a> {
     pub restore_uid: &'a str,
     /// Nodes of which the scheduler may take one.
     pub nodes: &'a [String],
+    /// The container runtime itself makes the containers.
+    pub import: bool,
 }
 
 /// The new pod of a checkpoint of `origin`. It has no owner. One whose origin had an owner has no labels of it either: the owner would take it for one too many,
@@ -92,22 +94,28 @@ pub fn copy(origin: &Pod, order: &Copy<'_>) -> Pod {
         annotations: Some(annotations),
         ..ObjectMeta::default()
     };
-    Pod { metadata, spec: origin.spec.clone().map(|spec| self::spec(spec, origin, order.nodes, moved_before, probes::PATIENCE)), status: None }
+    let spec = origin.spec.clone().map(|spec| self::spec(spec, origin, order.nodes, moved_before, probes::PATIENCE));
+    let pod = Pod { metadata, spec, status: None };
+    if order.import { without_handler(pod, origin, order.restore_uid) } else { pod }
 }
 
 /// The target pod for `source`.
 #[must_use]
 pub fn pod(source: &Pod, order: &Order<'_>) -> Pod {
     let moved_before = source.annotations().contains_key(names::ANNOTATION_MIGRATION);
-    let mut metadata = metadata(source, order);
-    let mut spec = source.spec.clone().map(|spec| self::spec(spec, source, order.nodes, moved_before, order.deadline));
-    if let Some(spec) = spec.as_mut().filter(|_| order.import) {
-        spec.runtime_class_name = source.spec.as_ref().and_then(|spec| spec.runtime_class_name.clone()).filter(|class| class != names::RUNTIME_HANDLER);
-        let images = import::checkpoints(spec, order.migration_uid);
-        metadata.annotations.get_or_insert_default().insert(names::ANNOTATION_IMAGES.into(), serde_json::to_string(&images).unwrap_or_default());
-        metadata.labels.get_or_insert_default().insert(names::LABEL_IMPORTED.into(), "true".into());
-    }
-    Pod { metadata, spec, status: None }
+    let spec = source.spec.clone().map(|spec| self::spec(spec, source, order.nodes, moved_before, order.deadline));
+    let pod = Pod { metadata: metadata(source, order), spec, status: None };
+    if order.import { without_handler(pod, source, order.migration_uid) } else { pod }
+}
+
+/// The same pod as the container runtime itself is to make it, by the migration or restore of this UID.
+fn without_handler(mut pod: Pod, origin: &Pod, uid: &str) -> Pod {
+    let Some(spec) = &mut pod.spec else { return pod };
+    spec.runtime_class_name = origin.spec.as_ref().and_then(|spec| spec.runtime_class_name.clone()).filter(|class| class != names::RUNTIME_HANDLER);
+    let images = import::checkpoints(spec, uid);
+    pod.annotations_mut().insert(names::ANNOTATION_IMAGES.into(), serde_json::to_string(&images).unwrap_or_default());
+    pod.labels_mut().insert(names::LABEL_IMPORTED.into(), "true".into());
+    pod
 }
 
 fn metadata(source: &Pod, order: &Order<'_>) -> ObjectMeta {

@@ -97,7 +97,7 @@ fn a_pod_moved_by_the_other_manifest_says_so() {
 #[test]
 fn a_copy_has_no_owner_and_nothing_of_its_owner() {
     let nodes = ["node-a".to_owned(), "node-b".to_owned()];
-    let order = Copy { name: "web-0-r1", restore: "first-x", restore_uid: "31aa", nodes: &nodes };
+    let order = Copy { name: "web-0-r1", restore: "first-x", restore_uid: "31aa", nodes: &nodes, import: false };
     let bare = serde_json::to_value(copy(&running(), &order)).unwrap();
     assert_eq!(bare["metadata"]["labels"], json!({"app": "web", "tier": "front", "godwit.dev/restore-name": "first-x"}));
     assert_eq!(bare["metadata"]["annotations"], json!({"example.com/team": "blue", "godwit.dev/migration": "31aa", "godwit.dev/source-uid": "31aa"}));

@@ -175,8 +175,8 @@ pub const KNOWN: &[Known] = &[
         DUMP,
         &["Can't dump ghost file", "increase limit"],
         "UnlinkedFileTooLarge",
-        "a deleted file that is still open is larger than 1 GiB",
-        "close it, or truncate it",
+        "a deleted file that is still open is larger than CRIU's ghost-limit, 1 GiB unless the pod asks for another",
+        "close it, or truncate it; a pod with the annotation criu.godwit.dev/options: ghost-limit=4G may have larger ones",
     ),
     known(
         DUMP,

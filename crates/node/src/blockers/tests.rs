@@ -69,6 +69,7 @@ fn sandbox() -> Sandbox {
         shm: None,
         cgroup_parent: String::new(),
         pid: None,
+        annotations: std::collections::BTreeMap::new(),
         spec: Spec::default(),
     }
 }

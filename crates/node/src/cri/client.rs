@@ -38,7 +38,7 @@ pub enum Kind {
 /// A connection to the node's container runtime. Clones share it; it is made again by itself after the runtime was restarted.
 #[derive(Clone, Debug)]
 pub struct Client {
-    calls: RuntimeServiceClient<Channel>,
+    pub(super) calls: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
     host: Host,
     kind: Kind,
@@ -52,13 +52,21 @@ impl Client {
     /// # Errors
     /// None answers.
     pub async fn detect(host: &Host) -> Result<Self, Error> {
+        Self::detect_within(host, PATIENCE).await
+    }
+
+    /// The same; each call may take so long.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn detect_within(host: &Host, patience: Duration) -> Result<Self, Error> {
         let mut tried = Vec::new();
         for socket in configured(host).into_iter().chain(SOCKETS.map(PathBuf::from)) {
             if !host.path(&socket).exists() {
                 tried.push(format!("{}: absent", socket.display()));
                 continue;
             }
-            match Self::connect(host, &socket).await {
+            match Self::connect_within(host, &socket, patience).await {
                 Ok(client) => return Ok(client),
                 Err(error) => tried.push(format!("{}: {}", socket.display(), error.finding().message)),
             }
@@ -71,13 +79,21 @@ impl Client {
     /// # Errors
     /// It does not answer, or is neither containerd nor CRI-O.
     pub async fn connect(host: &Host, socket: &Path) -> Result<Self, Error> {
+        Self::connect_within(host, socket, PATIENCE).await
+    }
+
+    /// The same; each call may take so long.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn connect_within(host: &Host, socket: &Path, patience: Duration) -> Result<Self, Error> {
         let path = host.path(socket);
         let connector = service_fn(move |_: Uri| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         });
         // The address is never looked at: the connector knows where to go.
-        let channel = Endpoint::from_static("http://cri.invalid").connect_timeout(PATIENCE).timeout(PATIENCE).connect_with_connector_lazy(connector);
+        let channel = Endpoint::from_static("http://cri.invalid").connect_timeout(PATIENCE).timeout(patience).connect_with_connector_lazy(connector);
         let images = ImageServiceClient::new(channel.clone());
         let mut calls = RuntimeServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let answer = calls.version(VersionRequest::default()).await.map_err(failed("Version"))?.into_inner();
@@ -146,19 +162,10 @@ impl Client {
     /// # Errors
     /// The runtime failed, or describes a container in an unknown way.
     pub async fn containers_of(&self, pod_uid: &str) -> Result<Vec<Container>, Error> {
-        let items = self.list(ContainerFilter { label_selector: selector(pod_uid), ..ContainerFilter::default() }).await?;
-        let mut newest: BTreeMap<String, ((u32, i64), String)> = BTreeMap::new();
-        for item in items {
-            let metadata = item.metadata.unwrap_or_default();
-            let age = (metadata.attempt, item.created_at);
-            let entry = newest.entry(metadata.name).or_insert_with(|| (age, item.id.clone()));
-            if age > entry.0 {
-                *entry = (age, item.id);
-            }
-        }
+        let newest = self.newest_of(pod_uid).await?;
         let handler = self.sandbox_of(pod_uid).await?.map(|sandbox| sandbox.runtime_handler).unwrap_or_default();
         let mut containers = Vec::new();
-        for (_, id) in newest.into_values() {
+        for id in newest.into_values() {
             if let Some(answer) = self.status(&id).await? {
                 containers.push(self.describe(&answer, handler.clone()).await?);
             }
@@ -175,6 +182,24 @@ impl Client {
         let uid = answer.status.as_ref().and_then(|status| status.labels.get(LABEL_POD_UID)).cloned().unwrap_or_default();
         let handler = self.sandbox_of(&uid).await?.map(|sandbox| sandbox.runtime_handler).unwrap_or_default();
         self.describe(&answer, handler).await.map(Some)
+    }
+
+    /// Ids of the newest containers of a pod, whatever their state, by their names. One call.
+    ///
+    /// # Errors
+    /// The runtime failed.
+    pub async fn newest_of(&self, pod_uid: &str) -> Result<BTreeMap<String, String>, Error> {
+        let items = self.list(ContainerFilter { label_selector: selector(pod_uid), ..ContainerFilter::default() }).await?;
+        let mut newest: BTreeMap<String, ((u32, i64), String)> = BTreeMap::new();
+        for item in items {
+            let metadata = item.metadata.unwrap_or_default();
+            let age = (metadata.attempt, item.created_at);
+            let entry = newest.entry(metadata.name).or_insert_with(|| (age, item.id.clone()));
+            if age > entry.0 {
+                *entry = (age, item.id);
+            }
+        }
+        Ok(newest.into_iter().map(|(name, (_, id))| (name, id)).collect())
     }
 
     /// The id of an image: the digest of its configuration. None when the runtime does not have it.
@@ -236,11 +261,11 @@ fn selector(pod_uid: &str) -> HashMap<String, String> {
     HashMap::from([(LABEL_POD_UID.to_owned(), pod_uid.to_owned())])
 }
 
-fn failed(call: &'static str) -> impl Fn(tonic::Status) -> Error {
+pub(super) fn failed(call: &'static str) -> impl Fn(tonic::Status) -> Error {
     move |status| Error::Call { call, source: Box::new(status) }
 }
 
-fn found<T>(answer: Result<tonic::Response<T>, tonic::Status>, call: &'static str) -> Result<Option<T>, Error> {
+pub(super) fn found<T>(answer: Result<tonic::Response<T>, tonic::Status>, call: &'static str) -> Result<Option<T>, Error> {
     match answer {
         Ok(answer) => Ok(Some(answer.into_inner())),
         Err(status) if status.code() == Code::NotFound => Ok(None),

@@ -4,6 +4,7 @@
 //! runtimeSpec}`; its IPC and UTS namespaces are those of the pause process. CRI-O `server/sandbox_status.go`: `{image, pid, runtimeSpec}`, without a pid when no infra container
 //! runs; namespaces are files, the rest stands in annotations `io.kubernetes.cri-o.*` of the spec.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -44,6 +45,8 @@ pub struct Sandbox {
     pub cgroup_parent: String,
     /// Its own process, if it has one.
     pub pid: Option<i32>,
+    /// Annotations of the pod.
+    pub annotations: BTreeMap<String, String>,
     /// Its OCI configuration.
     pub spec: Spec,
 }
@@ -85,6 +88,7 @@ impl Sandbox {
             attempt: metadata.attempt,
             ips,
             pid,
+            annotations: status.annotations.into_iter().collect(),
             spec,
         })
     }
