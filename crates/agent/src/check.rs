@@ -30,7 +30,7 @@ pub async fn check(node: &Node, fix: bool) -> CheckReply {
         checks.push(Check::ok(AREA, "runtime handler", "none, as the installation wants it"));
     }
     if node.may_import {
-        checks.push(import(&node.no_import()));
+        checks.push(import(&node.no_import(false)));
     }
     checks.push(certificate(node.credentials.not_after().duration_since(SystemTime::now()).map_or(0, |left| left.as_secs())));
     CheckReply {

@@ -61,10 +61,10 @@ pub struct Node {
 }
 
 impl Node {
-    /// Why no pod can come here by the container runtime's own import; empty when it can.
+    /// Why no pod can come here by the container runtime's own import; empty when it can. `crun`: none that crun runs.
     #[must_use]
-    pub fn no_import(&self) -> String {
-        import::why_not(self)
+    pub fn no_import(&self, crun: bool) -> String {
+        import::why_not(self, crun)
     }
 
     /// A client for another node's agent; it connects when it is used.

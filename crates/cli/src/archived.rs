@@ -35,7 +35,7 @@ pub async fn run(order: &Run) -> Result<String, Error> {
     if let Some(sandbox) = &order.remove {
         return match client.remove_archived(sandbox).await.map_err(refused)? {
             Some(name) => {
-                let _ = fs::remove_dir_all(Path::new(FOLDER).join(name));
+                clear(&Path::new(FOLDER).join(name));
                 Ok(format!("sandbox {sandbox} is gone"))
             }
             None => {
@@ -57,7 +57,7 @@ pub async fn run(order: &Run) -> Result<String, Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_nanos()).unwrap_or_default();
     let uid = format!("godwit-archive-{now}");
     let made = client.run_archive(&Order { name: &order.name, uid: &uid, archive: &path, binds: &binds, logs: &folder }).await.map_err(|error| {
-        let _ = fs::remove_dir_all(&folder);
+        clear(&folder);
         refused(error)
     })?;
     Ok(format!(
@@ -67,6 +67,12 @@ pub async fn run(order: &Run) -> Result<String, Error> {
         made.log.display(),
         made.sandbox
     ))
+}
+
+/// Removes the folder of a pod; the last one takes the others' along.
+fn clear(folder: &Path) {
+    let _ = fs::remove_dir_all(folder);
+    let _ = fs::remove_dir(FOLDER);
 }
 
 /// Makes the folder of a pod, which no other may have.

@@ -9,6 +9,9 @@ use godwit_migration::catalogue::{self, Entry, When};
 /// Where the page is to be read.
 const PAGE: &str = "https://godwit.dev/docs/failures.html";
 
+/// Reasons and the tests in which their words stand, two of each at most: a line `REASON PATH…`. A test below makes it anew.
+const TESTED: &str = include_str!("tested.txt");
+
 /// The link to a reason's place on the page.
 #[must_use]
 pub fn link(reason: &str) -> String {
@@ -59,6 +62,7 @@ pub fn page() -> String {
             }
         }
         text.push_str(&seen(known));
+        text.push_str(&tested(reason));
     }
     text.push_str(&unknown());
     text
@@ -78,7 +82,15 @@ fn own(entry: &Entry, messages: Option<&Vec<&'static Known>>) -> String {
     if let Some(messages) = messages {
         text.push_str(&seen(messages));
     }
+    text.push_str(&tested(entry.reason));
     text
+}
+
+/// Where a test makes it happen.
+fn tested(reason: &str) -> String {
+    let line = TESTED.lines().find_map(|line| line.split_once(' ').filter(|(word, _)| *word == reason));
+    let paths = line.map(|(_, paths)| paths.split(' ').map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", "));
+    paths.map(|paths| format!("\nTested in {paths}.\n")).unwrap_or_default()
 }
 
 fn seen(messages: &[&Known]) -> String {
@@ -121,7 +133,52 @@ pub fn collect() -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::collections::BTreeSet;
+    use std::path::{Path, PathBuf};
+
     use super::*;
+
+    /// So many tests of a reason are named, end-to-end ones first.
+    const MOST: usize = 2;
+
+    /// Tests of the repository: their paths and texts.
+    fn tests_in(root: &Path, folder: &Path, found: &mut Vec<(PathBuf, String)>) {
+        for entry in std::fs::read_dir(root.join(folder)).unwrap().flatten() {
+            let path = folder.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                tests_in(root, &path, found);
+                continue;
+            }
+            let Some(name) = path.to_str().filter(|name| name.ends_with(".rs") && !name.ends_with("/matrix.rs")) else { continue };
+            let text = std::fs::read_to_string(entry.path()).unwrap();
+            let whole = name.contains("/tests/") || name.ends_with("tests.rs");
+            let tests = if whole { Some(text.as_str()) } else { text.split_once("#[cfg(test)]").map(|(_, tests)| tests) };
+            found.extend(tests.map(|tests| (path, tests.to_owned())));
+        }
+    }
+
+    #[test]
+    fn each_reason_names_its_tests() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut tests = Vec::new();
+        tests_in(&root, Path::new("tests"), &mut tests);
+        let first = tests.len();
+        tests_in(&root, Path::new("crates"), &mut tests);
+        tests[..first].sort();
+        tests[first..].sort();
+        let reasons: BTreeSet<&str> = catalogue::ENTRIES.iter().map(|entry| entry.reason).chain(KNOWN.iter().map(|known| known.reason)).collect();
+        let lines = reasons.into_iter().filter_map(|reason| {
+            let word = format!("\"{reason}\"");
+            let paths: Vec<&str> = tests.iter().filter(|(_, text)| text.contains(&word)).filter_map(|(path, _)| path.to_str()).take(MOST).collect();
+            (!paths.is_empty()).then(|| format!("{reason} {}\n", paths.join(" ")))
+        });
+        let now: String = lines.collect();
+        if std::env::var_os("GODWIT_DOCS_WRITE").is_some() {
+            std::fs::write(root.join("crates/cli/src/tested.txt"), &now).unwrap();
+            return;
+        }
+        assert!(now == TESTED, "tests have come or gone: GODWIT_DOCS_WRITE=1 cargo test -p godwit-cli, then kubectl-migrate explain --all > docs/failures.md");
+    }
 
     #[test]
     fn the_docs_carry_it() {

@@ -88,7 +88,8 @@ async fn assess(context: &Context, record: &Record, inspected: &InspectReply, no
     let same_address = record.object().spec.network == Network::KeepAddress;
     let reach = reach && (inspected.no_anchor.is_empty() || same_address);
     let source = migration.source_node.clone();
-    let request = AssessRequest { migration: Some(migration), bytes, reach, same_address };
+    let crun = inspected.containers.iter().any(|container| container.runtime == "crun");
+    let request = AssessRequest { migration: Some(migration), bytes, reach, same_address, crun };
     let answer = context
         .agents
         .call(node, PATIENCE, |mut agent| {

@@ -2,8 +2,9 @@
 //! until then, because the kubelet would restart a running container whose image is another; and it can be pulled but once, so that nothing goes on twice from the same instant.
 //!
 //! ```text
-//!   container ended, or waits for its image ─▶ spec.containers[].image = what the annotation godwit.dev/images says ─▶ the kubelet starts that
+//!   container ended, or waits for its image ─▶ has it, asks the agent of its node? ─▶ spec.containers[].image = what the annotation godwit.dev/images says ─▶ the kubelet starts that
 //! ```
+//! A status may be older than the restore: of an attempt before the one that came. So the node is asked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use godwit_api::names;
+use godwit_rpc::v1::AftermathRequest;
 
 use crate::context::Context;
 use crate::pods;
@@ -23,6 +25,8 @@ use crate::target::import;
 
 /// After a failure.
 const PAUSE: Duration = Duration::from_secs(1);
+/// So long after it came no word of before is left.
+const SETTLED: Duration = Duration::from_secs(60);
 /// What a container waits for that is just being started.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
@@ -44,7 +48,16 @@ pub async fn run(context: Arc<Context>) {
 }
 
 async fn mend(context: &Context, pod: &Pod) {
-    let images = ended(pod);
+    let mut images = ended(pod);
+    if images.is_empty() {
+        return;
+    }
+    match standing(context, pod).await {
+        Some(standing) => images.retain(|(name, _)| !standing.contains(name)),
+        // Nobody can be asked: what is said so long afterwards is no word from before.
+        None if pods::has_been(pod, names::CONDITION_LIVE, SETTLED) => {}
+        None => return,
+    }
     if images.is_empty() {
         return;
     }
@@ -59,6 +72,16 @@ async fn mend(context: &Context, pod: &Pod) {
             tracing::warn!(%error, pod = pod.name_any(), "a container cannot be given its own image yet");
         }
     }
+}
+
+/// Containers that have not ended, as the node's runtime says.
+async fn standing(context: &Context, pod: &Pod) -> Option<Vec<String>> {
+    let request = AftermathRequest { pod_uid: pod.uid().unwrap_or_default() };
+    let told = context.agents.call(pods::node(pod)?, PAUSE, |mut agent| {
+        let request = request.clone();
+        async move { agent.aftermath(request).await }
+    });
+    told.await.ok()?.standing.map(|standing| standing.containers)
 }
 
 /// Containers that do not run any more, and their own images. A pod that has not come yet has none: what it waits for is the migration.

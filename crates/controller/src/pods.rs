@@ -1,5 +1,8 @@
 //! What a pod's status says, as far as a migration asks.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 
@@ -57,6 +60,14 @@ pub fn node(pod: &Pod) -> Option<&str> {
 pub fn is(pod: &Pod, condition: &str) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     conditions.iter().any(|one| one.type_ == condition && one.status == "True")
+}
+
+/// Whether a condition of the pod has been true for so long.
+#[must_use]
+pub fn has_been(pod: &Pod, condition: &str, long: Duration) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let since = conditions.iter().find(|one| one.type_ == condition && one.status == "True").and_then(|one| one.last_transition_time.as_ref());
+    since.is_some_and(|since| Timestamp::now().duration_since(since.0).unsigned_abs() >= long)
 }
 
 /// What the scheduler says when it finds no place.

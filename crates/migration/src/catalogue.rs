@@ -263,6 +263,11 @@ pub const ENTRIES: &[Entry] = &[
         "Use `kubectl migrate cancel`; never delete Handovers or their finalizers.",
     ),
     switch("KeeperStuck", "A keeper did not start its restore in time.", "Look at the runtime's log on the target node."),
+    switch(
+        "KubeletGaveUp",
+        "Without a handler the kubelet waits for its runtime until the pod has come, two minutes if nobody has changed its runtimeRequestTimeout; it has had another container made.",
+        "Let less travel (files of the pod), give the kubelet a longer runtimeRequestTimeout, or use engine: Live.",
+    ),
     switch("MountsChanged", "The mounts of a container have changed between plan and switch, and the target's CRIU knows only the former ones.", "Try again."),
     switch("NetlinkFailed", "The kernel did not answer a question about addresses or sockets.", "Try again; report it if it stays."),
     switch("NetworkChangeRefused", "The kernel refused a change of the pod's network.", "The agent needs CAP_NET_ADMIN; the kernel needs nf_tables."),
@@ -301,11 +306,6 @@ pub const ENTRIES: &[Entry] = &[
         "RestoreIncomplete",
         "After the restore something is missing that the source has, or is not what was dumped: a process, thread, file or socket, its cgroup, or a page of memory (some of every process are compared).",
         "This is a fault of CRIU or Godwit: keep the logs and report it.",
-    ),
-    switch(
-        "KubeletGaveUp",
-        "Without a handler the kubelet waits for its runtime until the pod has come, two minutes if nobody has changed its runtimeRequestTimeout; it has had another container made.",
-        "Let less travel (files of the pod), give the kubelet a longer runtimeRequestTimeout, or use engine: Live.",
     ),
     switch("RestoreTimedOut", "CRIU did not finish the restore.", "Look at restore.log on the target node."),
     switch(

@@ -19,7 +19,7 @@ use godwit_e2e::case::MINUTE;
 use godwit_e2e::{Case, Scenario};
 use serde_json::{Value, json};
 
-use crate::checkpoint::{ok, store};
+use crate::checkpoint::{expect, ok, store};
 use crate::dies_afterwards::healthy;
 use crate::http_server;
 
@@ -65,7 +65,21 @@ fn run(case: &Case) -> Result<()> {
 }
 
 fn without_handler(case: &Case) -> Result<()> {
+    if case.pair.runtime == "containerd" && case.class == Some("crun") {
+        return refused(case);
+    }
     all_live(case, single_programs(), &["--engine", "checkpoint"])
+}
+
+/// containerd cannot restore what crun runs: that is told before anything is touched.
+fn refused(case: &Case) -> Result<()> {
+    store(case)?;
+    let Some(pod) = single_programs().into_iter().next() else { return Ok(()) };
+    let origin = case.start(pod)?;
+    migrate_with(&case.lab, &case.namespace, &[&origin, "--to", &case.pair.b, "--engine", "checkpoint"])?.refused("NoImport")?;
+    ok(case.kubectl_migrate(&["checkpoint", &origin, "--name", &origin])?)?;
+    expect(&case.kubectl_migrate(&["restore", &origin, "--name", "never", "--engine", "checkpoint"])?, "NoImport")?;
+    alive(&case.pod(&origin)?)
 }
 
 /// `options` are those of each move and restore.

@@ -18,6 +18,7 @@ use std::{
 use godwit_network::Gate;
 use godwit_node::{
     cgroup::Cgroup,
+    cri::Runtime,
     volumes::{self, Changes, Side},
 };
 use godwit_rpc::v1::{Checkpoint, CheckpointMade, Failure, StoredContainer};
@@ -36,7 +37,7 @@ use crate::{
     clock::Notes,
     convert,
     failure::{failure, internal},
-    import::archived::Archived,
+    import::{self, archived::Archived},
     inspect::{self, Pod},
     node::Node,
     packing::Packing,
@@ -320,7 +321,7 @@ impl Subject {
 /// which takes it longer.
 async fn image_to_import(node: &Node, pod: &Pod) -> Option<String> {
     let [container] = pod.containers.as_slice() else { return None };
-    if !node.may_import {
+    if !node.may_import || !import::takes(node.cri.kind(), container.runtime == Runtime::Crun) {
         return None;
     }
     node.cri.image_id(&container.image_ref).await.ok()?

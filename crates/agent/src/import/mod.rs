@@ -69,15 +69,24 @@ const SCRATCH: &str = "scratch";
 /// lines the first cannot stand here; the images say it, too. The log tells whether anything may have run ([`keeper`]).
 const LINES: [&str; 5] = ["verbosity 4", "tcp-established", "file-locks", "ext-unix-sk", "manage-cgroups=ignore"];
 
-/// Why no pod can come to this node so; empty: it can.
+/// Whether a runtime can restore containers that crun runs: containerd's shim gives `crun restore` options that crun does not know (`--work-path`, of go-runc's `RestoreOpts`).
 #[must_use]
-pub fn why_not(node: &Node) -> String {
+pub fn takes(runtime: Kind, crun: bool) -> bool {
+    !(crun && runtime == Kind::Containerd)
+}
+
+/// Why no pod can come to this node so; empty: it can. `crun`: none that crun runs.
+#[must_use]
+pub fn why_not(node: &Node, crun: bool) -> String {
     if !node.may_import {
         return "the installation does not allow it (the chart's value engines.checkpoint)".into();
     }
     if node.cri.kind() == Kind::Containerd && !imports(node.cri.runtime_version()) {
         let version = node.cri.runtime_version();
         return format!("containerd {version} imports no checkpoint images (removed in 2.4, off since 2.2.7 and 2.3.4, not there before 2.1)");
+    }
+    if !takes(node.cri.kind(), crun) {
+        return "containerd cannot restore containers of crun".into();
     }
     if let Some(file) = conf::foreign(&node.host) {
         return format!("{} is there, and Godwit would have to put its own in that place", file.display());

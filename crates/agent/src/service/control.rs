@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use godwit_migration::handover::source::State;
+use godwit_node::cri;
 use godwit_rpc::{
     Identity, Key, tls,
     v1::{self, agent_server::Agent, anchor_request::Action, checkpoint_reply, restore_pod_reply, switch_event},
@@ -74,7 +75,7 @@ impl Agent for Control {
             Some(migration) if request.same_address => node.no_same_address(migration, request.reach).await,
             _ => String::new(),
         };
-        let (no_handler, no_import) = (node.no_handler.clone(), node.no_import());
+        let (no_handler, no_import) = (node.no_handler.clone(), node.no_import(request.crun));
         Ok(Response::new(v1::AssessReply { no_anchor, no_same_address, encrypts: node.wireguard.encrypts(), no_handler, no_import, ..reply }))
     }
 
@@ -242,7 +243,11 @@ impl Agent for Control {
 
     async fn aftermath(&self, request: Request<v1::AftermathRequest>) -> Result<Response<v1::AftermathReply>, Status> {
         admit(&request)?;
-        Ok(Response::new(self.registry.node.deaths.of(&request.into_inner().pod_uid)))
+        let (node, uid) = (&self.registry.node, request.into_inner().pod_uid);
+        let standing = node.cri.containers_of(&uid).await.ok().map(|containers| v1::Standing {
+            containers: containers.into_iter().filter(|container| container.state != cri::State::Exited).map(|container| container.name).collect(),
+        });
+        Ok(Response::new(v1::AftermathReply { standing, ..node.deaths.of(&uid) }))
     }
 
     async fn clock(&self, request: Request<v1::ClockRequest>) -> Result<Response<v1::ClockReply>, Status> {

@@ -119,7 +119,7 @@ impl Deaths {
         };
         let state = watch.state();
         let silence = |voice: &Voice| voice.silence(state.since?, Timestamp::now());
-        AftermathReply { deaths: state.seen.clone(), blind: state.blind.clone(), silences: state.voices.iter().filter_map(silence).collect() }
+        AftermathReply { deaths: state.seen.clone(), blind: state.blind.clone(), silences: state.voices.iter().filter_map(silence).collect(), standing: None }
     }
 
     fn all(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Watch>>> {

@@ -76,7 +76,7 @@ pub fn restorable(checkpoint: &PodCheckpointStatus) -> Result<(), Failure> {
         (_, true) => Ok(()),
         (_, false) => Err(failure::new(
             "NoImport",
-            "the checkpoint does not say what a container runtime would have to know: it was made where restores without Godwit's runtime handler are not allowed",
+            "the checkpoint does not say what a container runtime would have to know: restores without Godwit's runtime handler were not allowed where it was made, or cannot be (crun below containerd)",
             "Use engine: Live, or make another checkpoint where the chart's value engines.checkpoint is on.",
         )),
     }

@@ -70,15 +70,13 @@ impl Client {
         };
         let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
         let sandbox = self.calls.clone().run_pod_sandbox(request).await.map_err(failed("RunPodSandbox"))?.into_inner().pod_sandbox_id;
-        match self.restore(order, &sandbox, config, options).await {
-            Ok((container, log)) => Ok(Made { sandbox, container, log }),
-            Err(error) => {
-                if let Err(error) = self.end(&sandbox).await {
-                    tracing::warn!(sandbox, cause = error.finding().message, "a sandbox stays");
-                }
-                Err(error)
-            }
+        let made = self.restore(order, &sandbox, config, options).await;
+        if made.is_err()
+            && let Err(error) = self.end(&sandbox).await
+        {
+            tracing::warn!(sandbox, cause = error.finding().message, "a sandbox stays");
         }
+        made.map(|(container, log)| Made { sandbox, container, log })
     }
 
     async fn restore(&self, order: &Order<'_>, sandbox: &str, config: PodSandboxConfig, options: NamespaceOption) -> Result<(String, PathBuf), Error> {
