@@ -69,7 +69,7 @@ pub async fn run(order: &Run) -> Result<String, Error> {
     ))
 }
 
-/// Removes the folder of a pod; the last one takes the others' along.
+/// Removes the folder of a pod, and with the last one the folder of all.
 fn clear(folder: &Path) {
     let _ = fs::remove_dir_all(folder);
     let _ = fs::remove_dir(FOLDER);
