@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use godwit_criu::archive::{Archive, Layout, MADE_BY_CRIO};
 use godwit_node::Host;
 use godwit_node::cri::{Bind, Client, Kind, Order};
-
 use serde_json::Value;
 
 use crate::error::Error;
@@ -21,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const FOLDER: &str = "/var/lib/godwit/archives";
 /// Files that a kubelet makes of each pod.
 const KUBELETS: [(&str, &str); 2] = [("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"), ("/dev/termination-log", "")];
+
 /// Does it; gives what to say.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ use godwit_e2e::{Case, Scenario};
 use serde_json::{Value, json};
 
 use crate::checkpoint::COUNTER;
+use crate::unfit_targets::wait_ready_is;
 
 pub const SCENARIO: Scenario =
     Scenario::new("archive-over-cri", "An archive of the kubelet's is restored by the runtime of a node without a kubelet; a damaged one is not.", run).alone();
@@ -40,10 +41,7 @@ fn run(case: &Case) -> Result<()> {
     let restored = gone().and_then(|()| restored(case, node, &shared, &before));
     case.lab.command(&["node", "resume", node, "kubelet"], MINUTE)?;
     case.lab.script_on_node(node, &format!("rm -f {shared} {shared}.cut"))?;
-    wait_until("the node is Ready again", LIMIT, || {
-        let conditions = case.lab.get(&["node", node])?["status"]["conditions"].take();
-        Ok(conditions.as_array().is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True")).then_some(()))
-    })?;
+    wait_ready_is(case, node, true)?;
     restored
 }
 

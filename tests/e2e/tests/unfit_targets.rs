@@ -101,7 +101,8 @@ fn without_agent(case: &Case, node: &str) -> Result<()> {
     })
 }
 
-fn wait_ready_is(case: &Case, node: &str, wanted: bool) -> Result<()> {
+/// Waits until the cluster sees a node so.
+pub fn wait_ready_is(case: &Case, node: &str, wanted: bool) -> Result<()> {
     wait_until(&format!("node {node} Ready={wanted}"), AWAY, || {
         let conditions = case.lab.get(&["node", node])?["status"]["conditions"].take();
         let ready = conditions.as_array().is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"));

@@ -310,11 +310,8 @@ impl Restoration {
         self.all_there().await?;
         *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
         node.imports.remove(&node.host, &order.uid);
-        let (target, gate) = if order.imports.is_empty() {
-            self.restore(&place, &index, vault.as_ref(), &here).await?
-        } else {
-            tokio::time::timeout(IMPORTING, self.restore(&place, &index, vault.as_ref(), &here)).await.map_err(|_| slow())??
-        };
+        let restored = self.restore(&place, &index, vault.as_ref(), &here);
+        let (target, gate) = if order.imports.is_empty() { restored.await } else { tokio::time::timeout(IMPORTING, restored).await.map_err(|_| slow())? }?;
         drop((vault, shelf));
         target.end_connections()?;
         gate.open().map_err(|error| internal("cannot open the traffic gate", error))?;

@@ -311,7 +311,7 @@ impl Keeper<'_> {
     }
 
     fn mark(&self, name: &str) -> Option<Process> {
-        serde_json::from_str(&self.noted(name)?).ok()
+        leftovers::mark(&self.node.host.path(&self.ordered.folder), name)
     }
 
     /// CRIU's log: it stands in a configuration of ours how much CRIU writes.

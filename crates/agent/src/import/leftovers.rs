@@ -99,7 +99,8 @@ fn ran(folder: &Path) -> Option<String> {
     ran.then(|| fs::read_to_string(folder.join(keeper::POD)).ok()).flatten()
 }
 
-fn mark(folder: &Path, name: &str) -> Option<Process> {
+/// A process that is noted in a container's folder.
+pub fn mark(folder: &Path, name: &str) -> Option<Process> {
     serde_json::from_slice(&fs::read(folder.join(name)).ok()?).ok()
 }
 
