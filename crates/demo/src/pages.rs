@@ -52,12 +52,23 @@ pub fn gap(logs: &str) -> Option<u32> {
     logs.lines().filter_map(|line| line.strip_prefix("gap ")?.parse().ok()).max()
 }
 
+/// What the program's work is measured by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spent {
+    /// Time by the clock, in which it may have waited for a processor.
+    Time,
+    /// Time of a processor, the kernel's for it included.
+    Processor,
+}
+
 /// How fast the program worked before it stood still, one beat a tenth of a second: pages changed and checked.
 #[must_use]
-pub fn beats(logs: &str) -> Vec<Beat> {
+pub fn beats(logs: &str, spent: Spent) -> Vec<Beat> {
     let beat = |line: &str| {
-        let mut figures = line.strip_prefix("pace ")?.split(' ').map_while(|word| word.parse::<f64>().ok());
-        Some(Beat { from: figures.next()?, to: figures.next()?, done: figures.next()?, busy: figures.next()? })
+        let figures: Vec<f64> = line.strip_prefix("pace ")?.split(' ').map_while(|word| word.parse().ok()).collect();
+        let [from, to, done, time, processor] = figures.try_into().ok()?;
+        let busy = if spent == Spent::Time { time } else { processor };
+        Some(Beat { from, to, done, busy })
     };
     logs.lines().filter_map(beat).collect()
 }
@@ -69,8 +80,10 @@ mod tests {
 
     #[test]
     fn what_the_program_says_is_read() {
-        let logs = "good 1 abc\ngap 61\npace 10.000 10.101 4000 0.0551\npace cut\ngap 26\n";
+        let logs = "good 1 abc\ngap 61\npace 10.000 10.101 4000 0.0551 0.0512\npace cut\ngap 26\n";
         assert_eq!(gap(logs), Some(61));
-        assert_eq!(beats(logs), [Beat { from: 10.0, to: 10.101, done: 4000.0, busy: 0.0551 }]);
+        let beat = |busy| Beat { from: 10.0, to: 10.101, done: 4000.0, busy };
+        assert_eq!(beats(logs, Spent::Time), [beat(0.0551)]);
+        assert_eq!(beats(logs, Spent::Processor), [beat(0.0512)]);
     }
 }

@@ -85,17 +85,20 @@ class Direct:
 
 
 class Pace:
-    """How many pages were changed and checked in the last two minutes, and in how much time without the rests between."""
+    """How many pages were changed and checked in the last two minutes, and in how much time without the rests between: by the clock, and of a processor."""
 
     def __init__(self):
         self.lines = collections.deque(maxlen=1200)
-        self.since, self.pages, self.busy = time.time(), 0, 0.0
+        self.begin(time.time())
 
-    def add(self, pages, busy):
-        self.pages, self.busy, now = self.pages + pages, self.busy + busy, time.time()
+    def begin(self, now):
+        self.since, self.pages, self.busy, self.processor = now, 0, 0.0, 0.0
+
+    def add(self, pages, busy, processor):
+        self.pages, self.busy, self.processor, now = self.pages + pages, self.busy + busy, self.processor + processor, time.time()
         if now - self.since >= 0.1:
-            self.lines.append(f"pace {self.since:.3f} {now:.3f} {self.pages} {self.busy:.4f}")
-            self.since, self.pages, self.busy = now, 0, 0.0
+            self.lines.append(f"pace {self.since:.3f} {now:.3f} {self.pages} {self.busy:.4f} {self.processor:.4f}")
+            self.begin(now)
 
     def say(self):
         print(*self.lines, sep="\n", flush=True)
@@ -124,14 +127,14 @@ while True:
         if pace:
             pace.say()
     debt = min(debt + (now - last) * rate / PAGE, rate / PAGE * 0.05)
-    last, begin, first, changed = now, time.monotonic(), heap.next, int(debt)
+    last, begin, first, changed = now, (time.monotonic(), time.thread_time()), heap.next, int(debt)
     heap.change(changed)
     if direct:
         direct.change(heap)
     debt -= changed
     ended = heap.check(time.monotonic() + SLICE / 2)
     if pace:
-        pace.add(changed + (heap.next - first) % heap.count, time.monotonic() - begin)
+        pace.add(changed + (heap.next - first) % heap.count, time.monotonic() - begin[0], time.thread_time() - begin[1])
     if ended:
         turn += 1
         print("good", turn, identity, flush=True)

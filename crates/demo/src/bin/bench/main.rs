@@ -13,8 +13,10 @@ mod growth;
 mod ledger;
 mod memory;
 mod noise;
+mod parts;
 mod peers;
 mod plots;
+mod processor;
 mod redis;
 mod report;
 mod stage;
@@ -156,6 +158,7 @@ fn jobs(lab: &Lab, extent: Extent) -> Vec<Job> {
         let title = format!("tls: one stream beside the first round on {}", pair.runtime);
         jobs.push(Job::new(title, move |lab| tls::measure(lab, &pair, extent.streams)));
     }
+    jobs.push(Job::new("tls: what else is done with memory, each part alone".into(), move |_| parts::measure(extent.streams)));
     for pair in some() {
         for (many, counts) in growth::CROWDS {
             let (title, pair) = (format!("growth: {many} on {}", pair.runtime), pair.clone());

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use godwit_demo::lab::{Lab, Pair};
 use godwit_demo::numbers::Row;
 use godwit_demo::pace::{now, slowdown};
-use godwit_demo::pages;
+use godwit_demo::pages::{self, Spent};
 
 use crate::agent::{self, Count};
 use crate::filling::Watch;
@@ -85,6 +85,8 @@ struct Trip {
     rate: Option<f64>,
     /// Per cent.
     slower: Option<f64>,
+    /// Per cent, of the processor's time alone.
+    dearer: Option<f64>,
     /// Seconds.
     filled: Option<f64>,
     /// Seconds of both agents.
@@ -113,6 +115,7 @@ pub fn measure(lab: &Lab, pair: &Pair, case: &Case, trips: usize) -> Result<Vec<
         row("sent", "MB", |trip| Some(trip.sent)),
         row("copy rate", "MB/s", |trip| trip.rate),
         row("slowdown while memory travels", "%", |trip| trip.slower),
+        row("slowdown in processor time", "%", |trip| trip.dearer),
         row("time to fill", "s", |trip| trip.filled),
         row("agents' CPU", "s", |trip| Some(trip.processor)),
         row("largest resident memory of an agent", "MiB", |trip| Some(trip.most)),
@@ -135,13 +138,16 @@ fn once(lab: &Lab, pair: &Pair, walker: &mut Walker, way: Way) -> Result<Trip> {
     let after = counts()?;
     sleep(RESTS[0]);
     let said = walker.said()?;
+    let meanwhile = copying::span(&moved);
+    let slower = |spent| slowdown(&pages::beats(&said, spent), (alone, begin), meanwhile?);
     let seconds = |counts: &[Count]| counts.iter().map(|count| count.seconds).sum::<f64>();
     Ok(Trip {
         gap: pages::gap(&said).map_or(0.0, f64::from),
         whole,
         sent: moved.status("/progress/bytes").as_f64().context("the record has no progress.bytes")? / 1e6,
         rate: copying::rate(&moved),
-        slower: copying::span(&moved).and_then(|meanwhile| slowdown(&pages::beats(&said), (alone, begin), meanwhile)),
+        slower: slower(Spent::Time),
+        dearer: slower(Spent::Processor),
         filled,
         processor: seconds(&after) - seconds(&before),
         most: after.iter().map(|count| count.most).fold(0.0, f64::max),

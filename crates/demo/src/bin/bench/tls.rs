@@ -19,13 +19,16 @@ use godwit_demo::pages;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
+use crate::agent::Count;
 use crate::noise::Noise;
+use crate::processor::spent;
 use crate::walker::Walker;
 use crate::way::Way;
 use crate::{copying, stage};
 
 const NAMESPACE: &str = "godwit-bench-tls";
-const CASE: &str = "1 GiB of memory to another node";
+/// What is measured here and part by part.
+pub const CASE: &str = "1 GiB of memory to another node";
 const MIB: u32 = 1024;
 /// Bytes of a page, and of a write.
 const PAGE: usize = 4096;
@@ -43,28 +46,35 @@ pub fn measure(lab: &Lab, pair: &Pair, turns: usize) -> Result<Vec<Row>> {
     let mut walker = Walker::start(lab, pair, NAMESPACE, pages::pod("heap", MIB, 0))?;
     let configurations = configurations()?;
     let memory = memory();
-    let (mut streams, mut rounds) = (Vec::new(), Vec::new());
+    let (mut streams, mut rounds, mut dear) = (Vec::new(), Vec::new(), Vec::new());
+    let agents = || [&pair.a, &pair.b].into_iter().map(|node| Ok(Count::of(lab, node)?.seconds)).sum::<Result<f64>>();
     for _ in 0..turns {
         // Filled by its pager, too.
         walker.wait_good(PATIENCE)?;
         sleep(REST);
         streams.push(stream(&configurations, &memory)?);
+        let before = agents()?;
         let (moved, _) = walker.go(Way::PreCopy.words())?;
+        dear.push(agents()? - before);
         rounds.push(copying::rate(&moved).context("the record tells of no first round; see kubectl migrate timeline")?);
     }
     lab.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=50s"])?;
-    let shares: Vec<f64> = rounds.iter().zip(&streams).map(|(round, stream)| round / stream * 100.0).collect();
+    let shares: Vec<f64> = rounds.iter().zip(&streams).map(|(round, stream)| round / stream.rate * 100.0).collect();
     let system = format!("godwit on {}", pair.runtime);
+    let stream = format!("one TLS stream, beside {system}");
+    let of = |figure: fn(&Stream) -> f64| streams.iter().map(figure).collect::<Vec<f64>>();
     let rows = [
-        Row::of(CASE, &format!("one TLS stream, beside {system}"), "copy rate", "MB/s", &streams),
+        Row::of(CASE, &stream, "copy rate", "MB/s", &of(|stream| stream.rate)),
+        Row::of(CASE, &stream, "processor time", "s", &of(|stream| stream.processor)),
         Row::of(CASE, &system, "copy rate", "MB/s", &rounds),
+        Row::of(CASE, &system, "processor time", "s", &dear),
         Row::of(CASE, &system, "copy rate against one TLS stream", "%", &shares),
     ];
     Ok(rows.into_iter().flatten().collect())
 }
 
 /// Pages as the pod's program has them: each with its number, and the rest of it noise.
-fn memory() -> Vec<u8> {
+pub fn memory() -> Vec<u8> {
     let block = Noise::new().bytes(61 * PAGE);
     let length = (MIB as usize) << 20;
     let mut memory = Vec::with_capacity(length);
@@ -98,18 +108,27 @@ fn configurations() -> Result<Configurations> {
     Ok(Configurations { client: Arc::new(client), server: Arc::new(server) })
 }
 
-/// MB/s from the first write until all has been read.
-fn stream(configurations: &Configurations, memory: &[u8]) -> Result<f64> {
+/// What a stream took.
+#[derive(Debug)]
+struct Stream {
+    /// MB/s from the first write until all has been read.
+    rate: f64,
+    /// Seconds of a processor, of both ends.
+    processor: f64,
+}
+
+/// Sends so much from one thread to another.
+fn stream(configurations: &Configurations, memory: &[u8]) -> Result<Stream> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("nothing can be bound on loopback")?;
     let address = listener.local_addr()?;
     thread::scope(|scope| {
-        let reader = scope.spawn(move || -> Result<u64> {
+        let reader = scope.spawn(move || -> Result<(u64, f64)> {
             let (socket, _) = listener.accept()?;
             let mut tls = StreamOwned::new(ServerConnection::new(Arc::clone(&configurations.server))?, socket);
             let (mut buffer, mut read) = (vec![0; WRITE], 0);
             loop {
                 match tls.read(&mut buffer)? {
-                    0 => return Ok(read),
+                    0 => return Ok((read, spent()?)),
                     // The first byte says that hands are shaken.
                     1 if read == 0 => tls.write_all(b"!")?,
                     length => read += length as u64,
@@ -122,14 +141,16 @@ fn stream(configurations: &Configurations, memory: &[u8]) -> Result<f64> {
         let mut tls = StreamOwned::new(ClientConnection::new(Arc::clone(&configurations.client), name)?, socket);
         tls.write_all(b"?")?;
         tls.read_exact(&mut [0])?;
-        let begin = Instant::now();
+        let (begin, before) = (Instant::now(), spent()?);
         memory.chunks(WRITE).try_for_each(|piece| tls.write_all(piece))?;
         tls.conn.send_close_notify();
         tls.flush()?;
-        let read = reader.join().map_err(|_| anyhow!("the reader panicked"))??;
+        // The reader's thread was made for it.
+        let (read, processor) = reader.join().map_err(|_| anyhow!("the reader panicked"))??;
         ensure!(read == memory.len() as u64, "{read} of {} bytes came", memory.len());
         #[allow(clippy::cast_precision_loss)]
-        Ok(memory.len() as f64 / 1e6 / begin.elapsed().as_secs_f64())
+        let rate = memory.len() as f64 / 1e6 / begin.elapsed().as_secs_f64();
+        Ok(Stream { rate, processor: processor + spent()? - before })
     })
 }
 
@@ -140,6 +161,7 @@ mod tests {
 
     #[test]
     fn all_of_it_comes_through_the_stream() {
-        assert!(stream(&configurations().unwrap(), &vec![7; 5 * WRITE + 3]).unwrap() > 0.0);
+        let seen = stream(&configurations().unwrap(), &vec![7; 5 * WRITE + 3]).unwrap();
+        assert!(seen.rate > 0.0 && seen.processor > 0.0, "{seen:?}");
     }
 }
