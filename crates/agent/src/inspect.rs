@@ -23,6 +23,8 @@ use crate::{
 
 /// So many of the other ends of connections are named.
 const PEERS: usize = 16;
+/// Bytes that a pod may take beyond what was seen of it.
+const SPARE: u64 = 64 << 20;
 
 /// A pod as its runtime knows it.
 #[derive(Clone, Debug)]
@@ -117,6 +119,8 @@ fn look(host: &Host, pod: &Pod, image_ids: &[String], node: v1::NodeFacts) -> Re
     }
     let memory = godwit_memory::footprint(&pids);
     (reply.resident_bytes, reply.private_bytes) = (memory.rss, memory.anon);
+    // Locked memory is restored before the commit, like everything that no pager fills.
+    reply.filled_bytes = memory.anon.saturating_sub(memory.locked);
     reply.forked_bytes = memory.anon_each.saturating_sub(memory.anon);
     reply.guards = pids.iter().any(|pid| has_guards(*pid));
     match tracking(&pids) {
@@ -164,11 +168,12 @@ fn tracking(pids: &[i32]) -> Result<Option<String>, String> {
     Ok(ways.into_iter().find_map(|(_, why)| why))
 }
 
-/// Answers `Assess`: could this node take it?
-pub async fn assess(host: &Host, request: &AssessRequest) -> AssessReply {
+/// Answers `Assess`: could this node take it? `live`: it has the runtime handler, without which CRIU reads all memory out of images.
+pub async fn assess(host: &Host, live: bool, request: &AssessRequest) -> AssessReply {
     let facts = facts::gather(host).await;
     let mut reply = AssessReply::default();
-    let need = request.bytes.saturating_add(64 << 20);
+    let need = request.bytes.saturating_add(SPARE);
+    let both = both(need, if live { request.filled } else { 0 });
     if facts.run_free < need {
         reply.blockers.push(failure(
             "NoRoomForImages",
@@ -176,13 +181,28 @@ pub async fn assess(host: &Host, request: &AssessRequest) -> AssessReply {
             "choose a node with more memory, or enlarge the tmpfs at /run",
         ));
     }
-    if facts.memory_available < need.saturating_mul(2) {
+    if facts.memory_available < both {
         reply.blockers.push(failure(
             "NotEnoughMemory",
-            format!("images and restored pod need {} MiB on the target, which has {} MiB available", need >> 19, facts.memory_available >> 20),
+            format!("images and restored pod need {} MiB on the target, which has {} MiB available", both >> 20, facts.memory_available >> 20),
             "choose a node with more memory",
         ));
     }
     reply.node = Some(convert::facts(facts));
     reply
+}
+
+/// Bytes that images and the restored pod take at the most: what fills it page by page is in one of the two places.
+fn both(need: u64, filled: u64) -> u64 {
+    need.saturating_mul(2).saturating_sub(filled.min(need))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_for_what_fills_the_pod_is_needed_once() {
+        assert_eq!([both(10, 0), both(10, 8), both(10, 10), both(10, 11)], [20, 12, 10, 10]);
+    }
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use godwit_criu::archive::{Archive, Layout, MADE_BY_CRIO};
-use godwit_node::Host;
 use godwit_node::cri::{Bind, Client, Kind, Order};
+use godwit_node::{Host, process};
 use serde_json::Value;
 
 use crate::error::Error;
@@ -44,7 +44,7 @@ pub async fn run(order: &Run) -> Result<String, Error> {
         };
     }
     let given = order.archive.clone().unwrap_or_default();
-    if let Some(pid) = kubelet(&host) {
+    if let Some(pid) = process::named(&host.path("/proc"), "kubelet").first() {
         return Err(Error::Refused(format!(
             "a kubelet runs on this node (process {pid}), and would end a pod that it does not know\n  What to do: kubectl migrate convert {} DIRECTORY --image NAME makes an image that a kubelet takes",
             given.display()
@@ -125,13 +125,6 @@ fn binds(spec: &Value, name: &str, named: &[(PathBuf, PathBuf)]) -> Result<Vec<B
 
 fn name_of(path: &str) -> String {
     path.trim_start_matches('/').replace('/', "-")
-}
-
-/// The kubelet of this node.
-fn kubelet(host: &Host) -> Option<u32> {
-    let processes = fs::read_dir(host.path("/proc")).ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let mut named = processes.filter(|pid| fs::read_to_string(host.path(format!("/proc/{pid}/comm"))).is_ok_and(|comm| comm.trim_end() == "kubelet"));
-    named.next()
 }
 
 #[cfg(test)]

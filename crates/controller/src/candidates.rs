@@ -7,14 +7,14 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
-use godwit_api::migration::{Failure, Network};
+use godwit_api::migration::{Engine, Failure, Network};
 use godwit_api::names;
 use godwit_migration::plan::{Needs, compare};
 use godwit_rpc::v1::{self, AssessReply, AssessRequest, InspectReply};
 
 use crate::context::Context;
 use crate::error::Error;
-use crate::plan::engine;
+use crate::plan::{engine, memory};
 use crate::record::Record;
 use crate::{checks, failure, nodes, phase};
 
@@ -85,11 +85,14 @@ async fn assess(context: &Context, record: &Record, inspected: &InspectReply, no
         Err(error) => return Ok(Err(phase::explain(&error))),
     };
     let bytes = inspected.resident_bytes.saturating_add(inspected.files_bytes);
-    let same_address = record.object().spec.network == Network::KeepAddress;
+    let spec = &record.object().spec;
+    let wish = memory::Wish { frozen: spec.engine == Some(Engine::Checkpoint), ..memory::Wish::of(spec, context.post_copy) };
+    let filled = memory::filled(wish, inspected);
+    let same_address = spec.network == Network::KeepAddress;
     let reach = reach && (inspected.no_anchor.is_empty() || same_address);
     let source = migration.source_node.clone();
     let crun = inspected.containers.iter().any(|container| container.runtime == "crun");
-    let request = AssessRequest { migration: Some(migration), bytes, reach, same_address, crun };
+    let request = AssessRequest { migration: Some(migration), bytes, reach, same_address, crun, filled };
     let answer = context
         .agents
         .call(node, PATIENCE, |mut agent| {

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use crate::pager::{self, Row};
 use crate::range::{PAGE, Range};
 use crate::store::{invalid, pages_file};
-use crate::sys::Shared;
+use crate::sys::{Shared, punch};
 
 /// Level of the rows of the pager's table whose pages come later.
 pub const LEVEL: u64 = u64::MAX;
@@ -164,6 +164,11 @@ impl Arriving {
         let mut bytes = vec![0; usize::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?];
         self.pages.read_exact_at(&mut bytes, offset)?;
         Ok(bytes)
+    }
+
+    /// Gives the memory of pages back that nobody needs any more.
+    pub(crate) fn give_back(&self, offset: u64, length: u64) -> io::Result<()> {
+        punch(&self.pages, offset, length)
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Footprint {
     pub shmem: u64,
     /// Dirty pages of file mappings, proportionally.
     pub file_dirty: u64,
+    /// Locked (mlock(2)), of whatever kind, proportionally.
+    pub locked: u64,
     /// Swapped out, proportionally.
     pub swap: u64,
     /// Huge pages of hugetlbfs. Not part of `rss` and `pss`.
@@ -60,6 +62,7 @@ impl Footprint {
                 "Anonymous" => self.anon_each += bytes,
                 "Pss_Dirty" => pss_dirty = bytes,
                 "Shared_Clean" | "Shared_Dirty" => self.shared += bytes,
+                "Locked" => self.locked += bytes,
                 "SwapPss" => self.swap += bytes,
                 "Shared_Hugetlb" | "Private_Hugetlb" => self.hugetlb += bytes,
                 _ => {}
@@ -137,7 +140,7 @@ mod tests {
     #[test]
     fn fields_are_read_as_bytes() {
         let mut total = Footprint::default();
-        total.add("00400000-7ffd ---p 00000000 00:00 0    [rollup]\nRss:  8 kB\nPss: 6 kB\nPss_Dirty: 5 kB\nPss_Anon: 2 kB\nPss_File: 3 kB\nPss_Shmem: 1 kB\nShared_Clean: 4 kB\nAnonymous: 4 kB\nSwapPss: 16 kB\nPrivate_Hugetlb: 2048 kB\n");
+        total.add("00400000-7ffd ---p 00000000 00:00 0    [rollup]\nRss:  8 kB\nPss: 6 kB\nPss_Dirty: 5 kB\nPss_Anon: 2 kB\nPss_File: 3 kB\nPss_Shmem: 1 kB\nShared_Clean: 4 kB\nAnonymous: 4 kB\nSwapPss: 16 kB\nPrivate_Hugetlb: 2048 kB\nLocked: 1 kB\n");
         let expected = Footprint {
             rss: 8 << 10,
             pss: 6 << 10,
@@ -146,6 +149,7 @@ mod tests {
             anon_each: 4 << 10,
             shmem: 1 << 10,
             file_dirty: 2 << 10,
+            locked: 1 << 10,
             swap: 16 << 10,
             hugetlb: 2 << 20,
             processes: 1,

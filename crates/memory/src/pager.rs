@@ -10,12 +10,15 @@
 //!
 //! A page that is still to come ([`crate::awaited`]) is asked for when a process touches it, and filled when it is there.
 //!
+//! A page that is filled is given back at once, so that a pod does not need the room for its memory twice: unless a forked process may still have to be filled with it.
+//! From then on nobody else can be filled from the store ([`SPENT`]).
+//!
 //! A page that is to be filled and cannot be is the end: the process must not go on with zeros in its place. The caller kills it; the userfaultfds are held until then, so
 //! that whoever touches such a page waits.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSliceMut, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -35,6 +38,8 @@ use crate::sys::{self, Mapped, Unreadable};
 
 /// Name of the table in the store's directory.
 pub const TABLE: &str = "pages.table";
+/// Name of a file in the store's directory: pages have been given back, there are holes in their place.
+const SPENT: &str = "spent";
 /// `UFFD_EVENT_PAGEFAULT`.
 const PAGEFAULT: u8 = 0x12;
 /// `LAZY_PAGES_RESTORE_FINISHED`.
@@ -130,6 +135,9 @@ struct Source {
 
 impl Source {
     fn open(directory: &Path) -> io::Result<Self> {
+        if directory.join(SPENT).exists() {
+            return Err(io::Error::other("a process has been filled from this page store before, and it holds no longer what it held"));
+        }
         let (mut files, mut known, mut places) = (Vec::new(), BTreeMap::new(), BTreeMap::<i32, Vec<(Range, usize, u64)>>::new());
         for Row { process, range, level, offset } in read_table(directory)? {
             let file = match known.get(&(process, level)) {
@@ -138,7 +146,8 @@ impl Source {
                     files.push(if level == awaited::LEVEL {
                         Pages::Awaited(Arriving::open(directory, process)?)
                     } else {
-                        Pages::Stored(Mapped::of(&File::open(directory.join(level.to_string()).join(crate::store::pages_file(process)))?)?)
+                        let path = directory.join(level.to_string()).join(crate::store::pages_file(process));
+                        Pages::Stored(Mapped::of(OpenOptions::new().read(true).write(true).open(path)?)?)
                     });
                     known.insert((process, level), files.len() - 1);
                     files.len() - 1
@@ -162,11 +171,26 @@ impl Source {
     }
 
     /// The row of `address`: its file, the offset there, and how many bytes follow in it.
-    fn place(&self, process: i32, address: u64) -> Option<(&Pages, u64, u64)> {
+    fn row(&self, process: i32, address: u64) -> Option<(usize, u64, u64)> {
         let list = self.places.get(&process)?;
         let at = list.partition_point(|(range, ..)| range.end <= address);
         let (range, file, offset) = list.get(at).filter(|(range, ..)| range.start <= address)?;
-        Some((self.files.get(*file)?, offset + (address - range.start), range.end - address))
+        Some((*file, offset + (address - range.start), range.end - address))
+    }
+
+    fn place(&self, process: i32, address: u64) -> Option<(&Pages, u64, u64)> {
+        let (file, offset, behind) = self.row(process, address)?;
+        Some((self.files.get(file)?, offset, behind))
+    }
+
+    /// Gives back the memory of pages that lie together.
+    fn give_back(&mut self, process: i32, address: u64, length: u64) -> io::Result<()> {
+        let Some((file, offset, behind)) = self.row(process, address) else { return Ok(()) };
+        match self.files.get_mut(file) {
+            Some(Pages::Stored(mapped)) => mapped.give_back(offset, length.min(behind)),
+            Some(Pages::Awaited(arriving)) => arriving.give_back(offset, length.min(behind)),
+            None => Ok(()),
+        }
     }
 
     /// The bytes from `address` on, up to `length`, as far as they lie together.
@@ -268,6 +292,7 @@ pub fn serve(listener: &UnixListener, directory: &Path) -> Result<Filled, (io::E
         fillings: Vec::new(),
         finished: false,
         starved: None,
+        spent: false,
         looked: Instant::now(),
         done: Filled::default(),
     };
@@ -287,6 +312,8 @@ struct Pager {
     finished: bool,
     /// What is left to be filled is still to come; what had come when that was seen.
     starved: Option<Vec<u8>>,
+    /// It is written down that pages have been given back.
+    spent: bool,
     /// When all processes were looked at last.
     looked: Instant,
     done: Filled,
@@ -432,12 +459,13 @@ impl Pager {
             return Ok(Put::Done);
         }
         let unreadable = made(&mut self.unreadable)?;
-        match changes::order(&mut filling.changes, |address| unreadable.occupied(filling.uffd.as_fd(), address)) {
-            Ok(true) => {}
+        let outcome = match changes::order(&mut filling.changes, |address| unreadable.occupied(filling.uffd.as_fd(), address)) {
+            Ok(true) => Put::Done,
             Ok(false) => return Ok(Put::Later),
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(Put::Gone),
+            // It has gone, and its children have not: they are to be filled. What it did came in the order in which it was told, as far as anybody can tell now.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Put::Gone,
             Err(error) => return Err(error),
-        }
+        };
         let mut born: Vec<Filling> = Vec::new();
         for change in std::mem::take(&mut filling.changes) {
             for child in &mut born {
@@ -454,7 +482,7 @@ impl Pager {
             }
         }
         self.fillings.extend(born);
-        Ok(Put::Done)
+        Ok(outcome)
     }
 
     /// Fills the next pages of each process.
@@ -478,7 +506,8 @@ impl Pager {
     /// A process that ends tells nothing; while nothing is put into it nobody else would notice.
     fn miss_the_dead(&mut self) -> io::Result<()> {
         let unreadable = made(&mut self.unreadable)?;
-        for filling in &mut self.fillings {
+        // One that has told of something is looked at when that is settled: it may have children.
+        for filling in self.fillings.iter_mut().filter(|filling| filling.changes.is_empty()) {
             let Some((start, ..)) = filling.pending.parts().next() else { continue };
             filling.gone |= unreadable.occupied(filling.uffd.as_fd(), start).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH));
         }
@@ -523,6 +552,9 @@ impl Pager {
                 filling.unmapped = 0;
                 filling.pending.drop(start, start + copied);
                 self.done.bytes += copied;
+                let process = filling.process;
+                // What stays takes memory until everything is filled, and does no other harm.
+                let _ = self.give_back(process, origin, copied);
                 Ok(Put::Done)
             }
             Err(error) => match error.raw_os_error() {
@@ -538,6 +570,18 @@ impl Pager {
                 _ => Err(lost(error.to_string())),
             },
         }
+    }
+
+    /// Gives back what was put, unless processes have been forked that may need the same. One that is about to be is not overlooked: a process that forks is not filled
+    /// before that is settled.
+    fn give_back(&mut self, process: i32, origin: u64, length: u64) -> io::Result<()> {
+        let is_shared = self.fillings.iter().filter(|filling| filling.process == process && !filling.gone).nth(1).is_some();
+        let Some(source) = self.source.as_mut().filter(|_| !is_shared) else { return Ok(()) };
+        if !self.spent {
+            File::create(self.directory.join(SPENT))?;
+            self.spent = true;
+        }
+        source.give_back(process, origin, length)
     }
 
     fn zero(&mut self, at: usize, address: u64) -> io::Result<Put> {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::AtomicU8;
 
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc;
 
 /// `struct pm_scan_arg` (include/uapi/linux/fs.h).
@@ -342,27 +343,43 @@ impl Drop for Mapping {
     }
 }
 
-/// A file that nobody changes any more.
+/// A file that nobody else changes any more.
 #[derive(Debug)]
-pub struct Mapped(Mapping);
+pub struct Mapped {
+    mapping: Mapping,
+    file: std::fs::File,
+}
 
 // SAFETY: a read-only shared mapping that lives as long as the object; nothing in it depends on a thread.
 unsafe impl Send for Mapped {}
 
 impl Mapped {
-    /// Maps a whole file.
-    pub fn of(file: &std::fs::File) -> io::Result<Self> {
-        Mapping::of(file, libc::PROT_READ).map(Self)
+    /// Maps a whole file, which must be open for writing if something is to be given back.
+    pub fn of(file: std::fs::File) -> io::Result<Self> {
+        Mapping::of(&file, libc::PROT_READ).map(|mapping| Self { mapping, file })
     }
 
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
-        if self.0.start.is_null() {
+        if self.mapping.start.is_null() {
             return &[];
         }
-        // SAFETY: `length` bytes are mapped at `start` until drop, and nobody writes to the file any more when it is mapped (the store is complete).
-        unsafe { std::slice::from_raw_parts(self.0.start, self.0.length) }
+        // SAFETY: `length` bytes are mapped at `start` until drop. Nobody else writes to the file any more when it is mapped (the store is complete), and
+        // `give_back` cannot be called while this is borrowed.
+        unsafe { std::slice::from_raw_parts(self.mapping.start, self.mapping.length) }
     }
+
+    /// Gives the memory of a part back: it holds zeros from now on.
+    pub fn give_back(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        punch(&self.file, offset, length)
+    }
+}
+
+/// Makes a hole in a file, fallocate(2).
+pub fn punch(file: &std::fs::File, offset: u64, length: u64) -> io::Result<()> {
+    let part = |number: u64| libc::off_t::try_from(number).map_err(|_| io::ErrorKind::InvalidInput);
+    let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    Ok(fallocate(file, how, part(offset)?, part(length)?)?)
 }
 
 /// A file whose bytes several processes read and change at once.

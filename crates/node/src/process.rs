@@ -55,6 +55,14 @@ pub fn of_pids(pids: &[i32]) -> Vec<Process> {
     pids.iter().filter_map(|pid| read(*pid)).collect()
 }
 
+/// Pids of the processes with this name (15 bytes at most) in `proc`, a node's `/proc`.
+#[must_use]
+pub fn named(proc: &Path, name: &str) -> Vec<i32> {
+    let entries = fs::read_dir(proc).into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| fs::read_to_string(proc.join(pid.to_string()).join("comm")).is_ok_and(|comm| comm.trim_end() == name)).collect()
+}
+
 /// Those that descend from `init`, and itself: what CRIU dumps when it is given `init`. The others were put into the container from outside (`kubectl exec`, probes).
 #[must_use]
 pub fn descendants(init: i32, processes: &[Process]) -> Vec<&Process> {
@@ -96,6 +104,14 @@ mod tests {
     use std::process::{Command, Stdio, id};
 
     use super::*;
+
+    #[test]
+    fn processes_are_found_by_their_names() {
+        let own = id().cast_signed();
+        let name = fs::read_to_string("/proc/self/comm").unwrap();
+        assert!(named(Path::new("/proc"), name.trim_end()).contains(&own));
+        assert!(!named(Path::new("/proc"), "no such process").contains(&own));
+    }
 
     #[test]
     fn a_process_and_its_children_are_described() {

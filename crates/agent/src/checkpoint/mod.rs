@@ -14,6 +14,7 @@
 //! Both jobs run on when the caller hangs up, and are told from the start to whoever calls again.
 
 pub mod cipher;
+pub mod contents;
 mod deletion;
 pub mod grip;
 pub mod index;

@@ -15,27 +15,20 @@ use std::{
 
 use godwit_criu::{images, privileges};
 use godwit_network::gate::Gate;
-use godwit_node::{
-    cgroup::Cgroup,
-    volumes::{self, Directory},
-};
+use godwit_node::{cgroup::Cgroup, volumes::Directory};
 use godwit_rpc::v1::{Checkpoint, ContainerShape, Failure, OpenRequest, Restored, SourceContainer};
 use godwit_runtime::{
     protocol::{CONSUMED, CONTAINERS, Reply},
     record::Record,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    sync::watch,
-};
+use tokio::sync::watch;
 
 use super::{
     cipher::Vault,
-    index::{self, Index, Stored},
+    contents::{Contents, Images, clear},
+    index::{self, Index},
     job::{Job, State},
-    passage::Passage,
     place::{Place, Shelf},
-    store::damaged,
 };
 use crate::{
     convert,
@@ -68,8 +61,6 @@ const RESUMING: Duration = Duration::from_secs(60);
 const ENDING: Duration = Duration::from_secs(15);
 /// For how long those who asked last still get an answer.
 const AFTERWARDS: Duration = Duration::from_secs(30);
-/// Read from the store at once, in bytes.
-const PIECE: usize = 1 << 20;
 
 /// What is to be made of what.
 #[derive(Clone, Debug)]
@@ -291,7 +282,7 @@ impl Restoration {
         let vault = self.vault.lock().unwrap_or_else(PoisonError::into_inner).take();
         let index = shelf.fetch(&order.checkpoint, &order.digest, vault.as_ref()).await?;
         same_containers(&index, &order.containers)?;
-        let place = shelf.store.place(&order.checkpoint);
+        let contents = Arc::new(Contents { place: shelf.store.place(&order.checkpoint), checkpoint: order.checkpoint.clone(), index, vault });
         if !leftovers::await_forgotten(&node.host, &order.uid, ENDED).await {
             return Err(failure(
                 "RestoreTimedOut",
@@ -305,14 +296,14 @@ impl Restoration {
         let here = node.host.path(pod::images_of(&order.uid));
         clear(&here)?;
         self.step("images").await?;
-        self.bring(&place, &index, vault.as_ref(), Images::Most).await?;
-        self.import(&index)?;
+        contents.bring_images(&here, Images::Most).await?;
+        self.import(&contents.index)?;
         self.all_there().await?;
         *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
         node.imports.remove(&node.host, &order.uid);
-        let restored = self.restore(&place, &index, vault.as_ref(), &here);
+        let restored = self.restore(&contents, &here);
         let (target, gate) = if order.imports.is_empty() { restored.await } else { tokio::time::timeout(IMPORTING, restored).await.map_err(|_| slow())? }?;
-        drop((vault, shelf));
+        drop((contents, shelf));
         target.end_connections()?;
         gate.open().map_err(|error| internal("cannot open the traffic gate", error))?;
         self.job.step("resume");
@@ -322,15 +313,15 @@ impl Restoration {
     }
 
     /// From containers that wait to one that stands at the gate, and is what was frozen.
-    async fn restore(&self, place: &Path, index: &Index, vault: Option<&Vault>, here: &Path) -> Result<(TargetPod, Gate), Failure> {
-        let (node, order) = (&self.node, &self.order);
-        self.bring(place, index, vault, Images::Inventory).await?;
+    async fn restore(&self, contents: &Arc<Contents>, here: &Path) -> Result<(TargetPod, Gate), Failure> {
+        let (node, order, index) = (&self.node, &self.order, &contents.index);
+        contents.bring_images(here, Images::Inventory).await?;
         let ips = index.ips.iter().filter_map(|ip| ip.parse().ok()).collect();
         let target = TargetPod::find(&node.host, &node.cri, &self.desk, &order.uid, &order.pod_uid, &self.seats(), ips).await?;
         self.step("files").await?;
         for (number, described) in index.directories.iter().enumerate() {
             let directory = counterpart(&target.directories, described)?;
-            self.bring_files(place, index, vault, number, directory).await?;
+            contents.bring_files(number, directory).await?;
         }
         self.step("rights").await?;
         self.compare_rights(&target, index, here)?;
@@ -351,14 +342,6 @@ impl Restoration {
         target.verify(&shapes).await?;
         node.deaths.listen(&order.pod_uid, target.voices(&shapes));
         Ok((target, gate))
-    }
-
-    /// Images to where CRIU reads them.
-    async fn bring(&self, place: &Path, index: &Index, vault: Option<&Vault>, which: Images) -> Result<(), Failure> {
-        let to = self.node.host.path(pod::images_of(&self.order.uid));
-        let (from, index, checkpoint, vault) = (place.to_path_buf(), index.clone(), self.order.checkpoint.clone(), vault.cloned());
-        let brought = tokio::task::spawn_blocking(move || bring_images(&checkpoint, &index, vault.as_ref(), (&from, &to), which));
-        brought.await.map_err(|error| internal("the images", error))?
     }
 
     async fn step(&self, step: &'static str) -> Result<(), Failure> {
@@ -433,52 +416,6 @@ impl Restoration {
         }
         Ok(())
     }
-
-    async fn bring_files(&self, place: &Path, index: &Index, vault: Option<&Vault>, number: usize, directory: &Directory) -> Result<(), Failure> {
-        let described = &index.directories[number];
-        for (removed, name) in [(&described.removed, index::archive(number)), (&described.removed_later, index::changes(number))] {
-            let (removing, removed) = (directory.clone(), removed.clone());
-            tokio::task::spawn_blocking(move || volumes::apply_removals(&removing, &removed))
-                .await
-                .map_err(|error| internal("cannot remove files", error))?
-                .map_err(|error| convert::finding(error.finding()))?;
-            if let Some(stored) = index.files.get(&name) {
-                unpack(&self.order.checkpoint, directory, &place.join(&name), (&name, stored), vault).await?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Unpacks an archive into a directory and compares what was read with its digest. Nothing has run when it was another one.
-async fn unpack(checkpoint: &Checkpoint, directory: &Directory, path: &Path, (name, stored): (&str, &Stored), vault: Option<&Vault>) -> Result<(), Failure> {
-    let unreadable = |error: std::io::Error| damaged(checkpoint, format!("{name} cannot be read: {error}"));
-    let mut file = tokio::fs::File::open(path).await.map_err(unreadable)?;
-    let mut tar = volumes::unpack(directory).map_err(|error| internal("cannot start tar", error))?;
-    let mut stdin = tar.stdin.take().ok_or_else(|| internal("tar", "no input"))?;
-    let mut passage = Passage::out_of_store(vault, name);
-    let (mut buffer, mut out) = (vec![0u8; PIECE], Vec::new());
-    let mut takes = true;
-    loop {
-        let read = file.read(&mut buffer).await.map_err(unreadable)?;
-        if read == 0 {
-            break;
-        }
-        let piece = passage.take(&buffer[..read], &mut out).map_err(unreadable)?;
-        if takes && let Err(error) = stdin.write_all(piece).await {
-            tracing::debug!(%error, "tar takes no more");
-            takes = false;
-        }
-    }
-    let found = passage.end(&mut out).map_err(unreadable)?.came;
-    if takes && let Err(error) = stdin.write_all(&out).await {
-        tracing::debug!(%error, "tar takes no more");
-    }
-    drop(stdin);
-    if found != *stored {
-        return Err(damaged(checkpoint, format!("{name} was changed after it was made")));
-    }
-    tar.finish().await.map_err(|error| convert::finding(error.finding()))
 }
 
 /// Why it is to end.
@@ -498,62 +435,6 @@ fn archived(index: &Index, name: &str) -> Result<Vec<u8>, Failure> {
         failure("NoImport", format!("the checkpoint does not say of container {name} what its runtime would have to know"), remedy)
     })?;
     serde_json::to_vec(archived).map_err(|error| internal("the checkpoint's index", error))
-}
-
-/// Removes what an earlier attempt has left where images come.
-fn clear(images: &Path) -> Result<(), Failure> {
-    match std::fs::remove_dir_all(images) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(internal("old images cannot be removed", error)),
-        _ => Ok(()),
-    }
-}
-
-/// Which images. A CRIU that the runtime has started waits for a pipe in the place of its inventory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Images {
-    /// Of each container the inventory.
-    Inventory,
-    /// All others.
-    Most,
-}
-
-/// Copies images to where CRIU reads them, each against its digest. What the index does not name is left.
-fn bring_images(checkpoint: &Checkpoint, index: &Index, vault: Option<&Vault>, (from, to): (&Path, &Path), which: Images) -> Result<(), Failure> {
-    if which == Images::Most {
-        room(index, to.parent().unwrap_or(to))?;
-    }
-    for container in &index.containers {
-        let folder = index::images_of(&container.name);
-        for (path, stored) in index.files.iter().filter(|(path, _)| path.starts_with(&folder)) {
-            let name = &path[folder.len()..];
-            if (name == images::INVENTORY) != (which == Images::Inventory) {
-                continue;
-            }
-            let source = index::below(from, path).map_err(|error| damaged(checkpoint, error))?;
-            let target = index::below(&to.join(&container.name), name).map_err(|error| damaged(checkpoint, error))?;
-            let passage = Passage::out_of_store(vault, path);
-            let found = index::copy(&source, &target, passage).map_err(|error| damaged(checkpoint, format!("{path} cannot be read: {error}")))?;
-            if found.came != *stored {
-                return Err(damaged(checkpoint, format!("{path} was changed after it was made")));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Room for all images, which are in memory.
-fn room(index: &Index, folder: &Path) -> Result<(), Failure> {
-    let need = index.containers.iter().map(|container| index.bytes_below(&index::images_of(&container.name))).sum::<u64>();
-    let stat = rustix::fs::statvfs(folder).map_err(|error| internal("cannot look at /run", error))?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if free >= need {
-        return Ok(());
-    }
-    Err(failure(
-        "NoRoomForImages",
-        format!("the images need {} MiB on this node's /run, which has {} MiB free", need >> 20, free >> 20),
-        "choose a node with more memory, or enlarge the tmpfs at /run",
-    ))
 }
 
 fn late() -> Failure {
@@ -621,74 +502,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn checkpoint() -> Checkpoint {
-        Checkpoint { uid: "u".into(), namespace: "n".into(), name: "c".into() }
-    }
-
-    fn index(files: &[(&str, &[u8])]) -> Index {
-        let stored = |content: &[u8]| Stored { length: content.len() as u64, digest: blake3::hash(content).to_hex().to_string() };
-        Index {
-            containers: vec![index::Container { name: "web".into(), ..index::Container::default() }],
-            files: files.iter().map(|(path, content)| ((*path).to_owned(), stored(content))).collect(),
-            ..Index::default()
-        }
-    }
-
-    /// As a restore begins.
-    fn bring(index: &Index, vault: Option<&Vault>, from: &Path, to: &Path) -> Result<(), Failure> {
-        clear(to)?;
-        bring_images(&checkpoint(), index, vault, (from, to), Images::Most)?;
-        bring_images(&checkpoint(), index, vault, (from, to), Images::Inventory)
-    }
-
-    #[test]
-    fn only_images_with_their_digest_come() {
-        let folder = tempfile::tempdir().unwrap();
-        let (from, to) = (folder.path().join("store"), folder.path().join("run/u"));
-        std::fs::create_dir_all(from.join("web/images")).unwrap();
-        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-        std::fs::write(from.join("web/images/core-1.img"), b"core").unwrap();
-        std::fs::write(from.join("web/images/stranger.img"), b"x").unwrap();
-        let index = index(&[("web/images/core-1.img", b"core"), ("files/0.tar", b"tar")]);
-        bring(&index, None, &from, &to).unwrap();
-        assert_eq!(std::fs::read(to.join("web/core-1.img")).unwrap(), b"core");
-        assert!(!to.join("web/stranger.img").exists());
-        std::fs::write(from.join("web/images/core-1.img"), b"cord").unwrap();
-        assert_eq!(bring(&index, None, &from, &to).unwrap_err().reason, "CheckpointDamaged");
-        std::fs::remove_file(from.join("web/images/core-1.img")).unwrap();
-        assert_eq!(bring(&index, None, &from, &to).unwrap_err().reason, "CheckpointDamaged");
-    }
-
-    #[test]
-    fn encrypted_images_come_only_with_their_key_and_to_their_place() {
-        let folder = tempfile::tempdir().unwrap();
-        let (from, to) = (folder.path().join("store"), folder.path().join("run/u"));
-        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-        let vault = |key: u8| Vault::new(godwit_rpc::Key::parse(&[key; 32]).unwrap(), "u");
-        let (own, plain) = (vault(1), folder.path().join("plain"));
-        std::fs::write(&plain, b"core").unwrap();
-        let put = |path: &str| index::copy(&plain, &from.join(path), Passage::into_store(Some(&own), path).unwrap()).unwrap().went;
-        let mut index = index(&[]);
-        for path in ["web/images/core-1.img", "web/images/core-2.img"] {
-            index.files.insert(path.into(), put(path));
-        }
-        bring(&index, Some(&own), &from, &to).unwrap();
-        assert_eq!(std::fs::read(to.join("web/core-1.img")).unwrap(), b"core");
-        assert_eq!(bring(&index, Some(&vault(2)), &from, &to).unwrap_err().reason, "CheckpointDamaged");
-        // Two files change places, and somebody who can make digests has the index say so.
-        let (one, two) = (from.join("web/images/core-1.img"), from.join("web/images/core-2.img"));
-        let (first, second) = (std::fs::read(&one).unwrap(), std::fs::read(&two).unwrap());
-        std::fs::write(&one, second).unwrap();
-        std::fs::write(&two, first).unwrap();
-        let swapped = [&index.files["web/images/core-2.img"], &index.files["web/images/core-1.img"]].map(Clone::clone);
-        index.files = ["web/images/core-1.img", "web/images/core-2.img"].map(String::from).into_iter().zip(swapped).collect();
-        assert_eq!(bring(&index, Some(&own), &from, &to).unwrap_err().reason, "CheckpointDamaged");
-    }
-
     #[test]
     fn the_containers_must_be_the_same() {
-        assert!(same_containers(&index(&[]), &["web".into()]).is_ok());
-        assert_eq!(same_containers(&index(&[]), &["web".into(), "log".into()]).unwrap_err().reason, "ContainerMissing");
-        assert_eq!(same_containers(&index(&[]), &[]).unwrap_err().reason, "ContainerMissing");
+        let index = Index { containers: vec![index::Container { name: "web".into(), ..index::Container::default() }], ..Index::default() };
+        assert!(same_containers(&index, &["web".into()]).is_ok());
+        assert_eq!(same_containers(&index, &["web".into(), "log".into()]).unwrap_err().reason, "ContainerMissing");
+        assert_eq!(same_containers(&index, &[]).unwrap_err().reason, "ContainerMissing");
     }
 }

@@ -20,6 +20,7 @@ use godwit_criu::images;
 use godwit_node::{
     cgroup::Cgroup,
     cri::{Container, State},
+    process,
 };
 use godwit_rpc::v1::Failure;
 use godwit_runtime::{
@@ -358,9 +359,7 @@ async fn reader(pipe: &File) -> Result<Option<i32>, Failure> {
 
 /// A CRIU that has this file open.
 fn holder(file: (u64, u64)) -> Option<i32> {
-    let processes = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let mut criu = processes.filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == "criu"));
-    criu.find(|pid| {
+    process::named(Path::new("/proc"), "criu").into_iter().find(|pid| {
         let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         open.filter_map(|entry| fs::metadata(entry.path()).ok()).any(|there| (there.dev(), there.ino()) == file)
     })

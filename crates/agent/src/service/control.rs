@@ -66,7 +66,7 @@ impl Agent for Control {
         admit(&request)?;
         let node = &self.registry.node;
         let request = request.into_inner();
-        let reply = inspect::assess(&node.host, &request).await;
+        let reply = inspect::assess(&node.host, node.no_handler.is_empty(), &request).await;
         let no_anchor = match &request.migration {
             Some(migration) if request.reach && node.no_anchor.is_empty() => node.no_way_from(&migration.source_node, &migration.source_address).await,
             _ => node.no_anchor.clone(),

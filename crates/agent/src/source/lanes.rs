@@ -19,7 +19,7 @@ use std::{
 use blake3::Hasher;
 use futures::stream::{FuturesUnordered, StreamExt};
 use godwit_memory::rounds;
-use godwit_rpc::v1::{Compression, Failure, Migration, PageChunk, handoff_client::HandoffClient};
+use godwit_rpc::v1::{Compression, Failure, Migration, PageChunk, Receipt, handoff_client::HandoffClient};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -109,9 +109,7 @@ impl Lanes {
     /// # Errors
     /// When it cannot take any.
     pub async fn begin(&self, migration: &Migration) -> Result<(), Failure> {
-        let mut client = self.client(0)?;
-        let reply = client.pages(tokio_stream::once(PageChunk { fresh: true, ..head(migration) })).await;
-        let receipt = reply.map_err(|status| not_taken(&status))?.into_inner();
+        let receipt = self.knock(0, PageChunk { fresh: true, ..head(migration) }).await?;
         if !receipt.beside {
             self.pace.narrow();
         }
@@ -189,17 +187,22 @@ impl Lanes {
     /// Whether a further connection can be made: found out before anything is entrusted to it, since one is enough.
     async fn reaches(&self, number: usize, migration: &Migration) -> bool {
         let Some(tried) = self.tried.get(number).filter(|tried| number > 0 && !tried.load(Ordering::Relaxed)) else { return true };
-        let Ok(mut client) = self.client(number) else { return false };
-        match client.pages(tokio_stream::once(head(migration))).await {
+        match self.knock(number, head(migration)).await {
             Ok(_) => {
                 tried.store(true, Ordering::Relaxed);
                 true
             }
-            Err(status) => {
-                tracing::warn!(number, message = status.message(), "a further connection cannot be had: memory travels on one");
+            Err(why) => {
+                tracing::warn!(number, message = why.message, "a further connection cannot be had: memory travels on one");
                 false
             }
         }
+    }
+
+    /// A stream of one message that carries nothing, to its receipt.
+    async fn knock(&self, number: usize, message: PageChunk) -> Result<Receipt, Failure> {
+        let reply = self.client(number)?.pages(tokio_stream::once(message)).await;
+        Ok(reply.map_err(|status| not_taken(&status))?.into_inner())
     }
 
     fn client(&self, number: usize) -> Result<HandoffClient<Channel>, Failure> {

@@ -77,6 +77,15 @@ pub fn choose(wish: Wish, inspected: &InspectReply) -> Result<Choice, Failure> {
     Ok(choice)
 }
 
+/// Bytes that will fill the restored pod page by page, and need room at the target once: those that need not travel in the freeze.
+#[must_use]
+pub fn filled(wish: Wish, inspected: &InspectReply) -> u64 {
+    match strategy(wish, inspected) {
+        Ok((PRE_COPY | POST_COPY, _)) => inspected.filled_bytes,
+        _ => 0,
+    }
+}
+
 fn strategy(wish: Wish, inspected: &InspectReply) -> Result<(&'static str, Option<String>), Failure> {
     let without = "without Godwit's runtime handler nobody would take it in";
     let why_not = if wish.frozen { without } else { inspected.stop_and_copy.as_str() };
@@ -120,6 +129,14 @@ mod tests {
 
     fn choose(strategy: MemoryStrategy, inspected: &InspectReply) -> Result<Choice, Failure> {
         super::choose(Wish { strategy, ..Wish::default() }, inspected)
+    }
+
+    #[test]
+    fn what_travels_ahead_needs_room_once() {
+        let filled = |strategy, why: &str| super::filled(Wish { strategy, ..Wish::default() }, &InspectReply { filled_bytes: 1 << 30, ..pod(1 << 30, why) });
+        assert_eq!([filled(MemoryStrategy::Auto, ""), filled(MemoryStrategy::PreCopy, "")], [1 << 30; 2]);
+        assert_eq!([filled(MemoryStrategy::Auto, "why"), filled(MemoryStrategy::PreCopy, "why"), filled(MemoryStrategy::StopAndCopy, "")], [0; 3]);
+        assert_eq!(super::filled(Wish { frozen: true, ..Wish::default() }, &InspectReply { filled_bytes: 1 << 30, ..pod(1 << 30, "") }), 0);
     }
 
     #[test]

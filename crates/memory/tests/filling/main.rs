@@ -7,6 +7,7 @@
 mod program;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
@@ -15,7 +16,7 @@ use godwit_memory::pager;
 use godwit_memory::store::Store;
 use godwit_memory::{PAGE, Range};
 
-/// What the program is told in its environment: seed, path of the socket.
+/// What the program is told in its environment: its history (a seed, or what is to happen), path of the socket.
 const PROGRAM: &str = "GODWIT_FILLING_PROGRAM";
 /// First address of the memory that is filled.
 const BASE: u64 = 0x10_0000_0000;
@@ -34,8 +35,8 @@ fn content(number: u64) -> [u8; 4096] {
 
 fn main() {
     if let Ok(words) = std::env::var(PROGRAM) {
-        let (seed, path) = words.split_once(' ').unwrap();
-        program::run(seed.parse().unwrap(), path);
+        let (history, path) = words.split_once(' ').unwrap();
+        program::run(history, path);
     }
     let filter = std::env::args().nth(1).filter(|word| !word.starts_with('-')).unwrap_or_default();
     if std::env::args().any(|word| word == "--list") {
@@ -49,6 +50,8 @@ fn main() {
     for seed in first..first + runs {
         one(seed);
     }
+    what_is_filled_is_given_back_and_nobody_else_is_filled_with_it();
+    children_are_filled_when_their_parent_has_gone();
     what_comes_later_is_waited_for(first);
     what_will_never_come_is_the_end();
     a_page_that_is_missing_is_the_end();
@@ -75,22 +78,48 @@ fn fill_store(directory: &std::path::Path, seed: u64, later: impl Fn(u64) -> boo
     pager::write_table(directory, &rows).unwrap();
 }
 
-fn start(seed: u64, socket: &std::path::Path) -> std::process::Child {
+fn start(history: &str, socket: &std::path::Path) -> std::process::Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.env(PROGRAM, format!("{seed} {}", socket.display())).stdout(Stdio::piped()).spawn().unwrap()
+    command.env(PROGRAM, format!("{history} {}", socket.display())).stdout(Stdio::piped()).spawn().unwrap()
 }
 
 fn one(seed: u64) {
     let directory = tempfile::tempdir().unwrap();
     fill_store(&directory.path().join("store"), seed, |_| false);
-    serve(seed, directory.path());
+    serve(&seed.to_string(), directory.path());
 }
 
-/// Serves the program of this seed to its end.
-fn serve(seed: u64, directory: &std::path::Path) {
+fn what_is_filled_is_given_back_and_nobody_else_is_filled_with_it() {
+    for (late, levels) in [(false, ["0", "1"].as_slice()), (true, &["awaited"])] {
+        // A tmpfs, as the agents' stores are on.
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let store = directory.path().join("store");
+        fill_store(&store, 0, |_| late);
+        let mut awaited = Awaited::open(&store).unwrap();
+        while let Some((process, ranges)) = awaited.next(1 << 20) {
+            let pages = ranges.iter().flat_map(Range::pages).flat_map(|address| content((address - BASE) / PAGE));
+            awaited.put(process, &ranges, &pages.collect::<Vec<u8>>()).unwrap();
+        }
+        let held = || levels.iter().map(|level| std::fs::metadata(store.join(level).join("pages-1.img")).unwrap().blocks() * 512).collect::<Vec<_>>();
+        assert!(held().iter().all(|bytes| *bytes > PAGES / 20 * PAGE), "{:?}", held());
+        serve("alone", directory.path());
+        assert!(held().iter().all(|bytes| *bytes == 0), "{:?}", held());
+        std::fs::remove_file(directory.path().join("lazy-pages.socket")).unwrap();
+        is_the_end(directory.path());
+    }
+}
+
+fn children_are_filled_when_their_parent_has_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    fill_store(&directory.path().join("store"), 0, |_| false);
+    serve("parent", directory.path());
+}
+
+/// Serves the program of this history to its end.
+fn serve(history: &str, directory: &std::path::Path) {
     let socket = directory.join("lazy-pages.socket");
     let listener = UnixListener::bind(&socket).unwrap();
-    let mut child = start(seed, &socket);
+    let mut child = start(history, &socket);
     let filled = match pager::serve(&listener, &directory.join("store")) {
         Ok(filled) => filled,
         Err((error, held)) => {
@@ -98,13 +127,13 @@ fn serve(seed: u64, directory: &std::path::Path) {
             child.kill().unwrap();
             let output = child.wait_with_output().unwrap();
             drop(held);
-            panic!("seed {seed}: {error}; the program said {}", String::from_utf8_lossy(&output.stdout));
+            panic!("{history}: {error}; the program said {}", String::from_utf8_lossy(&output.stdout));
         }
     };
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success() && said.starts_with("good"), "seed {seed}: {}: {said}", output.status);
-    println!("seed {seed}: {} bytes filled, {} faults; the program: {}", filled.bytes, filled.faults, said.trim());
+    assert!(output.status.success() && said.starts_with("good"), "{history}: {}: {said}", output.status);
+    println!("{history}: {} bytes filled, {} faults; the program: {}", filled.bytes, filled.faults, said.trim());
 }
 
 /// Two of three pages come while the program runs, slowly, and what it waits for first.
@@ -120,7 +149,7 @@ fn what_comes_later_is_waited_for(seed: u64) {
             awaited.put(process, &ranges, &data).unwrap();
         }
     });
-    serve(seed, directory.path());
+    serve(&seed.to_string(), directory.path());
     // What the program has given back need not come.
     drop(coming);
 }
@@ -145,7 +174,7 @@ fn a_page_that_is_missing_is_the_end() {
 fn is_the_end(directory: &std::path::Path) {
     let socket = directory.join("lazy-pages.socket");
     let listener = UnixListener::bind(&socket).unwrap();
-    let mut child = start(1, &socket);
+    let mut child = start("1", &socket);
     let outcome = pager::serve(&listener, &directory.join("store"));
     child.kill().unwrap();
     child.wait().unwrap();

@@ -42,7 +42,34 @@ fn fail(what: &str) -> ! {
     std::process::exit(3);
 }
 
-pub fn run(seed: u64, path: &str) -> ! {
+/// Goes on as a restored process with this history.
+pub fn run(history: &str, path: &str) -> ! {
+    restore(path);
+    match history {
+        "alone" => {
+            check_all();
+            println!("good, all of it");
+        }
+        "parent" => {
+            // SAFETY: there is one thread.
+            if unsafe { libc::fork() } != 0 {
+                // SAFETY: ends the parent, whose child has nothing yet.
+                unsafe { libc::_exit(0) };
+            }
+            check_all();
+            println!("good, all of it in the child");
+        }
+        seed => println!("good {} steps", threads(seed.parse().unwrap())),
+    }
+    std::process::exit(0);
+}
+
+fn check_all() {
+    (0..PAGES).for_each(|number| check(BASE + number * 4096, Expected::Frozen(number)));
+}
+
+/// As CRIU does: memory is where it was, and whoever listens at the path fills it.
+fn restore(path: &str) {
     let length = (PAGES * 4096) as usize;
     // SAFETY: a place far from everything that is mapped.
     let start = unsafe {
@@ -78,7 +105,9 @@ pub fn run(seed: u64, path: &str) -> ! {
     // A fault before the restore has finished.
     check(BASE + 17 * 4096, Expected::Frozen(17));
     stream.write_all(&0x5253_5446i32.to_le_bytes()).unwrap();
-    drop(stream);
+}
+
+fn threads(seed: u64) -> usize {
     // Each thread has every third piece of a hundred pages.
     let threads: Vec<_> = (0..THREADS)
         .map(|thread| {
@@ -94,8 +123,7 @@ pub fn run(seed: u64, path: &str) -> ! {
     for thread in threads {
         steps += thread.join().unwrap_or_else(|_| fail("a thread"));
     }
-    println!("good {steps} steps");
-    std::process::exit(0);
+    steps
 }
 
 fn check(address: u64, expected: Expected) {

@@ -4,7 +4,7 @@
 //!   target/bench.json   {"identity": image of the agents, boot of the machine, extent; "jobs": {"small pod on crio": [row, …]}}
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -40,7 +40,9 @@ impl Ledger {
             "jsonpath={.items[*].status.containerStatuses[0].imageID}",
         ])?;
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("this machine has no boot id")?;
-        let identity = format!("{extent} · {} · {}", image.split_whitespace().next().unwrap_or_default(), boot.trim());
+        // Each container runtime names the same image in its own way, and the pods come in any order.
+        let images: BTreeSet<&str> = image.split_whitespace().collect();
+        let identity = format!("{extent} · {} · {}", images.into_iter().collect::<Vec<_>>().join(" "), boot.trim());
         let own = std::env::current_exe().context("the path of this program is unknown")?;
         let path = own.with_file_name("bench.json");
         let earlier = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Self>(&text).ok());

@@ -10,8 +10,8 @@ use std::io;
 use anyhow::{Context, Result};
 use godwit_demo::numbers::Row;
 use godwit_memory::index::Index;
-use godwit_memory::read::{self, PIECE};
 use godwit_memory::range::{PAGE, Range};
+use godwit_memory::read::{self, PIECE};
 use godwit_memory::store::Store;
 
 use crate::processor::spent;
