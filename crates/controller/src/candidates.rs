@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
-use godwit_api::migration::{Engine, Failure, Network};
+use godwit_api::migration::{Failure, Network};
 use godwit_api::names;
 use godwit_migration::plan::{Needs, compare};
 use godwit_rpc::v1::{self, AssessReply, AssessRequest, InspectReply};
@@ -86,8 +86,7 @@ async fn assess(context: &Context, record: &Record, inspected: &InspectReply, no
     };
     let bytes = inspected.resident_bytes.saturating_add(inspected.files_bytes);
     let spec = &record.object().spec;
-    let wish = memory::Wish { frozen: spec.engine == Some(Engine::Checkpoint), ..memory::Wish::of(spec, context.post_copy) };
-    let filled = memory::filled(wish, inspected);
+    let filled = memory::filled(memory::Wish::of(spec, context.post_copy), inspected);
     let same_address = spec.network == Network::KeepAddress;
     let reach = reach && (inspected.no_anchor.is_empty() || same_address);
     let source = migration.source_node.clone();

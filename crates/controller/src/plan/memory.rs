@@ -1,6 +1,6 @@
 //! When memory travels: decided from what the user wants and what the source's agent says.
 
-use godwit_api::migration::{Failure, MemoryStrategy, NotConverging, PodMigrationSpec, Tracking};
+use godwit_api::migration::{Engine, Failure, MemoryStrategy, NotConverging, PodMigrationSpec, Tracking};
 use godwit_rpc::v1::InspectReply;
 
 use crate::failure;
@@ -46,7 +46,7 @@ pub struct Wish {
 }
 
 impl Wish {
-    /// From a PodMigration.
+    /// From a PodMigration, before it is known what else the engine may have to be.
     #[must_use]
     pub fn of(spec: &PodMigrationSpec, post_copy_allowed: bool) -> Self {
         Self {
@@ -54,7 +54,7 @@ impl Wish {
             if_not_converging: spec.if_not_converging.unwrap_or_default(),
             tracking: spec.tracking.unwrap_or_default(),
             post_copy_allowed,
-            frozen: false,
+            frozen: spec.engine == Some(Engine::Checkpoint),
         }
     }
 }
