@@ -15,6 +15,7 @@
 
 pub mod awaited;
 mod changes;
+pub mod flags;
 mod footprint;
 pub mod hazard;
 pub mod index;

@@ -7,6 +7,8 @@ use crate::Range;
 
 /// Smallest mapping that is taken out of CRIU's hands. What is smaller is few and changes often.
 pub const SMALLEST: u64 = 256 << 10;
+/// The kernel's own page, at the same address in every process.
+pub(crate) const VSYSCALL: &str = "[vsyscall]";
 /// Registration begins and ends here: below lies nothing, above the kernel (x86-64 and aarch64, 47 and 48 bits; a process with 5-level tables stays below unless it asks).
 const LOWEST: u64 = 0x1_0000;
 const HIGHEST: u64 = 0x7fff_ffff_f000;
@@ -57,7 +59,8 @@ pub fn of(pid: i32) -> io::Result<Vec<Mapping>> {
     text.lines().map(|line| parse(line).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("maps of {pid}: {line}")))).collect()
 }
 
-fn parse(line: &str) -> Option<Mapping> {
+/// A line of `maps`, or the first one of a mapping in `smaps`.
+pub(crate) fn parse(line: &str) -> Option<Mapping> {
     let mut words = line.splitn(6, ' ');
     let (start, end) = words.next()?.split_once('-')?;
     let range = Range { start: u64::from_str_radix(start, 16).ok()?, end: u64::from_str_radix(end, 16).ok()? };
@@ -89,24 +92,27 @@ pub fn between(maps: &[Mapping], also: &[Range]) -> Vec<Range> {
     ranges
 }
 
-/// Mappings that the kernel may drop at any time (`VmFlags: dp`, MAP_DROPPABLE): nobody needs them, and CRIU leaves them out. Some kernels refuse to register them. Slow: walks all page tables.
+/// The mappings in a text of `smaps`, each with what stands behind `VmFlags:`.
+pub(crate) fn flagged(smaps: &str) -> impl Iterator<Item = (Mapping, &str)> {
+    let mut last = None;
+    smaps.lines().filter_map(move |line| match line.strip_prefix("VmFlags:") {
+        Some(words) => Some((last.take()?, words.trim_start())),
+        None => {
+            last = parse(line).or_else(|| last.take());
+            None
+        }
+    })
+}
+
+/// Mappings that the kernel may drop at any time (`VmFlags: dp`, MAP_DROPPABLE): nobody needs them, and CRIU leaves them out. Some kernels refuse to register them. Slow where smaps
+/// must be read for it: all page tables are walked.
 ///
 /// # Errors
 /// When the process has ended.
 pub fn droppable(pid: i32) -> io::Result<Vec<Range>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
-    let (mut found, mut last) = (Vec::new(), None);
-    for line in text.lines() {
-        if let Some(mapping) = parse(line) {
-            last = Some(mapping.range);
-        } else if let Some(flags) = line.strip_prefix("VmFlags:")
-            && flags.split_whitespace().any(|flag| flag == "dp")
-            && let Some(range) = last
-        {
-            found.push(range);
-        }
-    }
-    Ok(found)
+    // A process that runs may change its mappings between two looks.
+    let text = crate::flags::smaps(pid).or_else(|_| fs::read_to_string(format!("/proc/{pid}/smaps")))?;
+    Ok(flagged(&text).filter(|(_, words)| words.split_whitespace().any(|flag| flag == "dp")).map(|(mapping, _)| mapping.range).collect())
 }
 
 #[cfg(test)]

@@ -31,6 +31,21 @@ impl Range {
         self.start < other.end && other.start < self.end
     }
 
+    /// The same addresses in at most so many parts, none but the last of fewer than `least` bytes. Parts begin at multiples of `least`, counted from the start.
+    #[must_use]
+    pub fn parts(&self, most: usize, least: u64) -> Vec<Self> {
+        let most = u64::try_from(most).unwrap_or(1).max(1);
+        let length = self.len().div_ceil(most).next_multiple_of(least.max(PAGE));
+        let mut parts = Vec::new();
+        let mut at = self.start;
+        while at < self.end {
+            let end = at.saturating_add(length).min(self.end);
+            parts.push(Self { start: at, end });
+            at = end;
+        }
+        parts
+    }
+
     /// Addresses of its pages.
     pub fn pages(&self) -> impl Iterator<Item = u64> + use<> {
         (self.start..self.end).step_by(4096)
@@ -105,6 +120,22 @@ mod tests {
 
     fn range(start: u64, end: u64) -> Range {
         Range { start, end }
+    }
+
+    #[test]
+    fn parts_are_the_whole() {
+        let sizes = |pages: u64, most, least: u64| -> Vec<u64> {
+            let whole = range(7 * PAGE, (7 + pages) * PAGE);
+            let parts = whole.parts(most, least * PAGE);
+            assert_eq!(joined(parts.iter().copied()), if pages == 0 { vec![] } else { vec![whole] });
+            parts.iter().map(|part| part.len() / PAGE).collect()
+        };
+        assert_eq!(sizes(100, 4, 10), [30, 30, 30, 10]);
+        assert_eq!(sizes(100, 1, 10), [100]);
+        assert_eq!(sizes(5, 4, 10), [5]);
+        assert_eq!(sizes(11, 4, 10), [10, 1]);
+        assert_eq!(sizes(7, 0, 0), [7]);
+        assert!(sizes(0, 4, 10).is_empty());
     }
 
     #[test]

@@ -1,14 +1,15 @@
-//! The library: `ioctl` and `pread` for a process that has one thread, as CRIU has. Bare system calls; of the C library only `getenv` and the place of `errno` are used, which are
+//! The library: `ioctl`, `pread` and `openat` for a process that has one thread, as CRIU has. Bare system calls; of the C library only `getenv` and the place of `errno` are used, which are
 //! there in every version.
 #![allow(unsafe_code)]
 
 use core::ffi::{c_char, c_int, c_ulong};
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use crate::table::{Answer, Hidden, blank, look, process};
+use crate::table::{Answer, Hidden, SMAPS, blank, look, process};
 
 /// `_IOWR('f', 16, struct pm_scan_arg)`.
 const PAGEMAP_SCAN: c_ulong = 0xc060_6610;
+const PAGEMAP: &[u8] = b"/pagemap";
 const PRESENT_OR_SWAPPED: u64 = 1 << 3 | 1 << 4;
 /// Largest table, in bytes.
 const LARGEST: usize = 64 << 20;
@@ -108,8 +109,6 @@ fn load() -> Option<(*mut Hidden, usize)> {
     if path.is_null() {
         return None;
     }
-    const HERE: usize = (-100_isize).cast_unsigned(); // AT_FDCWD
-    const CLOSE_ON_EXEC: usize = 0o2_000_000;
     // SAFETY: opens, measures, maps read-only and closes a file; no memory of this process is touched.
     unsafe {
         let file = usize::try_from(call(number::OPENAT, [HERE, path as usize, CLOSE_ON_EXEC, 0, 0, 0])).ok()?;
@@ -121,31 +120,55 @@ fn load() -> Option<(*mut Hidden, usize)> {
     }
 }
 
-/// The process whose pagemap this is.
-fn owner(file: c_int) -> Option<u64> {
-    const LINK: &[u8] = b"/proc/self/fd/";
-    let mut link = [0u8; 32];
-    let (front, back) = link.split_at_mut(LINK.len());
-    front.copy_from_slice(LINK);
-    let mut rest = u32::try_from(file).ok()?;
-    let mut digits = [0u8; 10];
-    let mut count = 0;
-    for digit in &mut digits {
-        *digit = b'0' + u8::try_from(rest % 10).ok()?;
-        count += 1;
-        rest /= 10;
-        if rest == 0 {
-            break;
+/// A path that is put together without memory of its own. It always ends with 0.
+struct Path {
+    bytes: [u8; 4096],
+    length: usize,
+}
+
+impl Path {
+    const fn new() -> Self {
+        Self { bytes: [0; 4096], length: 0 }
+    }
+
+    /// Adds to its end, if there is room.
+    fn push(&mut self, more: &[u8]) -> Option<()> {
+        let end = self.length.checked_add(more.len()).filter(|end| *end < self.bytes.len())?;
+        self.bytes.get_mut(self.length..end)?.copy_from_slice(more);
+        self.length = end;
+        Some(())
+    }
+
+    fn number(&mut self, mut number: u64) -> Option<()> {
+        let mut digits = [0u8; 20];
+        let mut first = digits.len();
+        while number > 0 || first == digits.len() {
+            first -= 1;
+            *digits.get_mut(first)? = b'0' + u8::try_from(number % 10).ok()?;
+            number /= 10;
         }
+        self.push(digits.get(first..)?)
     }
-    for (to, from) in back.iter_mut().zip(digits.iter().take(count).rev()) {
-        *to = *from;
+
+    fn start(&self) -> usize {
+        self.bytes.as_ptr() as usize
     }
+}
+
+/// `AT_FDCWD`, as a register holds it.
+const HERE: usize = (-100_isize).cast_unsigned();
+const CLOSE_ON_EXEC: usize = 0o2_000_000;
+
+/// The process whose file this is: `rest_of_path` is what follows its number in the path, such as `/pagemap`.
+fn owner(file: c_int, rest_of_path: &[u8]) -> Option<u64> {
+    let mut link = Path::new();
+    link.push(b"/proc/self/fd/")?;
+    link.number(u64::try_from(file).ok()?)?;
     let mut path = [0u8; 256];
     const NOWHERE: usize = (-1_isize).cast_unsigned();
     // SAFETY: reads a link into a buffer of that length; `link` ends with 0.
-    let length = unsafe { call(number::READLINKAT, [NOWHERE, link.as_ptr() as usize, path.as_mut_ptr() as usize, path.len(), 0, 0]) };
-    process(path.get(..usize::try_from(length).ok()?)?)
+    let length = unsafe { call(number::READLINKAT, [NOWHERE, link.start(), path.as_mut_ptr() as usize, path.len(), 0, 0]) };
+    process(path.get(..usize::try_from(length).ok()?)?, rest_of_path)
 }
 
 /// Asks the kernel, as the C library does.
@@ -184,7 +207,7 @@ pub unsafe extern "C" fn ioctl(file: c_int, request: c_ulong, argument: *mut Sca
         // SAFETY: as above.
         return unsafe { kernel(file, request, argument) };
     }
-    let Some(pid) = owner(file) else {
+    let Some(pid) = owner(file, PAGEMAP) else {
         // SAFETY: as above.
         return unsafe { kernel(file, request, argument) };
     };
@@ -216,7 +239,7 @@ pub unsafe extern "C" fn pread(file: c_int, buffer: *mut u8, length: usize, offs
     if let (Ok(read), Ok(offset)) = (usize::try_from(done), u64::try_from(offset))
         && read > 0
         && !table().is_empty()
-        && let Some(pid) = owner(file)
+        && let Some(pid) = owner(file, PAGEMAP)
     {
         // SAFETY: the kernel has just written that many bytes there.
         blank(table(), pid, offset, unsafe { core::slice::from_raw_parts_mut(buffer, read) });
@@ -232,6 +255,71 @@ pub unsafe extern "C" fn pread(file: c_int, buffer: *mut u8, length: usize, offs
 pub unsafe extern "C" fn pread64(file: c_int, buffer: *mut u8, length: usize, offset: i64) -> isize {
     // SAFETY: as the caller says.
     unsafe { pread(file, buffer, length, offset) }
+}
+
+/// Opens what the agent has written in place of a process's `smaps`.
+fn shown(directory: c_int) -> Option<usize> {
+    let pid = owner(directory, b"")?;
+    // SAFETY: a string that ends with 0; CRIU changes its environment in no other thread.
+    let table = unsafe { getenv(c"GODWIT_VEIL".as_ptr()) };
+    if table.is_null() {
+        return None;
+    }
+    let mut path = Path::new();
+    // SAFETY: as above.
+    path.push(unsafe { core::ffi::CStr::from_ptr(table) }.to_bytes())?;
+    path.push(SMAPS.as_bytes())?;
+    path.number(pid)?;
+    // SAFETY: opens a file for reading; the path ends with 0.
+    usize::try_from(unsafe { call(number::OPENAT, [HERE, path.start(), CLOSE_ON_EXEC, 0, 0, 0]) }).ok()
+}
+
+/// `openat(2)`. Its last argument travels in the same register as that of a function with `...`.
+///
+/// # Safety
+/// As openat.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn openat(directory: c_int, path: *const c_char, flags: c_int, mode: u32) -> c_int {
+    // SAFETY: the caller's path is a string that ends with 0, or null.
+    if !path.is_null() && unsafe { core::ffi::CStr::from_ptr(path) } == c"smaps" {
+        if let Some(file) = shown(directory) {
+            return c_int::try_from(file).unwrap_or(-1);
+        }
+    }
+    let [directory, flags] = [directory, flags].map(|number| isize::try_from(number).unwrap_or(-1).cast_unsigned());
+    // SAFETY: passes on what the caller said.
+    let result = answer(unsafe { call(number::OPENAT, [directory, path as usize, flags, usize::try_from(mode).unwrap_or(0), 0, 0]) });
+    c_int::try_from(result).unwrap_or(-1)
+}
+
+/// `openat64(3)`: the same on 64-bit machines.
+///
+/// # Safety
+/// As openat.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn openat64(directory: c_int, path: *const c_char, flags: c_int, mode: u32) -> c_int {
+    // SAFETY: as the caller says.
+    unsafe { openat(directory, path, flags, mode) }
+}
+
+/// What the C library's headers make of an `openat` without a mode, if it was asked to be strict (`_FORTIFY_SOURCE`).
+///
+/// # Safety
+/// As openat.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __openat_2(directory: c_int, path: *const c_char, flags: c_int) -> c_int {
+    // SAFETY: as the caller says.
+    unsafe { openat(directory, path, flags, 0) }
+}
+
+/// The same on 64-bit machines.
+///
+/// # Safety
+/// As openat.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __openat64_2(directory: c_int, path: *const c_char, flags: c_int) -> c_int {
+    // SAFETY: as the caller says.
+    unsafe { openat(directory, path, flags, 0) }
 }
 
 /// What `ioctl` is given: whatever the request says.

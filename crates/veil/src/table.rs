@@ -2,6 +2,8 @@
 
 /// Environment variable with the path of the file.
 pub const VARIABLE: &str = "GODWIT_VEIL";
+/// Behind that path, and before the process's number: what CRIU reads in place of its `smaps`, if there is such a file.
+pub const SMAPS: &str = ".smaps.";
 
 /// One hidden mapping.
 #[repr(C)]
@@ -59,10 +61,10 @@ pub fn blank(table: &[Hidden], pid: u64, offset: u64, piece: &mut [u8]) {
     }
 }
 
-/// The process in `/proc/4711/pagemap`.
+/// The process in `/proc/4711/pagemap`, if `rest` is `/pagemap`.
 #[cfg(any(feature = "library", test))]
-pub fn process(path: &[u8]) -> Option<u64> {
-    let path = path.strip_suffix(b"/pagemap")?;
+pub fn process(path: &[u8], rest: &[u8]) -> Option<u64> {
+    let path = path.strip_suffix(rest)?;
     let digits = path.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let (front, digits) = path.split_at(path.len().saturating_sub(digits));
     if digits.is_empty() || digits.len() > 10 || !front.ends_with(b"/") {
@@ -114,10 +116,11 @@ mod tests {
 
     #[test]
     fn processes_are_found_in_paths() {
-        assert_eq!(process(b"/proc/4711/pagemap"), Some(4711));
-        assert_eq!(process(b"/4711/pagemap"), Some(4711));
+        assert_eq!(process(b"/proc/4711/pagemap", b"/pagemap"), Some(4711));
+        assert_eq!(process(b"/4711/pagemap", b"/pagemap"), Some(4711));
+        assert_eq!(process(b"/proc/4711", b""), Some(4711));
         for other in [&b"/proc/self/pagemap"[..], b"/proc/4711/maps", b"/proc/x4711/pagemap", b"", b"/pagemap", b"/proc/99999999999/pagemap"] {
-            assert_eq!(process(other), None);
+            assert_eq!(process(other, b"/pagemap"), None);
         }
     }
 

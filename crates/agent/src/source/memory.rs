@@ -15,7 +15,7 @@ use std::{
 
 use godwit_criu::images::chain::{self, ByProcess};
 use godwit_memory::{
-    Error, Range,
+    Error, Range, flags,
     index::Known,
     range::{bytes, subtract},
     read,
@@ -23,7 +23,7 @@ use godwit_memory::{
 };
 use godwit_node::cgroup::Cgroup;
 use godwit_rpc::v1::{Failure, PageChunk};
-use godwit_veil::{Hidden, encode};
+use godwit_veil::{Hidden, SMAPS, encode};
 
 use crate::{
     convert,
@@ -71,6 +71,9 @@ impl Memory {
     /// Why memory cannot travel while this pod runs.
     pub fn attach(containers: Vec<(String, Cgroup)>, digests: bool) -> Result<Self, Error> {
         let containers = containers.into_iter().map(|(name, cgroup)| Tracked { name, cgroup, processes: BTreeMap::new(), foreign: BTreeMap::new() }).collect();
+        if let Err(error) = flags::probe() {
+            tracing::info!(%error, "CRIU reads smaps in the freeze, which takes tens of milliseconds for each GiB");
+        }
         let mut memory = Self { containers, digests };
         for tracked in &mut memory.containers {
             tracked.look(digests)?;
@@ -159,20 +162,25 @@ impl Memory {
         Ok(())
     }
 
-    /// Writes what CRIU is not to look at in a container; after [`Memory::last`].
+    /// Writes what CRIU is not to look at in a container, and what it reads in place of each process's smaps; after [`Memory::last`].
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn veil(&self, container: &str, path: &Path) -> io::Result<()> {
-        let processes = self.containers.iter().filter(|tracked| tracked.name == container).flat_map(|tracked| &tracked.processes);
-        let hidden: Vec<Hidden> = processes
+        let processes = || self.containers.iter().filter(|tracked| tracked.name == container).flat_map(|tracked| &tracked.processes);
+        for pid in processes().map(|(pid, _)| pid) {
+            match flags::smaps(*pid) {
+                Ok(text) => write(&with_suffix(path, &format!("{SMAPS}{pid}")), text.as_bytes())?,
+                Err(error) => tracing::debug!(%error, pid, "CRIU reads smaps itself"),
+            }
+        }
+        let hidden: Vec<Hidden> = processes()
             .filter_map(|(pid, process)| Some((u64::try_from(*pid).ok()?, process.last.as_ref()?)))
             .flat_map(|(pid, last)| last.hidden.iter().map(move |range| Hidden { pid, start: range.start, end: range.end }))
             .collect();
         // Renamed into place: CRIU has been started, and may ask the library at any time.
         let new = path.with_extension("new");
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        io::Write::write_all(&mut file, &encode(&hidden))?;
+        write(&new, &encode(&hidden))?;
         std::fs::rename(new, path)
     }
 
@@ -280,6 +288,17 @@ fn send(container: &str, process: &mut Process, ranges: &[Range], out: Out<'_>) 
         (Err(_), None) if !process.tracker.same_process() => Ok(false),
         (Err(source), None) => Err(Error::Call { what: format!("cannot read the memory of process {pid}"), source }),
     }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    io::Write::write_all(&mut file, bytes)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
 }
 
 fn pairs(ranges: &[Range]) -> Vec<chain::Pages> {

@@ -31,6 +31,11 @@ use crate::scan::{HUGE, Mode, NEAR, Pages, Support, neighbours, register};
 /// How often a scan is repeated because mappings come and go meanwhile.
 const AGAIN: usize = 2;
 
+/// Bytes of a mapping that are worth a thread of their own: about a millisecond's work.
+const LEAST: u64 = 128 << 20;
+/// Threads that look at one mapping at most.
+const MOST: usize = 4;
+
 /// See the module. Dropped, it ends, and so it does when the process that holds it ends.
 #[derive(Debug)]
 pub struct Protection {
@@ -144,10 +149,27 @@ impl Protection {
 
     /// What is there as it was protected, and is known to the index.
     fn known(&self, pagemap: &File, range: Range, index: &Index) -> io::Result<Vec<Range>> {
-        let mut kept = Vec::new();
-        self.support.scan(pagemap, range, Mode::Kept, |pages| push(&mut kept, pages.range))?;
+        let kept = self.kept(pagemap, range)?;
         // The index knows only pages of the process's own: what it does not know may be the zero page, or a guard.
         Ok(subtract(&kept, &index.pick(&kept, Known::No)))
+    }
+
+    /// What is there as it was protected. The process stands still and waits for this: the parts of much memory are looked at side by side.
+    fn kept(&self, pagemap: &File, range: Range) -> io::Result<Vec<Range>> {
+        let look = |part: Range| {
+            let mut kept = Vec::new();
+            self.support.scan(pagemap, part, Mode::Kept, |pages| push(&mut kept, pages.range)).map(|()| kept)
+        };
+        let parts = range.parts(threads(), LEAST);
+        let looked: io::Result<Vec<Vec<Range>>> = std::thread::scope(|scope| {
+            let others: Vec<_> = parts.iter().skip(1).map(|part| scope.spawn(|| look(*part))).collect();
+            let first = parts.first().map(|part| look(*part));
+            let others = others.into_iter().map(|one| one.join().unwrap_or_else(|_| Err(io::Error::other("a look at the page tables ended early"))));
+            first.into_iter().chain(others).collect()
+        });
+        let mut kept = Vec::new();
+        looked?.into_iter().flatten().for_each(|range| push(&mut kept, range));
+        Ok(kept)
     }
 
     /// Tells the state of all that is there but not known; returns what of the known was not told.
@@ -185,6 +207,10 @@ impl Protection {
             other => other,
         }
     }
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get).min(MOST)
 }
 
 /// EPERM: a mapping that is not registered. ENOMEM: one that is gone.

@@ -342,8 +342,24 @@ pub fn dump_behind(pod: &Pod, source: &Container, images: &Path, environment: &[
     let work = images.with_extension("dump");
     fs::create_dir_all(&work).unwrap();
     let root = source.bundle.join("rootfs");
-    let mut arguments =
-        vec!["-t", &pause, "-n", "-i", "-u", "criu", "dump", "-t", &init, "-D", images.to_str().unwrap(), "-W", work.to_str().unwrap(), "-o", "dump.log"];
+    let mut arguments = vec![
+        "-t",
+        &pause,
+        "-n",
+        "-i",
+        "-u",
+        "criu",
+        "dump",
+        "-t",
+        &init,
+        "-D",
+        images.to_str().unwrap(),
+        "-W",
+        work.to_str().unwrap(),
+        "-o",
+        "dump.log",
+        "-v4",
+    ];
     arguments.extend([
         "--root",
         root.to_str().unwrap(),

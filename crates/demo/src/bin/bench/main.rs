@@ -39,13 +39,13 @@ use crate::ledger::Ledger;
 /// How many samples are taken.
 #[derive(Debug, Clone, Copy)]
 pub struct Extent {
-    /// Moves of a pod on each pair of nodes.
-    pub moves: usize,
-    /// The same without a runtime handler.
+    /// Moves of a small pod on the container runtime that is measured in full, and on each other one.
+    pub moves: [usize; 2],
+    /// The same without a runtime handler, on each.
     pub imports: usize,
     /// Moves of a pod with each number of connections.
     pub crossings: usize,
-    /// Trips there and back of each pod with much memory.
+    /// Trips there and back of a pod with memory, if it is one that others carry too or that a goal speaks of; the others make one.
     pub trips: usize,
     /// Times that each peer carries each program.
     pub carries: usize,
@@ -59,14 +59,14 @@ pub struct Extent {
     pub loaded: usize,
     /// Moves of each pod with many files, processes or threads, and of each number of pods at once.
     pub grown: usize,
-    /// Whether everything is measured on each runtime, with every size of memory, rate of change and number of what there is many of; not only what tells the most.
+    /// Whether everything is measured, with every size of memory, rate of change and number of what there is many of, and some of it on each runtime; not only what tells the most.
     pub matrix: bool,
 }
 
 const FULL: Extent =
-    Extent { moves: 300, imports: 30, crossings: 6, trips: 3, carries: 5, containers: 100, looks: 10, streams: 6, loaded: 6, grown: 3, matrix: true };
+    Extent { moves: [300, 60], imports: 10, crossings: 3, trips: 3, carries: 5, containers: 100, looks: 10, streams: 6, loaded: 4, grown: 2, matrix: true };
 const QUICK: Extent =
-    Extent { moves: 4, imports: 2, crossings: 1, trips: 1, carries: 1, containers: 15, looks: 3, streams: 1, loaded: 1, grown: 1, matrix: false };
+    Extent { moves: [4, 4], imports: 2, crossings: 1, trips: 1, carries: 1, containers: 15, looks: 3, streams: 1, loaded: 1, grown: 1, matrix: false };
 
 const OPTIONS: [&str; 3] = ["--quick", "--anew", "--write"];
 
@@ -133,19 +133,36 @@ impl Job {
     }
 }
 
-/// All there is, what is compared side by side.
+/// All there is: what is compared side by side, and first what tells the most. One container runtime is measured in full: CRI-O if it is there.
 fn jobs(lab: &Lab, extent: Extent) -> Vec<Job> {
     // One of each runtime: a lab may have more.
     let mut runtimes = BTreeSet::new();
     let pairs: Vec<_> = lab.pairs().into_iter().filter(|pair| runtimes.insert(pair.runtime.clone())).collect();
-    let some = || pairs.iter().take(if extent.matrix { pairs.len() } else { 1 }).cloned();
+    let Some(main) = pairs.iter().find(|pair| pair.runtime == "crio").or(pairs.first()).cloned() else { return Vec::new() };
+    let some = || pairs.iter().filter(|pair| extent.matrix || pair.runtime == main.runtime).cloned();
     let mut jobs = vec![
         Job::new("agent: an idle one's memory".into(), move |lab| agent::measure(lab, extent.looks)),
         Job::new("wrapper: it and runc, call by call".into(), move |lab| wrapper::measure(lab, extent.containers)),
     ];
+    for pair in some() {
+        let title = format!("tls: one stream beside the first round on {}", pair.runtime);
+        jobs.push(Job::new(title, move |lab| tls::measure(lab, &pair, extent.streams)));
+    }
+    jobs.push(Job::new("tls: what else is done with memory, each part alone".into(), move |_| parts::measure(extent.streams)));
+    let (told, rest): (Vec<_>, Vec<_>) = memory::cases().into_iter().filter(|case| extent.matrix || case.is_usual()).partition(memory::Case::tells_most);
+    let memory = |case: memory::Case| {
+        let pairs = if case.is_compared() { pairs.clone() } else { vec![main.clone()] };
+        let moves = pairs.into_iter().map(move |pair| {
+            let title = format!("memory: {case}, {} on {}", case.way, pair.runtime);
+            Job::new(title, move |lab| memory::measure(lab, &pair, &case, extent.trips))
+        });
+        let peers = peers::carry(&case).then(|| Job::new(format!("peers: {case}"), move |lab| peers::measure(lab, &case, extent.carries)));
+        moves.chain(peers)
+    };
+    jobs.extend(told.into_iter().flat_map(memory));
     for pair in pairs.clone() {
-        let title = format!("freeze: {} moves of a small pod on {}", extent.moves, pair.runtime);
-        jobs.push(Job::new(title, move |lab| freeze::measure(lab, &pair, freeze::LIVE, extent.moves)));
+        let moves = extent.moves[usize::from(pair.runtime != main.runtime)];
+        jobs.push(Job::new(format!("freeze: {moves} moves of a small pod on {}", pair.runtime), move |lab| freeze::measure(lab, &pair, freeze::LIVE, moves)));
     }
     for pair in some() {
         let title = format!("engine: {} moves without a handler on {}", extent.imports, pair.runtime);
@@ -154,32 +171,16 @@ fn jobs(lab: &Lab, extent: Extent) -> Vec<Job> {
     for pair in some() {
         jobs.push(Job::new(format!("redis: moved under load on {}", pair.runtime), move |lab| redis::measure(lab, &pair, extent.loaded)));
     }
-    for pair in some() {
-        let title = format!("tls: one stream beside the first round on {}", pair.runtime);
-        jobs.push(Job::new(title, move |lab| tls::measure(lab, &pair, extent.streams)));
+    for (many, counts) in growth::CROWDS {
+        let (title, pair) = (format!("growth: {many} on {}", main.runtime), main.clone());
+        jobs.push(Job::new(title, move |lab| growth::measure(lab, &pair, many, growth::numbers(&counts, extent.matrix), extent.grown)));
     }
-    jobs.push(Job::new("tls: what else is done with memory, each part alone".into(), move |_| parts::measure(extent.streams)));
-    for pair in some() {
-        for (many, counts) in growth::CROWDS {
-            let (title, pair) = (format!("growth: {many} on {}", pair.runtime), pair.clone());
-            jobs.push(Job::new(title, move |lab| growth::measure(lab, &pair, many, growth::numbers(&counts, extent.matrix), extent.grown)));
-        }
-        let (title, pair) = (format!("growth: pods at once on {}", pair.runtime), pair.clone());
-        jobs.push(Job::new(title, move |lab| growth::at_once(lab, &pair, growth::numbers(&growth::AT_ONCE, extent.matrix), extent.grown)));
+    let (title, pair) = (format!("growth: pods at once on {}", main.runtime), main.clone());
+    jobs.push(Job::new(title, move |lab| growth::at_once(lab, &pair, growth::numbers(&growth::AT_ONCE, extent.matrix), extent.grown)));
+    for driver in connections::drivers(lab) {
+        let (title, pair) = (format!("connections: {driver} on {}", main.runtime), main.clone());
+        jobs.push(Job::new(title, move |lab| connections::measure(lab, &pair, driver, extent.matrix, extent.crossings)));
     }
-    for pair in some() {
-        for driver in connections::drivers(lab) {
-            let (title, pair) = (format!("connections: {driver} on {}", pair.runtime), pair.clone());
-            jobs.push(Job::new(title, move |lab| connections::measure(lab, &pair, driver, extent.matrix, extent.crossings)));
-        }
-    }
-    for case in memory::cases().into_iter().filter(|case| extent.matrix || case.is_usual()) {
-        for pair in pairs.clone() {
-            jobs.push(Job::new(format!("memory: {case}, {} on {}", case.way, pair.runtime), move |lab| memory::measure(lab, &pair, &case, extent.trips)));
-        }
-        if peers::carry(&case) {
-            jobs.push(Job::new(format!("peers: {case}"), move |lab| peers::measure(lab, &case, extent.carries)));
-        }
-    }
+    jobs.extend(rest.into_iter().flat_map(memory));
     jobs
 }

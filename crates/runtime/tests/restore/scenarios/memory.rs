@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use godwit_criu::images::chain::{self, ByProcess, Level};
 use godwit_memory::{
-    Range,
+    Range, flags,
     index::Known,
     pager, read,
     store::Store,
@@ -45,6 +45,11 @@ struct Moved {
     counted: u64,
     list: ByProcess,
     pages: Store,
+}
+
+/// What CRIU is shown of a process in place of its smaps.
+fn smaps_of(table: &Path, pid: i32) -> PathBuf {
+    PathBuf::from(format!("{}{}{pid}", table.display(), godwit_veil::SMAPS))
 }
 
 fn veil() -> Option<String> {
@@ -104,7 +109,19 @@ fn move_source(id: &str) -> Option<Moved> {
         .collect();
     let table = images.with_extension("veil");
     fs::write(&table, encode(&hidden)).unwrap();
+    let told = flags::probe().is_ok();
+    for (pid, _) in lasts.iter().filter(|_| told) {
+        // A name for a mapping without one makes no difference to CRIU, but is in its log.
+        let text = flags::smaps(*pid).unwrap().replacen(" rw-p 00000000 00:00 0 \n", " rw-p 00000000 00:00 0 [anon:shown]\n", 1);
+        fs::write(smaps_of(&table, *pid), text).unwrap();
+    }
     let time = dump_behind(&pod, &source, &images, &[("LD_PRELOAD", &veil), (godwit_veil::VARIABLE, table.to_str().unwrap())]);
+    if told {
+        let log = fs::read_to_string(images.with_extension("dump").join("dump.log")).unwrap();
+        assert_eq!(log.matches("[anon:shown]").count(), lasts.len(), "CRIU has read smaps itself");
+    } else {
+        println!("       not looked at: flags of mappings without smaps: {}", flags::probe().unwrap_err());
+    }
     let length: u64 = fs::read_dir(&images)
         .unwrap()
         .flatten()
@@ -218,4 +235,20 @@ pub fn a_pagemap_that_is_read_is_veiled(_: &World) {
     let said = reader.output().unwrap();
     assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "xxxxxxxx................xxxxxxxx", "{}", String::from_utf8_lossy(&said.stderr));
     drop(std::hint::black_box(memory));
+}
+
+/// Only of processes for which there is something to show, and only where a process's directory is at hand, as CRIU has it.
+pub fn smaps_are_shown(_: &World) {
+    let Some(veil) = veil() else { return };
+    let table = Path::new(WORK).join("smaps.veil");
+    let shown = std::process::id();
+    fs::write(&table, encode(&[])).unwrap();
+    fs::write(smaps_of(&table, shown.cast_signed()), "shown").unwrap();
+    let read = "import os,sys\nfor word in sys.argv[1:]:\n d=os.open('/proc/'+word,os.O_PATH)\n print(os.read(os.open('smaps',os.O_RDONLY,dir_fd=d),9).decode().split('-')[0],len(os.read(os.open('maps',os.O_RDONLY,dir_fd=d),9)))\nprint(open(f'/proc/{sys.argv[1]}/smaps').read(9)!='shown')";
+    let mut reader = Command::new("python3");
+    reader.args(["-c", read, &shown.to_string(), "self"]).env("LD_PRELOAD", veil).env(godwit_veil::VARIABLE, &table);
+    let said = reader.output().unwrap();
+    let said = (String::from_utf8_lossy(&said.stdout).into_owned(), String::from_utf8_lossy(&said.stderr).into_owned());
+    let lines: Vec<&str> = said.0.lines().collect();
+    assert!(lines.len() == 3 && lines[0] == "shown 9" && !lines[1].starts_with("shown") && lines[1].ends_with(" 9") && lines[2] == "True", "{said:?}");
 }
