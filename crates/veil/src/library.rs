@@ -281,10 +281,11 @@ fn shown(directory: c_int) -> Option<usize> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn openat(directory: c_int, path: *const c_char, flags: c_int, mode: u32) -> c_int {
     // SAFETY: the caller's path is a string that ends with 0, or null.
-    if !path.is_null() && unsafe { core::ffi::CStr::from_ptr(path) } == c"smaps" {
-        if let Some(file) = shown(directory) {
-            return c_int::try_from(file).unwrap_or(-1);
-        }
+    if !path.is_null()
+        && unsafe { core::ffi::CStr::from_ptr(path) } == c"smaps"
+        && let Some(file) = shown(directory)
+    {
+        return c_int::try_from(file).unwrap_or(-1);
     }
     let [directory, flags] = [directory, flags].map(|number| isize::try_from(number).unwrap_or(-1).cast_unsigned());
     // SAFETY: passes on what the caller said.
