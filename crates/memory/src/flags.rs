@@ -4,7 +4,7 @@
 //!   smaps:           each mapping's flags, and how much of it is there: the kernel looks at every page, tens of milliseconds for each GiB
 //!   iter/task_vma:   each mapping's `vm_flags` as they are: microseconds          + which letters this kernel has for each bit
 //! ```
-//! A BPF iterator (Documentation/bpf/bpf_iterators.rst; `task_vma` since Linux 5.12, of one task since 6.1) tells the bits. Their letters are no interface, so they are learned
+//! A BPF iterator (Documentation/bpf/bpf_iterators.rst; of one task, and safe, since Linux 6.1.8) tells the bits. Their letters are no interface, so they are learned
 //! from mappings that this process makes, each with something of its own. A process with a bit that was not learned is read by smaps.
 
 mod btf;
@@ -21,6 +21,9 @@ use crate::maps::{self, VSYSCALL};
 use crate::range::Range;
 use iterator::Mappings;
 use letters::Letters;
+
+/// How often it is tried to learn the letters, while this process maps and unmaps.
+const ATTEMPTS: usize = 5;
 
 /// One mapping as the iterator tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +50,19 @@ impl Reader {
         let iterator = Mappings::load(&btf::read()?)?;
         let own = std::process::id().cast_signed();
         let samples = samples::Samples::make()?;
-        let before = iterator.read(own)?;
-        let text = fs::read_to_string("/proc/self/smaps")?;
-        let after = iterator.read(own)?;
-        drop(samples);
-        // Other threads of this process may have mapped something meanwhile.
-        let steady: Vec<Flagged> = before.into_iter().filter(|one| after.contains(one)).collect();
-        let letters = Letters::learn(&text, &steady).ok_or_else(|| io::Error::other("smaps and the bits of mappings do not fit together"))?;
-        Ok(Self { iterator, letters })
+        for _ in 0..ATTEMPTS {
+            let before = iterator.read(own)?;
+            let text = fs::read_to_string("/proc/self/smaps")?;
+            let after = iterator.read(own)?;
+            // Other threads of this process may have mapped something meanwhile.
+            let steady: Vec<Flagged> = before.into_iter().filter(|one| after.contains(one)).collect();
+            // What the kernel shows for this process's own mappings it shows for others'; where it does not show all, nothing can be told of anybody.
+            if let Some(letters) = Letters::learn(&text, &steady).filter(|letters| steady.iter().all(|one| letters.of(one.bits).is_some())) {
+                drop(samples);
+                return Ok(Self { iterator, letters });
+            }
+        }
+        Err(io::Error::other("smaps does not show a letter for each flag of a mapping"))
     }
 }
 
@@ -102,12 +110,14 @@ mod tests {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
 
-    /// A program with mappings of all kinds, which then rests.
+    /// A program with mappings of all kinds, more than the kernel tells at once, which then rests.
     const VARIED: &str = "import mmap, sys\n\
         held = [mmap.mmap(-1, 1 << 20) for _ in range(8)]\n\
         for number, advice in enumerate((mmap.MADV_DONTFORK, mmap.MADV_HUGEPAGE, mmap.MADV_NOHUGEPAGE, 16, mmap.MADV_RANDOM)): held[number].madvise(advice)\n\
         held.append(mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000))\n\
         held.append(mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ))\n\
+        many = mmap.mmap(-1, 6000 * 4096)\n\
+        for page in range(0, 6000, 2): many.madvise(mmap.MADV_DONTFORK, page * 4096, 4096)\n\
         print('ready', flush=True)\n\
         sys.stdin.read()\n";
 

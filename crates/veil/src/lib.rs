@@ -13,13 +13,13 @@
 //! Whether it worked is not believed but looked up in the images: the agent accepts a dump only if every page of every process is in exactly one of images and page
 //! store. A criu that cannot be preloaded (linked statically) merely writes everything.
 //!
-//! Which mappings: a file that the environment variable [`VARIABLE`] names, see [`encode`]. This crate is also an ordinary library for those who write that file.
+//! Which mappings: a file that the environment variable [`VARIABLE`] names, see [`encode`], and one beside it for each process, see [`smaps_of`]. This crate is also an ordinary library for those who write that file.
 #![cfg_attr(feature = "library", no_std)]
 
 #[cfg(feature = "library")]
 mod library;
 mod table;
 
+pub use table::{Hidden, VARIABLE};
 #[cfg(not(feature = "library"))]
-pub use table::encode;
-pub use table::{Hidden, SMAPS, VARIABLE};
+pub use table::{encode, smaps_of};

@@ -103,12 +103,15 @@ fn table() -> &'static [Hidden] {
     unsafe { core::slice::from_raw_parts(start, length) }
 }
 
-fn load() -> Option<(*mut Hidden, usize)> {
+/// What [`crate::VARIABLE`] says: a string that ends with 0.
+fn path_of_table() -> Option<*const c_char> {
     // SAFETY: a string that ends with 0; CRIU changes its environment in no other thread.
     let path = unsafe { getenv(c"GODWIT_VEIL".as_ptr()) };
-    if path.is_null() {
-        return None;
-    }
+    (!path.is_null()).then_some(path)
+}
+
+fn load() -> Option<(*mut Hidden, usize)> {
+    let path = path_of_table()?;
     // SAFETY: opens, measures, maps read-only and closes a file; no memory of this process is touched.
     unsafe {
         let file = usize::try_from(call(number::OPENAT, [HERE, path as usize, CLOSE_ON_EXEC, 0, 0, 0])).ok()?;
@@ -120,23 +123,25 @@ fn load() -> Option<(*mut Hidden, usize)> {
     }
 }
 
-/// A path that is put together without memory of its own. It always ends with 0.
-struct Path {
-    bytes: [u8; 4096],
+/// A path of less than so many bytes that is put together without memory of its own. It always ends with 0.
+struct Path<const N: usize> {
+    bytes: [u8; N],
     length: usize,
 }
 
-impl Path {
+impl<const N: usize> Path<N> {
     const fn new() -> Self {
-        Self { bytes: [0; 4096], length: 0 }
+        Self { bytes: [0; N], length: 0 }
     }
 
     /// Adds to its end, if there is room.
     fn push(&mut self, more: &[u8]) -> Option<()> {
-        let end = self.length.checked_add(more.len()).filter(|end| *end < self.bytes.len())?;
-        self.bytes.get_mut(self.length..end)?.copy_from_slice(more);
-        self.length = end;
-        Some(())
+        more.iter().try_for_each(|byte| {
+            let place = self.bytes.get_mut(self.length).filter(|_| self.length + 1 < N)?;
+            *place = *byte;
+            self.length += 1;
+            Some(())
+        })
     }
 
     fn number(&mut self, mut number: u64) -> Option<()> {
@@ -161,7 +166,7 @@ const CLOSE_ON_EXEC: usize = 0o2_000_000;
 
 /// The process whose file this is: `rest_of_path` is what follows its number in the path, such as `/pagemap`.
 fn owner(file: c_int, rest_of_path: &[u8]) -> Option<u64> {
-    let mut link = Path::new();
+    let mut link = Path::<64>::new();
     link.push(b"/proc/self/fd/")?;
     link.number(u64::try_from(file).ok()?)?;
     let mut path = [0u8; 256];
@@ -260,14 +265,18 @@ pub unsafe extern "C" fn pread64(file: c_int, buffer: *mut u8, length: usize, of
 /// Opens what the agent has written in place of a process's `smaps`.
 fn shown(directory: c_int) -> Option<usize> {
     let pid = owner(directory, b"")?;
-    // SAFETY: a string that ends with 0; CRIU changes its environment in no other thread.
-    let table = unsafe { getenv(c"GODWIT_VEIL".as_ptr()) };
-    if table.is_null() {
-        return None;
+    let mut path = Path::<4096>::new();
+    let mut table = path_of_table()?.cast::<u8>();
+    loop {
+        // SAFETY: a string that ends with 0, of which nothing behind that is read.
+        let byte = unsafe { *table };
+        if byte == 0 {
+            break;
+        }
+        path.push(&[byte])?;
+        // SAFETY: as above: the end has not been reached.
+        table = unsafe { table.add(1) };
     }
-    let mut path = Path::new();
-    // SAFETY: as above.
-    path.push(unsafe { core::ffi::CStr::from_ptr(table) }.to_bytes())?;
     path.push(SMAPS.as_bytes())?;
     path.number(pid)?;
     // SAFETY: opens a file for reading; the path ends with 0.
@@ -280,9 +289,10 @@ fn shown(directory: c_int) -> Option<usize> {
 /// As openat.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn openat(directory: c_int, path: *const c_char, flags: c_int, mode: u32) -> c_int {
-    // SAFETY: the caller's path is a string that ends with 0, or null.
+    // SAFETY: the caller's path is a string that ends with 0, or null; nothing behind its first other byte is read.
+    let is_smaps = || b"smaps\0".iter().enumerate().all(|(at, byte)| unsafe { *path.cast::<u8>().add(at) } == *byte);
     if !path.is_null()
-        && unsafe { core::ffi::CStr::from_ptr(path) } == c"smaps"
+        && is_smaps()
         && let Some(file) = shown(directory)
     {
         return c_int::try_from(file).unwrap_or(-1);
@@ -309,6 +319,11 @@ pub unsafe extern "C" fn openat64(directory: c_int, path: *const c_char, flags: 
 /// As openat.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __openat_2(directory: c_int, path: *const c_char, flags: c_int) -> c_int {
+    const MAKES_A_FILE: c_int = 0o100 | 0o20_000_000; // O_CREAT, and the bit of O_TMPFILE alone
+    const INVALID: isize = -22;
+    if flags & MAKES_A_FILE != 0 {
+        return c_int::try_from(answer(INVALID)).unwrap_or(-1);
+    }
     // SAFETY: as the caller says.
     unsafe { openat(directory, path, flags, 0) }
 }
@@ -320,7 +335,7 @@ pub unsafe extern "C" fn __openat_2(directory: c_int, path: *const c_char, flags
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __openat64_2(directory: c_int, path: *const c_char, flags: c_int) -> c_int {
     // SAFETY: as the caller says.
-    unsafe { openat(directory, path, flags, 0) }
+    unsafe { __openat_2(directory, path, flags) }
 }
 
 /// What `ioctl` is given: whatever the request says.

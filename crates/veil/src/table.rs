@@ -3,7 +3,16 @@
 /// Environment variable with the path of the file.
 pub const VARIABLE: &str = "GODWIT_VEIL";
 /// Behind that path, and before the process's number: what CRIU reads in place of its `smaps`, if there is such a file.
-pub const SMAPS: &str = ".smaps.";
+pub(crate) const SMAPS: &str = ".smaps.";
+
+/// The file that CRIU reads in place of a process's `smaps`, beside the table.
+#[cfg(not(feature = "library"))]
+#[must_use]
+pub fn smaps_of(table: &std::path::Path, pid: i32) -> std::path::PathBuf {
+    let mut path = table.as_os_str().to_owned();
+    path.push(format!("{SMAPS}{pid}"));
+    path.into()
+}
 
 /// One hidden mapping.
 #[repr(C)]

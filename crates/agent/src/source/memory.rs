@@ -23,7 +23,7 @@ use godwit_memory::{
 };
 use godwit_node::cgroup::Cgroup;
 use godwit_rpc::v1::{Failure, PageChunk};
-use godwit_veil::{Hidden, SMAPS, encode};
+use godwit_veil::{Hidden, encode, smaps_of};
 
 use crate::{
     convert,
@@ -169,19 +169,16 @@ impl Memory {
     pub fn veil(&self, container: &str, path: &Path) -> io::Result<()> {
         let processes = || self.containers.iter().filter(|tracked| tracked.name == container).flat_map(|tracked| &tracked.processes);
         for pid in processes().map(|(pid, _)| pid) {
-            match flags::smaps(*pid) {
-                Ok(text) => write(&with_suffix(path, &format!("{SMAPS}{pid}")), text.as_bytes())?,
-                Err(error) => tracing::debug!(%error, pid, "CRIU reads smaps itself"),
+            // Only for the time that it saves.
+            if let Err(error) = flags::smaps(*pid).and_then(|text| write(&smaps_of(path, *pid), text.as_bytes())) {
+                tracing::info!(%error, pid, "CRIU reads this process's smaps itself");
             }
         }
         let hidden: Vec<Hidden> = processes()
             .filter_map(|(pid, process)| Some((u64::try_from(*pid).ok()?, process.last.as_ref()?)))
             .flat_map(|(pid, last)| last.hidden.iter().map(move |range| Hidden { pid, start: range.start, end: range.end }))
             .collect();
-        // Renamed into place: CRIU has been started, and may ask the library at any time.
-        let new = path.with_extension("new");
-        write(&new, &encode(&hidden))?;
-        std::fs::rename(new, path)
+        write(path, &encode(&hidden))
     }
 
     /// After the dump and after the late pages: lists the pages of a container that are in the store, beside the images in `directory`. Proves that every page that
@@ -290,15 +287,13 @@ fn send(container: &str, process: &mut Process, ranges: &[Range], out: Out<'_>) 
     }
 }
 
+/// Renamed into place: CRIU has been started, may ask the library at any time, and must not read half of it.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    io::Write::write_all(&mut file, bytes)
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(suffix);
-    path.into()
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    io::Write::write_all(&mut file, bytes)?;
+    std::fs::rename(new, path)
 }
 
 fn pairs(ranges: &[Range]) -> Vec<chain::Pages> {

@@ -201,15 +201,21 @@ impl SourcePod {
         dumped
     }
 
-    /// CRIU writes everything: nothing may be hidden from it, by a last look that ended early either.
+    /// CRIU writes everything: nothing may be hidden from it, by a last look that ended early either; and it reads what the mappings are from the kernel, which joins some of them
+    /// when they are not tracked any more.
     fn unveil(&self) -> Result<(), Failure> {
-        for dump in &self.dumps {
-            match std::fs::remove_file(veil_of(&self.host.path(&dump.work))) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(internal("cannot take the veil away", error)),
-                _ => {}
+        let veils = |dump: &Dump| {
+            let table = veil_of(&self.host.path(&dump.work));
+            let name = table.file_name().unwrap_or_default().as_encoded_bytes().to_owned();
+            for entry in std::fs::read_dir(table.parent().unwrap_or(&table))? {
+                let entry = entry?;
+                if entry.file_name().as_encoded_bytes().starts_with(&name) {
+                    std::fs::remove_file(entry.path())?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        self.dumps.iter().try_for_each(veils).map_err(|error: std::io::Error| internal("cannot take the veil away", error))
     }
 
     /// Ends what [`SourcePod::begin_dumps`] started and [`SourcePod::dump`] has not let go.

@@ -37,10 +37,12 @@ pub struct Places {
 /// Of the kernel that runs.
 ///
 /// # Errors
-/// When it does not tell its types, or has none of that name.
+/// When it does not tell its types, or has no such iterator, or one that is not safe.
 pub fn read() -> io::Result<Places> {
     let bytes = fs::read(PATH).map_err(|error| io::Error::new(error.kind(), format!("{PATH}: {error}")))?;
-    Types::of(&bytes).and_then(|types| types.places()).ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "this kernel has no iterator of mappings"))
+    Types::of(&bytes)
+        .and_then(|types| types.places())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "this kernel has no iterator of mappings, or an early one (before Linux 6.1.8)"))
 }
 
 /// All types, one behind the other.
@@ -83,6 +85,9 @@ impl<'a> Types<'a> {
     fn places(&self) -> Option<Places> {
         let function = self.find(|one| one.kind == kind::FUNCTION && one.name == b"bpf_iter_task_vma")?;
         let mapping = self.find(|one| one.kind == kind::STRUCT && one.name == b"vm_area_struct")?;
+        // It has come with the repair of a walk that met tasks about to end and could bring the kernel down (Linux 6.2 and 6.1.8).
+        let walk = self.find(|one| one.kind == kind::STRUCT && one.name == b"bpf_iter_seq_task_vma_info")?;
+        self.member(walk, b"mm")?;
         let place = |name: &str| i16::try_from(self.member(mapping, name.as_bytes())?).ok();
         Some(Places { function: function.number, start: place("vm_start")?, end: place("vm_end")?, flags: place("vm_flags")? })
     }
@@ -155,13 +160,16 @@ mod tests {
 
     #[test]
     fn members_are_found_also_in_structures_without_a_name() {
-        let strings = "\0vm_area_struct\0vm_start\0vm_end\0vm_flags\0bpf_iter_task_vma\0long\0";
+        let strings = "\0vm_area_struct\0vm_start\0vm_end\0vm_flags\0bpf_iter_task_vma\0long\0bpf_iter_seq_task_vma_info\0mm\0";
         let at = |word: &str| u32::try_from(strings.find(&format!("\0{word}\0")).unwrap() + 1).unwrap();
         let long = [at("long"), 1 << 24, 8, 64];
         let bounds = [0, 4 << 24 | 2, 16, at("vm_start"), 1, 0, at("vm_end"), 1, 64];
         let mapping = [at("vm_area_struct"), 1 << 31 | 4 << 24 | 2, 40, 0, 2, 64, at("vm_flags"), 1, 32 << 24 | 256];
         let function = [at("bpf_iter_task_vma"), 12 << 24, 0];
-        let bytes = encode(&[&long, &bounds, &mapping, &function], strings);
+        let walk = [at("bpf_iter_seq_task_vma_info"), 4 << 24 | 1, 8, at("mm"), 1, 0];
+        let early = encode(&[&long, &bounds, &mapping, &function], strings);
+        assert_eq!(Types::of(&early).unwrap().places(), None);
+        let bytes = encode(&[&long, &bounds, &mapping, &function, &walk], strings);
         assert_eq!(Types::of(&bytes).unwrap().places(), Some(Places { function: 4, start: 8, end: 16, flags: 32 }));
         // Cut short anywhere, it is not understood, and that is all.
         for length in 0..bytes.len() {

@@ -173,19 +173,33 @@ impl Mappings {
         };
         let link = bpf(LINK_CREATE, &link)?;
         let mut file = File::from(bpf(ITER_CREATE, &[number(&link), 0])?);
-        let (mut told, mut piece) = (Vec::new(), vec![0; PIECE]);
+        let (mut told, mut rest, mut piece) = (Vec::<Flagged>::new(), Vec::new(), vec![0; PIECE]);
         loop {
             match file.read(&mut piece) {
                 Ok(0) => break,
-                Ok(count) => told.extend_from_slice(piece.get(..count).unwrap_or_default()),
+                Ok(count) => rest.extend_from_slice(piece.get(..count).unwrap_or_default()),
                 Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
                 Err(error) => return Err(error),
             }
+            let whole = rest.len() - rest.len() % TOLD;
+            for one in rest.drain(..whole).collect::<Vec<u8>>().chunks_exact(TOLD).map(flagged) {
+                // Where it told more than the kernel's buffer holds, or had to wait for the mappings' lock, it does not know that it has come to the end, and tells the last
+                // buffer again and again (kernel/bpf/task_iter.c, `task_vma_seq_get_next` of a single thread).
+                if told.last().is_some_and(|last| one.range.start < last.range.end) {
+                    return Ok(told);
+                }
+                told.push(one);
+            }
         }
-        if told.is_empty() || told.len() % TOLD != 0 {
+        if told.is_empty() || !rest.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("process {pid} has no mappings")));
         }
-        let word = |mapping: &[u8], at: usize| mapping.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes);
-        Ok(told.chunks_exact(TOLD).map(|one| Flagged { range: Range { start: word(one, 0), end: word(one, 8) }, bits: word(one, 16) }).collect())
+        Ok(told)
     }
+}
+
+/// What the program wrote of one mapping.
+fn flagged(told: &[u8]) -> Flagged {
+    let word = |at: usize| told.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes);
+    Flagged { range: Range { start: word(0), end: word(8) }, bits: word(16) }
 }

@@ -1,4 +1,4 @@
-//! Mappings of this process, each with something of its own, so that it can be seen what the kernel prints for that. Nothing is ever in them.
+//! Mappings of this process, each with something of its own, so that it can be seen what the kernel prints for that. What is in them is of no use to anybody.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -13,8 +13,10 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use crate::sys;
 
 const LENGTH: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
-/// Of a huge page, on most machines; where it is another, none is made.
+/// Of a huge page that is asked for by its size; where there is none of it, none is made.
 const HUGE: NonZeroUsize = NonZeroUsize::MIN.saturating_add((2 << 20) - 1);
+/// `MAP_HUGE_2MB`.
+const TWO_MEBIBYTES: MapFlags = MapFlags::from_bits_retain(21 << 26);
 /// `MAP_DROPPABLE` (Linux 6.11).
 const DROPPABLE: MapFlags = MapFlags::from_bits_retain(0x08);
 /// What can be advised (madvise(2)), the last one `MADV_GUARD_INSTALL` (Linux 6.13). What a kernel does not know it refuses.
@@ -57,7 +59,7 @@ impl Samples {
         for (flags, length) in [
             (private | MapFlags::MAP_NORESERVE, LENGTH),
             (private | MapFlags::MAP_GROWSDOWN, LENGTH),
-            (private | MapFlags::MAP_NORESERVE | MapFlags::MAP_HUGETLB, HUGE),
+            (private | MapFlags::MAP_NORESERVE | MapFlags::MAP_HUGETLB | TWO_MEBIBYTES, HUGE),
             (DROPPABLE, LENGTH),
         ] {
             let _ = samples.map(flags, length);

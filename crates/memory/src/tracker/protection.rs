@@ -161,14 +161,22 @@ impl Protection {
             self.support.scan(pagemap, part, Mode::Kept, |pages| push(&mut kept, pages.range)).map(|()| kept)
         };
         let parts = range.parts(threads(), LEAST);
-        let looked: io::Result<Vec<Vec<Range>>> = std::thread::scope(|scope| {
-            let others: Vec<_> = parts.iter().skip(1).map(|part| scope.spawn(|| look(*part))).collect();
+        let looked: Vec<io::Result<Vec<Range>>> = std::thread::scope(|scope| {
+            // Where no thread can be had, this one does it.
+            let begin = |part: &Range| {
+                let part = *part;
+                std::thread::Builder::new().spawn_scoped(scope, move || look(part)).map_err(|_| part)
+            };
+            let others: Vec<_> = parts.iter().skip(1).map(begin).collect();
             let first = parts.first().map(|part| look(*part));
-            let others = others.into_iter().map(|one| one.join().unwrap_or_else(|_| Err(io::Error::other("a look at the page tables ended early"))));
+            let ended = |_| Err(io::Error::other("a look at the page tables ended early"));
+            let others = others.into_iter().map(|other| other.map_or_else(look, |thread| thread.join().unwrap_or_else(ended)));
             first.into_iter().chain(others).collect()
         });
         let mut kept = Vec::new();
-        looked?.into_iter().flatten().for_each(|range| push(&mut kept, range));
+        for part in looked {
+            part?.into_iter().for_each(|range| push(&mut kept, range));
+        }
         Ok(kept)
     }
 

@@ -10,7 +10,7 @@ use godwit_memory::{
     store::Store,
     tracker::{Last, Tracker},
 };
-use godwit_veil::{Hidden, encode};
+use godwit_veil::{Hidden, encode, smaps_of};
 
 use super::*;
 use crate::lab::{dump_behind, freeze};
@@ -45,11 +45,6 @@ struct Moved {
     counted: u64,
     list: ByProcess,
     pages: Store,
-}
-
-/// What CRIU is shown of a process in place of its smaps.
-fn smaps_of(table: &Path, pid: i32) -> PathBuf {
-    PathBuf::from(format!("{}{}{pid}", table.display(), godwit_veil::SMAPS))
 }
 
 fn veil() -> Option<String> {
