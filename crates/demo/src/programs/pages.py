@@ -88,7 +88,7 @@ class Pace:
     """How many pages were changed and checked in the last two minutes, and in how much time without the rests between: by the clock, and of a processor."""
 
     def __init__(self):
-        self.lines = collections.deque(maxlen=1200)
+        self.lines, self.said = collections.deque(maxlen=1200), (0.0, 0.0)
         self.begin(time.time())
 
     def begin(self, now):
@@ -100,8 +100,12 @@ class Pace:
             self.lines.append(f"pace {self.since:.3f} {now:.3f} {self.pages} {self.busy:.4f} {self.processor:.4f}")
             self.begin(now)
 
-    def say(self):
-        print(*self.lines, sep="\n", flush=True)
+    def say(self, gap):
+        """Once a second, or after a longer gap than the last time: a log of some MB is begun anew by the kubelet, and the gap of a move would be lost with the old one."""
+        at, last = self.said
+        if gap > last or time.time() - at > 1:
+            print(*self.lines, sep="\n", flush=True)
+            self.said = (time.time(), gap)
 
 
 heap = Heap(size // PAGE)
@@ -125,7 +129,7 @@ while True:
     if now - last > LONG:
         print("gap", round((now - last) * 1000), flush=True)
         if pace:
-            pace.say()
+            pace.say(now - last)
     debt = min(debt + (now - last) * rate / PAGE, rate / PAGE * 0.05)
     last, begin, first, changed = now, (time.monotonic(), time.thread_time()), heap.next, int(debt)
     heap.change(changed)
