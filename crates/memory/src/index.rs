@@ -110,12 +110,16 @@ impl Index {
     #[must_use]
     pub fn pick(&self, ranges: &[Range], known: Known) -> Vec<Range> {
         let mut found = Vec::new();
+        let mut here = (u64::MAX, None);
         for range in ranges {
             let mut at = range.start;
             while at < range.end {
                 // One word of bits: up to 64 pages.
                 let (block, word, bit) = place(at);
-                let (stored, zero) = self.blocks.get(&block).map_or((0, 0), |block| (block.stored[word], block.zero[word]));
+                if here.0 != block {
+                    here = (block, self.blocks.get(&block));
+                }
+                let (stored, zero) = here.1.map_or((0, 0), |block| (block.stored[word], block.zero[word]));
                 let bits = match known {
                     Known::No => !(stored | zero),
                     Known::Stored => stored,

@@ -108,6 +108,12 @@ pub fn subtract(from: &[Range], without: &[Range]) -> Vec<Range> {
     left
 }
 
+/// What is in both. Both sorted and disjoint.
+#[must_use]
+pub fn common(one: &[Range], other: &[Range]) -> Vec<Range> {
+    subtract(one, &subtract(one, other))
+}
+
 /// Bytes of all of them.
 #[must_use]
 pub fn bytes(ranges: &[Range]) -> u64 {
@@ -147,6 +153,15 @@ mod tests {
         assert_eq!(all, [range(0, 3), range(5, 6)]);
         assert_eq!(bytes(&all), 4);
         assert_eq!(joined([range(5, 6), range(1, 3), range(2, 2), range(3, 4), range(0, 2)]), [range(0, 4), range(5, 6)]);
+    }
+
+    #[test]
+    fn what_both_have_is_cut_out() {
+        let ranges = |words: &[(u64, u64)]| words.iter().map(|(start, end)| Range { start: *start, end: *end }).collect::<Vec<_>>();
+        let (one, other) = (ranges(&[(0, 4), (6, 9), (12, 20)]), ranges(&[(2, 7), (9, 12), (13, 14), (15, 30)]));
+        let both = ranges(&[(2, 4), (6, 7), (13, 14), (15, 20)]);
+        assert_eq!((common(&one, &other), common(&other, &one)), (both.clone(), both));
+        assert!(common(&one, &[]).is_empty() && common(&[], &one).is_empty());
     }
 
     #[test]

@@ -21,16 +21,17 @@ const GUARD: u64 = 1 << 8;
 const WP_MATCHING: u64 = 1;
 const CHECK_WPASYNC: u64 = 1 << 1;
 /// Regions in one answer.
-const ANSWER: usize = 4096;
+const REGIONS: usize = 4096;
 /// Ranges that are no further from each other are looked at as one, in bytes: about as many pages as can be looked at while the kernel is asked once more.
 pub const NEAR: u64 = 32 * PAGE;
-/// And protected as one: protecting interrupts the processors that run the process, and a part of a huge page would split it.
+/// What one huge page covers.
 pub const HUGE: u64 = 512 * PAGE;
 
 /// What a scan does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Pages written since they were protected; they are protected (again).
+    /// Pages that are there and were written since they were protected; they are protected (again). Nothing else is told of them: several times faster, since the kernel need not
+    /// look at each page's own record to know what kind it is of.
     Written,
     /// All pages that are there; they are protected.
     Everything,
@@ -38,9 +39,6 @@ pub enum Mode {
     Look,
     /// As `Look`, also of mappings that are not registered.
     Unregistered,
-    /// Pages that are there and were written since they were protected. Nothing is protected, and nothing else told of them: several times faster, since the kernel need not look at each
-    /// page's own record to know what kind it is of.
-    Suspects,
     /// As fast: pages that are there and were not written since they were protected.
     Kept,
 }
@@ -54,6 +52,8 @@ pub struct Pages {
     pub own: bool,
     /// Whether they were written since they were protected, or never were.
     pub written: bool,
+    /// Whether they are guards, as far as this kernel tells.
+    pub guard: bool,
 }
 
 /// What this kernel can do.
@@ -73,6 +73,12 @@ impl Support {
         PROBED.get_or_init(|| probe().map_err(|error| format!("this kernel cannot track memory: {error}"))).clone().map_err(Error::Unsupported)
     }
 
+    /// Whether [`Pages::guard`] is told.
+    #[must_use]
+    pub fn tells_guards(self) -> bool {
+        self.guard
+    }
+
     /// Calls `found` for the pages of a mapping, in order.
     ///
     /// # Errors
@@ -86,48 +92,63 @@ impl Support {
     /// # Errors
     /// As [`Support::scan`].
     pub fn scan_all(self, pagemap: &File, ranges: &[Range], mode: Mode, mut found: impl FnMut(Pages)) -> io::Result<()> {
-        // No answer has more regions than there are pages.
-        let most = ranges.iter().map(|range| usize::try_from(range.len() / PAGE).unwrap_or(ANSWER)).max().unwrap_or(0);
-        let mut regions = vec![Region::default(); most.clamp(1, ANSWER)];
-        ranges.iter().try_for_each(|range| self.scan_one(pagemap, *range, mode, &mut regions, &mut found))
-    }
-
-    fn scan_one(self, pagemap: &File, range: Range, mode: Mode, regions: &mut [Region], found: &mut impl FnMut(Pages)) -> io::Result<()> {
-        let mut at = range.start;
-        while at < range.end {
-            let mut argument = ScanArgument {
-                flags: match mode {
-                    Mode::Written | Mode::Everything => WP_MATCHING | CHECK_WPASYNC,
-                    Mode::Look | Mode::Suspects | Mode::Kept => CHECK_WPASYNC,
-                    Mode::Unregistered => 0,
-                },
-                start: at,
-                end: range.end,
-                category_mask: if matches!(mode, Mode::Written | Mode::Suspects | Mode::Kept) { WRITTEN } else { 0 },
-                category_inverted: if mode == Mode::Kept { WRITTEN } else { 0 },
-                // Without this mask the scan leaves markers in entries where no page is. SWAPPED includes pages that are just being moved.
-                category_anyof_mask: PRESENT | SWAPPED,
-                return_mask: match mode {
-                    Mode::Suspects | Mode::Kept => WRITTEN,
-                    _ => WRITTEN | FILE | PRESENT | SWAPPED | PFNZERO | if self.guard { GUARD } else { 0 },
-                },
-                ..ScanArgument::default()
-            };
-            let count = sys::pagemap_scan(pagemap.as_fd(), &mut argument, regions)?;
-            for region in &regions[..count] {
-                let is = |bits: u64| region.categories & bits != 0;
-                let foreign = is(PFNZERO | GUARD) || (is(FILE) && !is(SWAPPED));
-                found(Pages { range: Range { start: region.start, end: region.end }, own: is(PRESENT | SWAPPED) && !foreign, written: is(WRITTEN) });
+        let mut answer = Answer::of(ranges);
+        for range in ranges {
+            let mut rest = *range;
+            while !rest.is_empty() {
+                rest.start = self.step(pagemap, rest, mode, &mut answer, &mut found)?;
             }
-            // An answer that fills the array exactly ends, by the kernel's count, before the last region that it holds: what was told is not asked again.
-            let told = regions[..count].last().map_or(0, |region| region.end);
-            let next = argument.walk_end.max(told);
-            if next <= at {
-                return Err(io::Error::other("PAGEMAP_SCAN does not get on"));
-            }
-            at = next;
         }
         Ok(())
+    }
+
+    /// The beginning of a range, as far as one answer goes; returns where that ends.
+    ///
+    /// # Errors
+    /// As [`Support::scan`].
+    pub fn step(self, pagemap: &File, range: Range, mode: Mode, answer: &mut Answer, mut found: impl FnMut(Pages)) -> io::Result<u64> {
+        let mut argument = ScanArgument {
+            flags: match mode {
+                Mode::Written | Mode::Everything => WP_MATCHING | CHECK_WPASYNC,
+                Mode::Look | Mode::Kept => CHECK_WPASYNC,
+                Mode::Unregistered => 0,
+            },
+            start: range.start,
+            end: range.end,
+            category_mask: if matches!(mode, Mode::Written | Mode::Kept) { WRITTEN } else { 0 },
+            category_inverted: if mode == Mode::Kept { WRITTEN } else { 0 },
+            // Without this mask the scan leaves markers in entries where no page is. SWAPPED includes pages that are just being moved.
+            category_anyof_mask: PRESENT | SWAPPED,
+            return_mask: match mode {
+                Mode::Written | Mode::Kept => WRITTEN,
+                _ => WRITTEN | FILE | PRESENT | SWAPPED | PFNZERO | if self.guard { GUARD } else { 0 },
+            },
+            ..ScanArgument::default()
+        };
+        let count = sys::pagemap_scan(pagemap.as_fd(), &mut argument, &mut answer.0)?;
+        let regions = &answer.0[..count];
+        for region in regions {
+            let is = |bits: u64| region.categories & bits != 0;
+            let foreign = is(PFNZERO | GUARD) || (is(FILE) && !is(SWAPPED));
+            let range = Range { start: region.start, end: region.end };
+            found(Pages { range, own: is(PRESENT | SWAPPED) && !foreign, written: is(WRITTEN), guard: is(GUARD) });
+        }
+        // An answer that fills the array exactly ends, by the kernel's count, before the last region that it holds: what was told is not asked again.
+        let next = argument.walk_end.max(regions.last().map_or(0, |region| region.end));
+        if next <= range.start { Err(io::Error::other("PAGEMAP_SCAN does not get on")) } else { Ok(next) }
+    }
+}
+
+/// Where the kernel's answers lie.
+#[derive(Debug)]
+pub struct Answer(Vec<Region>);
+
+impl Answer {
+    /// For questions about ranges no longer than these: no answer has more regions than there are pages.
+    #[must_use]
+    pub fn of(ranges: &[Range]) -> Self {
+        let most = ranges.iter().map(|range| usize::try_from(range.len() / PAGE).unwrap_or(REGIONS)).max().unwrap_or(0);
+        Self(vec![Region::default(); most.clamp(1, REGIONS)])
     }
 }
 
@@ -296,7 +317,7 @@ mod tests {
         let uffd = sys::userfaultfd().unwrap();
         sys::uffd_api(uffd.as_fd()).unwrap();
         let pagemap = File::open("/proc/self/pagemap").unwrap();
-        let pages = ANSWER as u64 * 5;
+        let pages = REGIONS as u64 * 5;
         let length = std::num::NonZeroUsize::new(usize::try_from(pages * PAGE).unwrap()).unwrap();
         let start = patch::map(length).unwrap();
         let patch = Patch { range: Range { start, end: start + pages * PAGE } };
@@ -307,7 +328,7 @@ mod tests {
             let at = patch.range.start + page * PAGE;
             patch::write(Range { start: at, end: at + PAGE });
         }
-        for mode in [Mode::Look, Mode::Unregistered, Mode::Suspects, Mode::Kept, Mode::Written] {
+        for mode in [Mode::Look, Mode::Unregistered, Mode::Kept, Mode::Written] {
             let (mut at, mut there, mut written) = (patch.range.start, 0, 0);
             support
                 .scan(&pagemap, patch.range, mode, |found| {
@@ -318,7 +339,7 @@ mod tests {
                 })
                 .unwrap();
             let expected = match mode {
-                Mode::Written | Mode::Suspects => (pages / 2, pages / 2),
+                Mode::Written => (pages / 2, pages / 2),
                 Mode::Kept => (pages / 2, 0),
                 _ => (pages, pages / 2),
             };

@@ -74,6 +74,8 @@ enum Way {
 pub struct Last {
     /// Mappings that CRIU need not look at, in order.
     pub hidden: Vec<Range>,
+    /// Those of them without a guard page, as far as it is worth knowing: CRIU need not look for any. In order.
+    pub unguarded: Vec<Range>,
     /// Their pages, in order.
     pub pages: Vec<Range>,
     /// Those of them that the other side does not have as they are.

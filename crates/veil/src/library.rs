@@ -11,6 +11,7 @@ use crate::table::{Answer, Hidden, SMAPS, blank, look, process};
 const PAGEMAP_SCAN: c_ulong = 0xc060_6610;
 const PAGEMAP: &[u8] = b"/pagemap";
 const PRESENT_OR_SWAPPED: u64 = 1 << 3 | 1 << 4;
+const GUARD: u64 = 1 << 8;
 /// Largest table, in bytes.
 const LARGEST: usize = 64 << 20;
 
@@ -207,8 +208,9 @@ pub unsafe extern "C" fn ioctl(file: c_int, request: c_ulong, argument: *mut Sca
     }
     // SAFETY: the argument of a PAGEMAP_SCAN is a pm_scan_arg that is the caller's and lives for the time of the call.
     let asked = unsafe { &mut *argument };
-    // Only questions for pages; one for guard pages or the like goes through.
-    if asked.category_anyof_mask & PRESENT_OR_SWAPPED == 0 {
+    // Only questions for pages, and for guard pages and nothing else, for which the kernel would look at every entry of every page table; others go through.
+    let for_guards = (asked.category_mask, asked.category_anyof_mask, asked.category_inverted) == (GUARD, 0, 0);
+    if asked.category_anyof_mask & PRESENT_OR_SWAPPED == 0 && !for_guards {
         // SAFETY: as above.
         return unsafe { kernel(file, request, argument) };
     }
@@ -217,7 +219,7 @@ pub unsafe extern "C" fn ioctl(file: c_int, request: c_ulong, argument: *mut Sca
         return unsafe { kernel(file, request, argument) };
     };
     let end = asked.end;
-    match look(table(), pid, asked.start, end) {
+    match look(table(), pid, asked.start, end, |one| !for_guards || one.unguarded == 1) {
         Answer::Nothing(upto) => {
             asked.walk_end = upto;
             0

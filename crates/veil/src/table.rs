@@ -1,4 +1,4 @@
-//! Which mappings are hidden: triples of 64-bit words, sorted.
+//! Which mappings are hidden: four 64-bit words each, sorted.
 
 /// Environment variable with the path of the file.
 pub const VARIABLE: &str = "GODWIT_VEIL";
@@ -24,6 +24,8 @@ pub struct Hidden {
     pub start: u64,
     /// Byte behind the last one.
     pub end: u64,
+    /// 1: there is no guard page in it (`MADV_GUARD_INSTALL`); 0: nobody knows.
+    pub unguarded: u64,
 }
 
 /// The file's content.
@@ -32,7 +34,7 @@ pub struct Hidden {
 pub fn encode(hidden: &[Hidden]) -> Vec<u8> {
     let mut sorted = hidden.to_vec();
     sorted.sort_unstable();
-    sorted.iter().flat_map(|one| [one.pid, one.start, one.end]).flat_map(u64::to_ne_bytes).collect()
+    sorted.iter().flat_map(|one| [one.pid, one.start, one.end, one.unguarded]).flat_map(u64::to_ne_bytes).collect()
 }
 
 /// What becomes of a question about `start`…`end`.
@@ -45,15 +47,15 @@ pub enum Answer {
     Ask(u64),
 }
 
-/// Looks a question up in a sorted table.
+/// Looks a question up in a sorted table, of which only those entries count that are `meant`.
 #[cfg(any(feature = "library", test))]
-pub fn look(table: &[Hidden], pid: u64, start: u64, end: u64) -> Answer {
-    // The first one of this process that does not end before the question begins.
+pub fn look(table: &[Hidden], pid: u64, start: u64, end: u64, meant: impl Fn(&Hidden) -> bool) -> Answer {
+    // From the first one of this process on that does not end before the question begins.
     let at = table.partition_point(|one| one.pid < pid || (one.pid == pid && one.end <= start));
-    match table.get(at) {
-        Some(one) if one.pid == pid && one.start <= start => Answer::Nothing(one.end.min(end)),
-        Some(one) if one.pid == pid => Answer::Ask(one.start.min(end)),
-        _ => Answer::Ask(end),
+    match table.get(at..).and_then(|rest| rest.iter().take_while(|one| one.pid == pid).find(|one| meant(one))) {
+        Some(one) if one.start <= start => Answer::Nothing(one.end.min(end)),
+        Some(one) => Answer::Ask(one.start.min(end)),
+        None => Answer::Ask(end),
     }
 }
 
@@ -88,8 +90,9 @@ mod tests {
 
     #[test]
     fn questions_are_cut_at_hidden_mappings() {
-        let hidden = |pid, start, end| Hidden { pid, start, end };
-        let table = [hidden(5, 10, 20), hidden(7, 10, 20), hidden(7, 20, 30), hidden(7, 50, 60), hidden(9, 0, 5)];
+        let hidden = |pid, start, end, unguarded| Hidden { pid, start, end, unguarded };
+        let table = [hidden(5, 10, 20, 1), hidden(7, 10, 20, 0), hidden(7, 20, 30, 1), hidden(7, 50, 60, 0), hidden(9, 0, 5, 1)];
+        let look = |table, pid, start, end| look(table, pid, start, end, |_| true);
         for (start, end, answer) in [
             (0, 5, Answer::Ask(5)),
             (0, 100, Answer::Ask(10)),
@@ -105,11 +108,13 @@ mod tests {
         assert_eq!(look(&table, 6, 0, 100), Answer::Ask(100));
         assert_eq!(look(&table, 8, 0, 100), Answer::Ask(100));
         assert_eq!(look(&[], 7, 0, 100), Answer::Ask(100));
+        let unguarded = |start| super::look(&table, 7, start, 100, |one| one.unguarded == 1);
+        assert_eq!([unguarded(0), unguarded(20), unguarded(30)], [Answer::Ask(20), Answer::Nothing(30), Answer::Ask(100)]);
     }
 
     #[test]
     fn entries_of_hidden_mappings_are_blank() {
-        let hidden = |pid, start: u64, end: u64| Hidden { pid, start: start * 4096, end: end * 4096 };
+        let hidden = |pid, start: u64, end: u64| Hidden { pid, start: start * 4096, end: end * 4096, unguarded: 0 };
         let table = [hidden(5, 0, 100), hidden(7, 2, 4), hidden(7, 6, 60), hidden(9, 0, 100)];
         let read = |pid, from: u64, pages: usize| {
             let mut piece = vec![1u8; pages * 8];
@@ -136,9 +141,9 @@ mod tests {
     #[cfg(not(feature = "library"))]
     #[test]
     fn the_file_is_sorted() {
-        let one = Hidden { pid: 2, start: 1, end: 2 };
-        let two = Hidden { pid: 1, start: 8, end: 9 };
+        let one = Hidden { pid: 2, start: 1, end: 2, unguarded: 1 };
+        let two = Hidden { pid: 1, start: 8, end: 9, unguarded: 0 };
         let words: Vec<u64> = encode(&[one, two]).chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default())).collect();
-        assert_eq!(words, [1, 8, 9, 2, 1, 2]);
+        assert_eq!(words, [1, 8, 9, 0, 2, 1, 2, 1]);
     }
 }

@@ -201,12 +201,25 @@ pub fn keep_own(directory: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Adds the pages of the list to the tables as ones that a pager fills. Verify the images before.
+/// That no page of a list that a pager fills is in the images as well. The tables say nothing of those pages: CRIU gives all memory that can be left to a pager to it
+/// (`vma_entry_can_be_lazy`), with or without an entry, and reads entries one by one. Verify the images before.
 ///
 /// # Errors
 /// When a page is in the images and in the list, or a process has no images.
-pub fn mark(directory: &Path, list: &ByProcess) -> Result<(), Problem> {
-    list.iter().try_for_each(|(process, pages)| add(directory, *process, pages, LAZY))
+pub fn apart(directory: &Path, list: &ByProcess) -> Result<(), Problem> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    let own = present(directory)?;
+    for (process, pages) in list {
+        let name = format!("pagemap-{process}.img");
+        let Some(own) = own.get(process) else { return Err(Problem::MissingImage { file: name }) };
+        let both = own.iter().find(|(start, end)| pages.get(pages.partition_point(|listed| listed.1 <= *start)).is_some_and(|listed| listed.0 < *end));
+        if let Some((start, _)) = both {
+            return Err(Problem::damaged(&name, format!("of the pages from {start:#x} on, some are in two places")));
+        }
+    }
+    Ok(())
 }
 
 fn add(directory: &Path, process: i32, pages: &[Pages], flags: u64) -> Result<(), Problem> {
@@ -350,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_for_the_pager_are_marked_unless_their_memory_is_locked() {
+    fn pages_are_the_pagers_unless_their_memory_is_locked() {
         let directory = images(&[(0x1000, 0x2000)]);
         // mm_entry with mappings (field 14): start, end, pgoff, shmid, prot, flags, status.
         let mapping = |start: u64, end: u64, flags: u64| {
@@ -382,9 +395,21 @@ mod tests {
         keep_own(directory.path()).unwrap();
         let (_, kept) = read(directory.path(), "pagemap-7.img").unwrap();
         assert_eq!(number(&kept[0].message, 4), Some(PRESENT));
-        mark(directory.path(), &list).unwrap();
         assert_eq!(present(directory.path()).unwrap()[&7], [(0x1000, 0x2000)]);
-        assert!(mark(directory.path(), &list).is_err());
+    }
+
+    #[test]
+    fn pages_of_the_images_and_of_the_pager_are_apart() {
+        let directory = images(&[(0x3000, 0x5000), (0x9000, 0xa000)]);
+        let with = |process, pages: &[Pages]| apart(directory.path(), &ByProcess::from([(process, pages.to_vec())]));
+        for pages in [&[][..], &[(0x1000, 0x3000), (0x5000, 0x9000)], &[(0xa000, 0xb000)], &[(0x1000, 0x2000)]] {
+            with(7, pages).unwrap();
+        }
+        for pages in [&[(0x1000, 0x4000)][..], &[(0x1000, 0x2000), (0x4000, 0x5000)], &[(0x8000, 0xb000)], &[(0x9000, 0xa000)]] {
+            assert!(with(7, pages).is_err(), "{pages:?}");
+        }
+        assert!(with(8, &[]).is_err());
+        apart(directory.path(), &ByProcess::new()).unwrap();
     }
 
     #[test]

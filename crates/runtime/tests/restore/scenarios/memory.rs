@@ -100,7 +100,14 @@ fn move_source(id: &str) -> Option<Moved> {
     }
     let hidden: Vec<Hidden> = lasts
         .iter()
-        .flat_map(|(pid, last)| last.hidden.iter().map(|range| Hidden { pid: u64::try_from(*pid).unwrap(), start: range.start, end: range.end }))
+        .flat_map(|(pid, last)| {
+            last.hidden.iter().map(|range| Hidden {
+                pid: u64::try_from(*pid).unwrap(),
+                start: range.start,
+                end: range.end,
+                unguarded: last.unguarded.binary_search(range).is_ok().into(),
+            })
+        })
         .collect();
     let table = images.with_extension("veil");
     fs::write(&table, encode(&hidden)).unwrap();
@@ -169,7 +176,7 @@ pub fn memory_is_filled_while_it_runs(world: &World) {
     let (lazy, eager) = chain::split(&moved.images, moved.list.clone()).unwrap();
     assert!(eager.is_empty() && lazy.len() == 2);
     chain::keep_own(&moved.images).unwrap();
-    chain::mark(&moved.images, &lazy).unwrap();
+    chain::apart(&moved.images, &lazy).unwrap();
     pager::write_table(&moved.store, &moved.pages.rows(&ranges(&lazy)).unwrap()).unwrap();
     let (_pod, container, time) = arrives(world, &moved, "filled", Some(moved.store.clone()));
     let log = fs::read_to_string(Path::new(godwit_runtime::protocol::CONTAINERS).join("filled/attempt-1/work/pager.log")).unwrap_or_default();
@@ -199,7 +206,7 @@ pub fn a_pager_that_dies_takes_the_container_along(world: &World) {
     let Some(moved) = move_source("dying") else { return };
     let (lazy, _) = chain::split(&moved.images, moved.list.clone()).unwrap();
     chain::keep_own(&moved.images).unwrap();
-    chain::mark(&moved.images, &lazy).unwrap();
+    chain::apart(&moved.images, &lazy).unwrap();
     // The table speaks of pages that the file does not have: as if the store had been damaged since.
     let mut rows = moved.pages.rows(&ranges(&lazy)).unwrap();
     if let Some(row) = rows.last_mut() {
@@ -223,13 +230,43 @@ pub fn a_pagemap_that_is_read_is_veiled(_: &World) {
     let memory = vec![1u8; 64 * 4096];
     let start = (memory.as_ptr() as u64).next_multiple_of(4096);
     let (own, table) = (std::process::id(), Path::new(WORK).join("pread.veil"));
-    fs::write(&table, encode(&[Hidden { pid: own.into(), start: start + 8 * 4096, end: start + 24 * 4096 }])).unwrap();
+    fs::write(&table, encode(&[Hidden { pid: own.into(), start: start + 8 * 4096, end: start + 24 * 4096, unguarded: 0 }])).unwrap();
     let count = "import os,sys\nf=os.open(f'/proc/{sys.argv[1]}/pagemap',os.O_RDONLY)\nb=os.pread(f,32*8,int(sys.argv[2])//4096*8)\nprint(''.join('x' if any(b[i:i+8]) else '.' for i in range(0,len(b),8)))";
     let mut reader = Command::new("python3");
     reader.args(["-c", count, &own.to_string(), &start.to_string()]).env("LD_PRELOAD", veil).env(godwit_veil::VARIABLE, &table);
     let said = reader.output().unwrap();
     assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "xxxxxxxx................xxxxxxxx", "{}", String::from_utf8_lossy(&said.stderr));
     drop(std::hint::black_box(memory));
+}
+
+/// CRIU asks for the guard pages of all memory at once: asked here by another program in its place, of itself, which has one; from behind what was told, until everything is.
+pub fn guards_are_looked_for_where_one_may_be(_: &World) {
+    let Some(veil) = veil() else { return };
+    if !godwit_memory::scan::Support::probe().is_ok_and(godwit_memory::scan::Support::tells_guards) {
+        return println!("       skipped: this kernel does not tell guard pages (Linux 6.15)");
+    }
+    const ASK: &str = "import ctypes,fcntl,mmap,os,struct,sys\n\
+        memory=mmap.mmap(-1,8<<20)\n\
+        start=ctypes.addressof(ctypes.c_char.from_buffer(memory))\n\
+        assert ctypes.CDLL(None).madvise(ctypes.c_void_p(start+(5<<20)),4096,102)==0\n\
+        entry=[os.getpid(),start,start+(8<<20),int(sys.argv[1])]\n\
+        open(os.environ['GODWIT_VEIL'],'wb').write(struct.pack('4Q',*entry))\n\
+        ioctl=ctypes.CDLL(None,use_errno=True).ioctl\n\
+        pagemap=os.open(f'/proc/{os.getpid()}/pagemap',os.O_RDONLY)\n\
+        end,found,told=(1<<47)-4096,(ctypes.c_uint64*300)(),[]\n\
+        words=(ctypes.c_uint64*12)(96,0,0,end,0,ctypes.addressof(found),100,0,0,256,0,256)\n\
+        while words[4]!=end:\n\
+        \twords[2]=words[4]\n\
+        \tcount=ioctl(pagemap,ctypes.c_ulong(0xc0606610),words)\n\
+        \tassert count>=0,ctypes.get_errno()\n\
+        \ttold+=[found[3*at]-start for at in range(count)]\n\
+        print(5<<20 in told)\n";
+    for (unguarded, sees) in [("0", "True"), ("1", "False")] {
+        let mut asker = Command::new("python3");
+        asker.args(["-c", ASK, unguarded]).env("LD_PRELOAD", &veil).env(godwit_veil::VARIABLE, Path::new(WORK).join("guards.veil"));
+        let said = asker.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), sees, "{}", String::from_utf8_lossy(&said.stderr));
+    }
 }
 
 /// Only of processes for which there is something to show, and only where a process's directory is at hand, as CRIU has it.
