@@ -49,7 +49,8 @@ impl Reader {
     fn make() -> io::Result<Self> {
         let iterator = Mappings::load(&btf::read()?)?;
         let own = std::process::id().cast_signed();
-        let samples = samples::Samples::make()?;
+        // Mapped until the letters are known.
+        let _samples = samples::Samples::make()?;
         for _ in 0..ATTEMPTS {
             let before = iterator.read(own)?;
             let text = fs::read_to_string("/proc/self/smaps")?;
@@ -58,7 +59,6 @@ impl Reader {
             let steady: Vec<Flagged> = before.into_iter().filter(|one| after.contains(one)).collect();
             // What the kernel shows for this process's own mappings it shows for others'; where it does not show all, nothing can be told of anybody.
             if let Some(letters) = Letters::learn(&text, &steady).filter(|letters| steady.iter().all(|one| letters.of(one.bits).is_some())) {
-                drop(samples);
                 return Ok(Self { iterator, letters });
             }
         }

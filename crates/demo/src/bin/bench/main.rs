@@ -39,8 +39,10 @@ use crate::ledger::Ledger;
 /// How many samples are taken.
 #[derive(Debug, Clone, Copy)]
 pub struct Extent {
-    /// Moves of a small pod on the container runtime that is measured in full, and on each other one.
-    pub moves: [usize; 2],
+    /// Moves of a small pod on the container runtime that is measured in full.
+    pub moves: usize,
+    /// The same on each other one.
+    pub moves_elsewhere: usize,
     /// The same without a runtime handler, on each.
     pub imports: usize,
     /// Moves of a pod with each number of connections.
@@ -63,10 +65,34 @@ pub struct Extent {
     pub matrix: bool,
 }
 
-const FULL: Extent =
-    Extent { moves: [300, 60], imports: 10, crossings: 3, trips: 3, carries: 5, containers: 100, looks: 10, streams: 6, loaded: 4, grown: 2, matrix: true };
-const QUICK: Extent =
-    Extent { moves: [4, 4], imports: 2, crossings: 1, trips: 1, carries: 1, containers: 15, looks: 3, streams: 1, loaded: 1, grown: 1, matrix: false };
+const FULL: Extent = Extent {
+    moves: 300,
+    moves_elsewhere: 60,
+    imports: 10,
+    crossings: 3,
+    trips: 3,
+    carries: 5,
+    containers: 100,
+    looks: 10,
+    streams: 6,
+    loaded: 4,
+    grown: 2,
+    matrix: true,
+};
+const QUICK: Extent = Extent {
+    moves: 4,
+    moves_elsewhere: 4,
+    imports: 2,
+    crossings: 1,
+    trips: 1,
+    carries: 1,
+    containers: 15,
+    looks: 3,
+    streams: 1,
+    loaded: 1,
+    grown: 1,
+    matrix: false,
+};
 
 const OPTIONS: [&str; 3] = ["--quick", "--anew", "--write"];
 
@@ -161,7 +187,7 @@ fn jobs(lab: &Lab, extent: Extent) -> Vec<Job> {
     };
     jobs.extend(told.into_iter().flat_map(memory));
     for pair in pairs.clone() {
-        let moves = extent.moves[usize::from(pair.runtime != main.runtime)];
+        let moves = if pair.runtime == main.runtime { extent.moves } else { extent.moves_elsewhere };
         jobs.push(Job::new(format!("freeze: {moves} moves of a small pod on {}", pair.runtime), move |lab| freeze::measure(lab, &pair, freeze::LIVE, moves)));
     }
     for pair in some() {
