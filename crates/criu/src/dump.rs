@@ -98,10 +98,21 @@ impl Plan {
     /// The command line behind the program's name. `images` and `work` exist, are empty, and are paths as CRIU sees them.
     #[must_use]
     pub fn args(&self, images: &Path, work: &Path) -> Vec<String> {
-        let mut args: Vec<String> = vec!["dump".into(), "--tree".into(), self.pid.to_string()];
-        for (option, path) in [("--images-dir", images), ("--work-dir", work)] {
-            args.extend([option.into(), path.to_string_lossy().into_owned()]);
-        }
+        let mut args = ["dump", "--tree", &self.pid.to_string(), "--images-dir", &images.to_string_lossy()].map(str::to_owned).to_vec();
+        args.extend(self.options(work));
+        args
+    }
+
+    /// The container's init process.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// What of the command line does not say what is dumped and where to.
+    #[must_use]
+    pub fn options(&self, work: &Path) -> Vec<String> {
+        let mut args = vec!["--work-dir".into(), work.to_string_lossy().into_owned()];
         args.extend(["--root".into(), self.rootfs.clone(), "--freeze-cgroup".into(), self.freezer.clone()]);
         args.extend(OPTIONS.map(str::to_owned));
         for external in &self.externals {

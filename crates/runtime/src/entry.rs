@@ -1,8 +1,8 @@
-//! Which of the six programs this is.
+//! Which of the five programs this is.
 
 use std::{ffi::OsString, path::Path};
 
-use crate::{arguments::Invocation, commands, config::Config, create, hold, import, keeper, layout::Layout, record::Record, runc, standin};
+use crate::{arguments::Invocation, commands, config::Config, create, import, keeper, layout::Layout, record::Record, runc, standin};
 
 /// `argv[0]` of the keeper.
 pub const KEEPER: &str = "godwit-keeper";
@@ -21,7 +21,6 @@ pub fn run() -> i32 {
     match Path::new(&name).file_name().and_then(|name| name.to_str()) {
         Some(KEEPER) => keeper::run(&rest),
         Some(CRIU) => standin::run(&rest),
-        Some(hold::SCRIPT) => hold::run(Path::new(&name)),
         Some(import::SCRIPT) => import::run(Path::new(&name)),
         Some(PAGER) => keeper::pager::run(&rest),
         _ => wrapper(&rest),

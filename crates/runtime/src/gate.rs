@@ -22,7 +22,7 @@ use crate::{
     layout::{ENV_ATTEMPT, ENV_CONTAINER, Layout},
     process::Process,
     protocol::{Reply, Request},
-    standin::rpc::Stage,
+    rpc::Stage,
     sys,
 };
 

@@ -1,82 +1,71 @@
-//! The hold: CRIU's action script (criu(8), `--action-script`) of a `criu dump` that was started before the freeze.
+//! The hold: a `criu dump` that is started before the freeze, and waits.
 //!
-//! CRIU runs its scripts with `CRTOOLS_SCRIPT_ACTION=pre-dump` when it has loaded and knows the kernel, and before it looks at the first task (criu/cr-dump.c,
-//! `cr_dump_tasks`). It goes on when the script succeeds, and ends when it fails.
+//! It is asked for as of CRIU's service for one client (`criu swrk`), which has a socket for its standard input, and tells what stage of its work it has come to. The first one, `pre-dump`,
+//! is when it has loaded and knows the kernel, and before it looks at the first task (criu/cr-dump.c, `cr_dump_tasks`). It goes on when it is answered. With action scripts, which do the
+//! same, something would be exec'ed in the freeze: they are run again when the dump has ended.
 //!
 //! ```text
-//!   agent   Hold::make ─▶ WORK/hold (this program), WORK/hold.go (a pipe)      release ─▶ one byte ─▶ 0: CRIU dumps
-//!   CRIU                  runs WORK/hold, which reads the pipe                 agent gone, or Hold dropped ─▶ end of file ─▶ 1: CRIU ends
+//!   agent   Hold::ask ─▶ socket, request                        go ─▶ answer ─▶ CRIU dumps; further stages are answered at once
+//!   CRIU    starts with it, reads the request, says pre-dump    agent gone, or Hold dropped ─▶ end of the socket ─▶ CRIU ends
 //! ```
+//! An agent that goes while CRIU dumps is no worse than a dump that fails: CRIU lets go of the tasks, which are frozen as before.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{OpenOptionsExt, symlink},
+    io,
+    os::fd::{AsRawFd, OwnedFd},
     path::Path,
 };
 
 use nix::{
-    fcntl::{FcntlArg, OFlag, fcntl},
-    sys::stat::Mode,
-    unistd::mkfifo,
+    errno::Errno,
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair},
 };
 
-/// Name of the script in CRIU's work directory, and `argv[0]` of this program.
-pub const SCRIPT: &str = "hold";
-/// What the pipe is called: the script with this at its end.
-const PIPE: &str = ".go";
+use crate::rpc::{self, Word};
+
+/// What `criu` is called with, before its options: its service, with standard input for a socket. It takes options as `criu dump` does (criu/crtools.c, `main`), but for those that
+/// the request has.
+pub const WORDS: [&str; 2] = ["swrk", "0"];
+/// Bytes of the longest message: a stage has a name, and the end an error in words.
+const LONGEST: usize = 64 << 10;
 
 /// The agent's end.
 #[derive(Debug)]
-pub struct Hold(File);
+pub struct Hold(OwnedFd);
 
 impl Hold {
-    /// Makes script and pipe in CRIU's work directory, as seen from here; `program` is the static binary as CRIU sees it.
+    /// Asks for a dump of the processes below `pid` into the directory `images`, both as CRIU names them. What is returned with it is to be CRIU's standard input, and nobody else's.
     ///
     /// # Errors
-    /// When the directory cannot be written, or has them already.
-    pub fn make(work: &Path, program: &str) -> io::Result<Self> {
-        let pipe = work.join(format!("{SCRIPT}{PIPE}"));
-        for old in [work.join(SCRIPT), pipe.clone()] {
-            match fs::remove_file(old) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+    /// When there can be no such socket.
+    pub fn ask(pid: i32, images: &Path) -> io::Result<(Self, OwnedFd)> {
+        // Each message one packet.
+        let (own, criu) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        send(own.as_raw_fd(), &rpc::dump(pid, &images.to_string_lossy()), MsgFlags::MSG_NOSIGNAL)?;
+        Ok((Self(own), criu))
+    }
+
+    /// Lets CRIU begin, and go on at every stage. Blocks until it has ended; how, its exit code tells.
+    ///
+    /// # Errors
+    /// When it cannot be answered.
+    pub fn go(self) -> io::Result<()> {
+        let mut packet = vec![0; LONGEST];
+        loop {
+            let length = match recv(self.0.as_raw_fd(), &mut packet, MsgFlags::empty()) {
+                Err(Errno::EINTR) => continue,
+                // It ended without reading everything.
+                Ok(0) | Err(Errno::ECONNRESET) => return Ok(()),
+                other => other?,
+            };
+            if let Some(Word::Stage(_)) = packet.get(..length).and_then(rpc::read) {
+                match send(self.0.as_raw_fd(), &rpc::answer(true), MsgFlags::MSG_NOSIGNAL) {
+                    Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
-        symlink(program, work.join(SCRIPT))?;
-        mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        // fifo(7): open for both, Linux waits for nobody. While this is open the script waits; when it is closed, also by the end of this process, it reads the end.
-        Ok(Self(OpenOptions::new().read(true).write(true).open(pipe)?))
     }
-
-    /// Lets CRIU begin.
-    ///
-    /// # Errors
-    /// When the pipe cannot be written.
-    pub fn release(&self) -> io::Result<()> {
-        (&self.0).write_all(b"g")
-    }
-}
-
-/// Runs the script, which was called as `script`, and gives its exit code.
-#[must_use]
-pub fn run(script: &Path) -> i32 {
-    if std::env::var("CRTOOLS_SCRIPT_ACTION").is_ok_and(|stage| stage != "pre-dump") {
-        return 0;
-    }
-    let mut pipe = script.as_os_str().to_owned();
-    pipe.push(PIPE);
-    match wait(Path::new(&pipe)) {
-        Ok(true) => 0,
-        _ => 1,
-    }
-}
-
-/// Whether a byte came. fifo(7): an open that waits would wait for ever if the agent had gone before; a read that waits does not, without a writer.
-fn wait(pipe: &Path) -> io::Result<bool> {
-    let mut pipe = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(pipe)?;
-    fcntl(&pipe, FcntlArg::F_SETFL(OFlag::empty()))?;
-    Ok(pipe.read(&mut [0])? == 1)
 }
 
 #[cfg(test)]
@@ -84,28 +73,34 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    #[test]
-    fn a_byte_lets_go_and_the_end_does_not() {
-        let work = tempfile::tempdir().unwrap();
-        let script = work.path().join(SCRIPT);
-        for (released, code) in [(true, 0), (false, 1)] {
-            let hold = Hold::make(work.path(), "/bin/true").unwrap();
-            let script = script.clone();
-            let waiting = std::thread::spawn(move || run(&script));
-            std::thread::sleep(std::time::Duration::from_millis(50));
-            assert!(!waiting.is_finished());
-            if released {
-                hold.release().unwrap();
-            }
-            drop(hold);
-            assert_eq!(waiting.join().unwrap(), code);
-        }
+    /// CRIU's end: waits for the request, says the stages, and returns whether it was let through all of them.
+    fn criu(socket: &OwnedFd, stages: &[&str]) -> bool {
+        let mut packet = [0; 1024];
+        let length = recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty()).unwrap();
+        assert_eq!(packet[..length], rpc::dump(7, "/images"));
+        stages.iter().all(|stage| {
+            send(socket.as_raw_fd(), &rpc::stage(stage), MsgFlags::MSG_NOSIGNAL).is_ok()
+                && recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty()).is_ok_and(|length| packet[..length] == rpc::answer(true))
+        })
     }
 
     #[test]
-    fn an_agent_that_has_gone_before_is_not_waited_for() {
-        let work = tempfile::tempdir().unwrap();
-        drop(Hold::make(work.path(), "/bin/true").unwrap());
-        assert_eq!(run(&work.path().join(SCRIPT)), 1);
+    fn it_waits_until_it_may_go() {
+        let (hold, socket) = Hold::ask(7, Path::new("/images")).unwrap();
+        let waiting = std::thread::spawn(move || criu(&socket, &["pre-dump", "query-ext-files", "post-dump"]));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!waiting.is_finished());
+        hold.go().unwrap();
+        assert!(waiting.join().unwrap());
+    }
+
+    #[test]
+    fn without_anybody_who_lets_it_go_it_ends() {
+        let (hold, socket) = Hold::ask(7, Path::new("/images")).unwrap();
+        let waiting = std::thread::spawn(move || criu(&socket, &["pre-dump"]));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!waiting.is_finished());
+        drop(hold);
+        assert!(!waiting.join().unwrap());
     }
 }

@@ -1,7 +1,7 @@
 //! The OCI runtime wrapper `godwit-runtime` and what the agent shares with it.
 //!
-//! One static binary, six programs, told apart by `argv[0]`. Where a pod comes from, CRIU runs the [`hold`]; where it goes to, four of them follow one another, or CRIU runs the
-//! gate of an [`import`]:
+//! One static binary, five programs, told apart by `argv[0]`: where a pod goes to, four of them follow one another, or CRIU runs the gate of an [`import`]. Where it comes from, the agent
+//! speaks with CRIU itself, see [`hold`].
 //!
 //! ```text
 //!   conmon / shim ── OCI command ──▶ wrapper ──exec──▶ runc                       (containers that no migration names)
@@ -35,6 +35,7 @@ pub mod import;
 pub mod keeper;
 pub mod process;
 pub mod record;
+pub mod rpc;
 pub mod runc;
 pub mod spec;
 pub mod standin;

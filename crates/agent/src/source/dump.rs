@@ -1,9 +1,9 @@
 //! Dumps one frozen container with the node's CRIU, and says in plain words why not when CRIU refuses.
 //!
 //! ```text
-//!   begin (running)   criu dump: loads, looks at the kernel ─▶ its first action script, the hold, waits
-//!   run   (frozen)    a byte into the hold ─────────────────▶ criu looks at the tasks for the first time, and dumps them
-//!   dropped instead   the hold reads the end of its pipe ───▶ criu ends, no task was touched
+//!   begin (running)   criu: loads, looks at the kernel ─▶ tells of its first stage, and waits
+//!   run   (frozen)    the hold lets go ─────────────────▶ criu looks at the tasks for the first time, and dumps them
+//!   dropped instead   criu's socket ends ───────────────▶ criu ends, no task was touched
 //! ```
 
 use std::{
@@ -19,7 +19,7 @@ use godwit_node::{
     host::Host,
 };
 use godwit_rpc::v1::Failure;
-use godwit_runtime::hold::Hold;
+use godwit_runtime::hold::{self, Hold};
 use godwit_trace::Source;
 use tokio::process::Child;
 
@@ -82,22 +82,23 @@ impl Dump {
     /// # Errors
     /// When it cannot be started.
     pub fn begin(&self, host: &Host, sandbox: &Sandbox, veiled: bool, import: bool) -> Result<(), Failure> {
-        let work = host.path(&self.work);
-        let hold = Hold::make(&work, install::ON_NODE).map_err(|error| internal("cannot hold criu", error))?;
-        let script = ["--action-script".to_owned(), self.work.join(godwit_runtime::hold::SCRIPT).to_string_lossy().into_owned()];
+        let (hold, socket) = Hold::ask(self.plan.pid(), &self.images).map_err(|error| internal("cannot hold criu", error))?;
         // In a cgroup of its own: when this agent's container ends, CRIU must not end with it (a killed CRIU leaves its code in the processes).
         let mut namespaces = sandbox.namespaces.clone();
         let apart = namespaces.net.take_if(|_| import).map(|net| dump::external_net(&host.path(net))).transpose();
         let apart = apart.map_err(|error| internal("cannot look at the pod's network namespace", error))?;
         let wishes = wishes::of(sandbox)?;
-        let options =
-            self.plan.args(&self.images, &self.work).into_iter().chain(script).chain(apart.into_iter().flatten()).chain(wishes.dump().iter().cloned());
-        let words = shield::command(&std::iter::once("criu".to_owned()).chain(options).collect::<Vec<_>>());
+        let mut words = vec!["criu".to_owned()];
+        words.extend(hold::WORDS.map(str::to_owned));
+        words.extend(self.plan.options(&self.work));
+        words.extend(apart.into_iter().flatten());
+        words.extend(wishes.dump().iter().cloned());
+        let words = shield::command(&words);
         let mut command = host.command_in_pod(&namespaces, &words[0], &words[1..]).map_err(|error| internal("cannot start criu", error))?;
         if veiled {
             command.env("LD_PRELOAD", install::VEIL_ON_NODE).env(godwit_veil::VARIABLE, veil_of(&self.work));
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        command.stdin(socket).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         let criu = command.spawn().map_err(|error| internal("cannot start criu", error))?;
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some((criu, hold));
         Ok(())
@@ -119,7 +120,8 @@ impl Dump {
         let log = host.path(self.work.join("dump.log"));
         // The name of the pod is in the path.
         let _log = trace::criu::follow(move || vec![(log.clone(), Source::Criu)], &self.work.to_string_lossy());
-        hold.release().map_err(|error| internal("cannot let criu begin", error))?;
+        // Until CRIU has ended; whether it could be answered is seen by how that was.
+        let _going = crate::task::spawn_blocking(move || hold.go());
         let status = match tokio::time::timeout(HARD_LIMIT, criu.wait()).await {
             Ok(status) => status.map_err(|error| internal("cannot wait for criu", error))?,
             Err(_) => {

@@ -36,6 +36,11 @@ const BUDGET: Duration = Duration::from_millis(200);
 /// Of which the memory that is left may take this part.
 const SHARE: u32 = 4;
 
+/// Rounds right before the freeze, at most.
+const LAST_ROUNDS: usize = 3;
+/// What the memory that is left may take in the freeze if it is not worth another of these.
+const ENOUGH: Duration = Duration::from_millis(10);
+
 /// What the user wants.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wishes {
@@ -193,14 +198,22 @@ impl Travel {
         }
     }
 
-    /// One more round, right before the freeze, if there is time.
+    /// Once more, right before the freeze, if there is time: what has changed while the freeze was prepared, and so on as long as that makes the freeze noticeably shorter.
     ///
     /// # Errors
     /// When the target does not take the pages.
     pub async fn once_more(&self, migration: &Migration, wishes: Wishes, report: impl Fn(Copied), step: impl Fn(Timer)) -> Result<(), Failure> {
-        if self.lock().is_some() && !self.hurried.load(Ordering::Relaxed) {
-            let (_, forecast) = self.round(migration, wishes, &step).await?;
+        let mut before = Duration::MAX;
+        for _ in 0..LAST_ROUNDS {
+            if self.lock().is_none() || self.hurried.load(Ordering::Relaxed) {
+                break;
+            }
+            let (next, forecast) = self.round(migration, wishes, &step).await?;
             report(self.copied(forecast));
+            if next == Next::TooLate || forecast.transfer <= ENOUGH || forecast.transfer > before / 4 * 3 {
+                break;
+            }
+            before = forecast.transfer;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The stand-in for `criu`: it is first in the PATH of `runc restore`, which therefore can be started long before the images are there.
 //!
 //! runc calls CRIU as `criu swrk FD` several times: to learn its version and features, then to restore. Each time it sends one request on the SEQPACKET socket
-//! FD ([`rpc`]). The stand-in looks at it without taking it. Unless it is a restore, the stand-in becomes CRIU. If it is one, CRIU is started with a socket of the
+//! FD ([`rpc`](crate::rpc)). The stand-in looks at it without taking it. Unless it is a restore, the stand-in becomes CRIU. If it is one, CRIU is started with a socket of the
 //! stand-in's and waits for its first word, with all its libraries loaded; what runc and CRIU say to each other then passes through here ([`relay`]), and with it
 //! every stage that CRIU comes to: this is where the [`gate`](crate::gate) stands, and CRIU need start no program at any stage.
 //!
@@ -11,7 +11,6 @@
 //! ```
 
 pub mod relay;
-pub mod rpc;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -24,8 +23,8 @@ use nix::{
     sys::socket::{MsgFlags, recv},
 };
 
-use self::{relay::Relay, rpc::Request};
-use crate::{client, config::Config, gate::Gate, layout::Layout, protocol, record::Record, runc};
+use self::relay::Relay;
+use crate::{client, config::Config, gate::Gate, layout::Layout, protocol, record::Record, rpc::Request, runc};
 
 /// Runs the stand-in; gives an exit code only if CRIU is not to take its place.
 #[must_use]

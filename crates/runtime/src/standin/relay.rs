@@ -28,8 +28,11 @@ use nix::{
     unistd::Pid,
 };
 
-use super::rpc::{self, Request, Word};
-use crate::{gate::Gate, runc, sys};
+use crate::{
+    gate::Gate,
+    rpc::{self, Request, Word},
+    runc, sys,
+};
 
 /// Own descriptors have numbers from here on; runc's, and so those of its folders, are smaller.
 const OWN: RawFd = 512;
@@ -114,7 +117,7 @@ impl Relay {
                 Word::Stage(stage) => {
                     let answer = self.ask_runtime(&packet).inspect_err(|_| gate.forsaken(&stage))?;
                     let refused = Request::read(&answer.bytes).is_some_and(|answer| answer.refuses());
-                    let answer = if refused || gate.lets_pass(&stage) { answer } else { Packet { bytes: rpc::refusal(), descriptors: Vec::new() } };
+                    let answer = if refused || gate.lets_pass(&stage) { answer } else { Packet { bytes: rpc::answer(false), descriptors: Vec::new() } };
                     answer.give(&self.criu)?;
                 }
             }

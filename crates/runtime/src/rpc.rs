@@ -1,7 +1,9 @@
-//! What of CRIU's protocol the stand-in reads and writes: images/rpc.proto of CRIU, each message one packet. Everything else passes unread.
+//! What of CRIU's protocol the stand-in and the agent read and write: images/rpc.proto of CRIU, each message one packet. Everything else passes unread.
 
 use prost::Message;
 
+/// `criu_req_type`.
+const DUMP: i32 = 1;
 /// `criu_req_type`.
 const RESTORE: i32 = 2;
 /// `criu_req_type`.
@@ -25,6 +27,12 @@ pub struct Request {
 struct Options {
     #[prost(int32, optional, tag = "1")]
     images_dir_fd: Option<i32>,
+    #[prost(string, optional, tag = "68")]
+    images_dir: Option<String>,
+    #[prost(int32, optional, tag = "2")]
+    pid: Option<i32>,
+    #[prost(int32, optional, tag = "9")]
+    log_level: Option<i32>,
     #[prost(bool, optional, tag = "12")]
     notify_scripts: Option<bool>,
     #[prost(int32, optional, tag = "17")]
@@ -124,10 +132,33 @@ pub fn read(packet: &[u8]) -> Option<Word> {
     })
 }
 
-/// The answer to a stage that CRIU must not pass.
+/// The answer to a stage, which CRIU passes or not.
 #[must_use]
-pub fn refusal() -> Vec<u8> {
-    Request { kind: NOTIFY, options: None, notify_success: Some(false), keep_open: None }.encode_to_vec()
+pub fn answer(passes: bool) -> Vec<u8> {
+    Request { kind: NOTIFY, options: None, notify_success: Some(passes), keep_open: None }.encode_to_vec()
+}
+
+/// The request for a dump of the processes below `pid` into the directory `images`, both as CRIU names them, in which it tells of each [`Stage`]. All else is left to its options.
+#[must_use]
+pub fn dump(pid: i32, images: &str) -> Vec<u8> {
+    // What has a default in a request counts more than the option of the same name.
+    const NO_DESCRIPTOR: i32 = -1;
+    const EVERYTHING: i32 = 4;
+    let options = Options {
+        images_dir_fd: Some(NO_DESCRIPTOR),
+        images_dir: Some(images.to_owned()),
+        pid: Some(pid),
+        log_level: Some(EVERYTHING),
+        notify_scripts: Some(true),
+        work_dir_fd: None,
+    };
+    Request { kind: DUMP, options: Some(options), notify_success: None, keep_open: None }.encode_to_vec()
+}
+
+/// What CRIU says at a stage.
+#[cfg(test)]
+pub(crate) fn stage(name: &str) -> Vec<u8> {
+    Response { kind: NOTIFY, success: true, notify: Some(Notify { script: Some(name.to_owned()), pid: None }) }.encode_to_vec()
 }
 
 #[cfg(test)]
@@ -143,6 +174,8 @@ mod tests {
         let restore = Request::read(&[&packet[..3], &[0x0c], &packet[4..16]].concat()).unwrap();
         assert!(restore.restores() && restore.tells_stages());
         assert_eq!(restore.folders(), [7, 9]);
+        let dump = Request::read(&dump(42, "/images")).unwrap();
+        assert!(!dump.restores() && dump.tells_stages() && dump.folders().is_empty());
         let version = Request::read(&[0x08, 0x0a]).unwrap();
         assert!(!version.restores() && !version.tells_stages() && version.folders().is_empty());
     }
@@ -156,7 +189,8 @@ mod tests {
         // A stage without a name, and what cannot be read.
         assert_eq!(read(&[0x08, 6, 0x10, 1, 0x2a, 0]), None);
         assert_eq!(read(&[0xff; 12]), None);
-        assert_eq!(refusal(), [0x08, 6, 0x18, 0]);
-        assert!(Request::read(&refusal()).unwrap().refuses() && !Request::read(&[0x08, 6, 0x18, 1]).unwrap().refuses());
+        assert_eq!((answer(false), answer(true)), (vec![0x08, 6, 0x18, 0], vec![0x08, 6, 0x18, 1]));
+        assert!(Request::read(&answer(false)).unwrap().refuses() && !Request::read(&answer(true)).unwrap().refuses());
+        assert_eq!(read(&stage("pre-dump")), Some(Word::Stage(Stage { name: "pre-dump".into(), init_pid: None })));
     }
 }
