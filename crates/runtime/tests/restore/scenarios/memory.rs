@@ -239,36 +239,6 @@ pub fn a_pagemap_that_is_read_is_veiled(_: &World) {
     drop(std::hint::black_box(memory));
 }
 
-/// CRIU asks for the guard pages of all memory at once: asked here by another program in its place, of itself, which has one; from behind what was told, until everything is.
-pub fn guards_are_looked_for_where_one_may_be(_: &World) {
-    let Some(veil) = veil() else { return };
-    if !godwit_memory::scan::Support::probe().is_ok_and(godwit_memory::scan::Support::tells_guards) {
-        return println!("       skipped: this kernel does not tell guard pages (Linux 6.15)");
-    }
-    const ASK: &str = "import ctypes,fcntl,mmap,os,struct,sys\n\
-        memory=mmap.mmap(-1,8<<20)\n\
-        start=ctypes.addressof(ctypes.c_char.from_buffer(memory))\n\
-        assert ctypes.CDLL(None).madvise(ctypes.c_void_p(start+(5<<20)),4096,102)==0\n\
-        entry=[os.getpid(),start,start+(8<<20),int(sys.argv[1])]\n\
-        open(os.environ['GODWIT_VEIL'],'wb').write(struct.pack('4Q',*entry))\n\
-        ioctl=ctypes.CDLL(None,use_errno=True).ioctl\n\
-        pagemap=os.open(f'/proc/{os.getpid()}/pagemap',os.O_RDONLY)\n\
-        end,found,told=(1<<47)-4096,(ctypes.c_uint64*300)(),[]\n\
-        words=(ctypes.c_uint64*12)(96,0,0,end,0,ctypes.addressof(found),100,0,0,256,0,256)\n\
-        while words[4]!=end:\n\
-        \twords[2]=words[4]\n\
-        \tcount=ioctl(pagemap,ctypes.c_ulong(0xc0606610),words)\n\
-        \tassert count>=0,ctypes.get_errno()\n\
-        \ttold+=[found[3*at]-start for at in range(count)]\n\
-        print(5<<20 in told)\n";
-    for (unguarded, sees) in [("0", "True"), ("1", "False")] {
-        let mut asker = Command::new("python3");
-        asker.args(["-c", ASK, unguarded]).env("LD_PRELOAD", &veil).env(godwit_veil::VARIABLE, Path::new(WORK).join("guards.veil"));
-        let said = asker.output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), sees, "{}", String::from_utf8_lossy(&said.stderr));
-    }
-}
-
 /// Only of processes for which there is something to show, and only where a process's directory is at hand, as CRIU has it.
 pub fn smaps_are_shown(_: &World) {
     let Some(veil) = veil() else { return };

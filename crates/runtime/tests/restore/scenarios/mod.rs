@@ -50,7 +50,6 @@ pub const ALL: &[Scenario] = &[
     ("memory_is_filled_while_it_runs", memory::memory_is_filled_while_it_runs),
     ("memory_comes_as_a_chain", memory::memory_comes_as_a_chain),
     ("a_pagemap_that_is_read_is_veiled", memory::a_pagemap_that_is_read_is_veiled),
-    ("guards_are_looked_for_where_one_may_be", memory::guards_are_looked_for_where_one_may_be),
     ("smaps_are_shown", memory::smaps_are_shown),
     ("a_pager_that_dies_takes_the_container_along", memory::a_pager_that_dies_takes_the_container_along),
     ("timing", switch::timing),
