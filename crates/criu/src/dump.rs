@@ -95,21 +95,13 @@ impl Plan {
         Ok(Self::of(source)? != *self)
     }
 
-    /// The command line behind the program's name. `images` and `work` exist, are empty, and are paths as CRIU sees them.
-    #[must_use]
-    pub fn args(&self, images: &Path, work: &Path) -> Vec<String> {
-        let mut args = ["dump", "--tree", &self.pid.to_string(), "--images-dir", &images.to_string_lossy()].map(str::to_owned).to_vec();
-        args.extend(self.options(work));
-        args
-    }
-
     /// The container's init process.
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// What of the command line does not say what is dumped and where to.
+    /// Everything else that CRIU is told on its command line, but where the images go. `work` exists, is empty, and is a path as CRIU sees it.
     #[must_use]
     pub fn options(&self, work: &Path) -> Vec<String> {
         let mut args = vec!["--work-dir".into(), work.to_string_lossy().into_owned()];

@@ -39,7 +39,7 @@ pub enum Mode {
     Look,
     /// As `Look`, also of mappings that are not registered.
     Unregistered,
-    /// As fast: pages that are there and were not written since they were protected.
+    /// As fast as `Written`: pages that are there and were not written since they were protected.
     Kept,
 }
 

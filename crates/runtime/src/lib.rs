@@ -1,7 +1,6 @@
 //! The OCI runtime wrapper `godwit-runtime` and what the agent shares with it.
 //!
-//! One static binary, five programs, told apart by `argv[0]`: where a pod goes to, four of them follow one another, or CRIU runs the gate of an [`import`]. Where it comes from, the agent
-//! speaks with CRIU itself, see [`hold`].
+//! One static binary, five programs, told apart by `argv[0]`: where a pod goes to, four of them follow one another, or CRIU runs the gate of an [`import`].
 //!
 //! ```text
 //!   conmon / shim ── OCI command ──▶ wrapper ──exec──▶ runc                       (containers that no migration names)
@@ -30,7 +29,6 @@ pub mod entry;
 pub mod error;
 pub mod fate;
 pub mod gate;
-pub mod hold;
 pub mod import;
 pub mod keeper;
 pub mod process;

@@ -141,8 +141,8 @@ pub fn answer(passes: bool) -> Vec<u8> {
 /// The request for a dump of the processes below `pid` into the directory `images`, both as CRIU names them, in which it tells of each [`Stage`]. All else is left to its options.
 #[must_use]
 pub fn dump(pid: i32, images: &str) -> Vec<u8> {
-    // What has a default in a request counts more than the option of the same name.
     const NO_DESCRIPTOR: i32 = -1;
+    // As `--verbosity`, which counts no more then (criu/cr-service.c, `setup_logging_from_req`).
     const EVERYTHING: i32 = 4;
     let options = Options {
         images_dir_fd: Some(NO_DESCRIPTOR),
@@ -153,12 +153,6 @@ pub fn dump(pid: i32, images: &str) -> Vec<u8> {
         work_dir_fd: None,
     };
     Request { kind: DUMP, options: Some(options), notify_success: None, keep_open: None }.encode_to_vec()
-}
-
-/// What CRIU says at a stage.
-#[cfg(test)]
-pub(crate) fn stage(name: &str) -> Vec<u8> {
-    Response { kind: NOTIFY, success: true, notify: Some(Notify { script: Some(name.to_owned()), pid: None }) }.encode_to_vec()
 }
 
 #[cfg(test)]
@@ -191,6 +185,5 @@ mod tests {
         assert_eq!(read(&[0xff; 12]), None);
         assert_eq!((answer(false), answer(true)), (vec![0x08, 6, 0x18, 0], vec![0x08, 6, 0x18, 1]));
         assert!(Request::read(&answer(false)).unwrap().refuses() && !Request::read(&answer(true)).unwrap().refuses());
-        assert_eq!(read(&stage("pre-dump")), Some(Word::Stage(Stage { name: "pre-dump".into(), init_pid: None })));
     }
 }

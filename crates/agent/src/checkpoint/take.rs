@@ -203,6 +203,9 @@ impl Subject {
         let entry = Entry { uid: checkpoint.uid.clone(), grip: self.grip.clone() };
         // CRIU is started, and waits, before anything stands still; what is not let go ends with its `Dump`.
         self.dumps.iter().try_for_each(|dump| dump.begin(&node.host, &self.pod.sandbox, false, self.archived.is_some()))?;
+        for dump in &self.dumps {
+            dump.waits(&node.host).await?;
+        }
         entry.write(node)?;
         let began = Instant::now();
         let dumped = self.dump(node).await;

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use godwit_criu::{Which, descriptors, dump, explain, images, shield};
@@ -19,11 +19,13 @@ use godwit_node::{
     host::Host,
 };
 use godwit_rpc::v1::Failure;
-use godwit_runtime::hold::{self, Hold};
 use godwit_trace::Source;
 use tokio::process::Child;
 
-use super::memory::veil_of;
+use super::{
+    hold::{self, Hold, State},
+    memory::veil_of,
+};
 use crate::{
     clock::{Notes, Timer},
     failure::{failure, internal},
@@ -32,6 +34,11 @@ use crate::{
 
 /// After this a dump has hung and CRIU is killed: the one case in which that is done, because a killed CRIU may leave its code in the processes.
 const HARD_LIMIT: Duration = Duration::from_secs(120);
+
+/// So long CRIU may take to load and to look at the kernel; usually it is a tenth of a second.
+const LOADING: Duration = Duration::from_secs(20);
+/// Name of the link to the images in CRIU's work directory.
+const IMAGES: &str = "images";
 
 /// Everything about the dump of one container that can be known before the freeze.
 pub struct Dump {
@@ -67,6 +74,7 @@ impl Dump {
         let descriptors = descriptors::of(Path::new("/proc"), container.pid).map_err(|error| internal("cannot look at the init process", error))?;
         // The target needs this file before the dump and writes its own; here it is for the manifest.
         descriptors::write(&host.path(&images), &descriptors).map_err(|error| internal("cannot write descriptors.json", error))?;
+        std::os::unix::fs::symlink(&images, host.path(work.join(IMAGES))).map_err(|error| internal("cannot make room for the images", error))?;
         Ok(Self { name: container.name.clone(), images, descriptors, work, plan, held: Mutex::default() })
     }
 
@@ -82,7 +90,7 @@ impl Dump {
     /// # Errors
     /// When it cannot be started.
     pub fn begin(&self, host: &Host, sandbox: &Sandbox, veiled: bool, import: bool) -> Result<(), Failure> {
-        let (hold, socket) = Hold::ask(self.plan.pid(), &self.images).map_err(|error| internal("cannot hold criu", error))?;
+        let (hold, socket) = Hold::ask(self.plan.pid(), &self.work.join(IMAGES)).map_err(|error| internal("cannot hold criu", error))?;
         // In a cgroup of its own: when this agent's container ends, CRIU must not end with it (a killed CRIU leaves its code in the processes).
         let mut namespaces = sandbox.namespaces.clone();
         let apart = namespaces.net.take_if(|_| import).map(|net| dump::external_net(&host.path(net))).transpose();
@@ -104,6 +112,32 @@ impl Dump {
         Ok(())
     }
 
+    /// Returns when the CRIU that was started waits to be let go.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub async fn waits(&self, host: &Host) -> Result<(), Failure> {
+        let end = Instant::now() + LOADING;
+        loop {
+            let state = match &*self.held.lock().unwrap_or_else(PoisonError::into_inner) {
+                Some((_, hold)) => hold.state().map_err(|error| internal("cannot hear criu", error))?,
+                None => State::Waiting,
+            };
+            match state {
+                State::Waiting => return Ok(()),
+                State::Ended => return Err(self.explained(host)),
+                State::Starting if Instant::now() > end => return Err(internal("cannot dump", "criu was started, and does not begin")),
+                State::Starting => tokio::time::sleep(Duration::from_millis(2)).await,
+            }
+        }
+    }
+
+    /// What CRIU could not do and what to do, by its log.
+    fn explained(&self, host: &Host) -> Failure {
+        let log = std::fs::read_to_string(host.path(self.work.join("dump.log"))).unwrap_or_default();
+        crate::convert::criu_failure(&explain(&log, Which::Dump), &self.name)
+    }
+
     /// Ends a `criu dump` that waits.
     pub fn end(&self) {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -120,8 +154,8 @@ impl Dump {
         let log = host.path(self.work.join("dump.log"));
         // The name of the pod is in the path.
         let _log = trace::criu::follow(move || vec![(log.clone(), Source::Criu)], &self.work.to_string_lossy());
-        // Until CRIU has ended; whether it could be answered is seen by how that was.
-        let _going = crate::task::spawn_blocking(move || hold.go());
+        // Until CRIU has ended; whether it could be answered is seen by how that was. A thread that an agent which ends does not wait for.
+        std::thread::Builder::new().name("hold".into()).spawn(move || hold.go()).map_err(|error| internal("cannot let criu begin", error))?;
         let status = match tokio::time::timeout(HARD_LIMIT, criu.wait()).await {
             Ok(status) => status.map_err(|error| internal("cannot wait for criu", error))?,
             Err(_) => {
@@ -134,11 +168,7 @@ impl Dump {
             }
         };
         notes.push(timer.stop());
-        if status.success() {
-            return Ok(());
-        }
-        let log = std::fs::read_to_string(host.path(self.work.join("dump.log"))).unwrap_or_default();
-        Err(crate::convert::criu_failure(&explain(&log, Which::Dump), &self.name))
+        if status.success() { Ok(()) } else { Err(self.explained(host)) }
     }
 
     /// Ends the images: the manifest travels as the last one, and the target checks every length and digest against it.

@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// # Errors
 /// When the node's processes cannot be listed.
 pub fn pager(host: &Host, ids: &[String]) -> io::Result<Option<String>> {
-    orphans::find(host, |words| words.first() == Some(&PAGER) && ids.iter().any(|id| words.get(2) == Some(&id.as_str())))
+    orphans::find(host, |_, words| words.first() == Some(&PAGER) && ids.iter().any(|id| words.get(2) == Some(&id.as_str())))
 }
 
 /// Waits until no pager fills one of the containers with these ids, however long that takes.

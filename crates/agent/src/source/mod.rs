@@ -6,6 +6,7 @@ pub mod fetch;
 pub mod files;
 pub mod filled;
 pub mod grip;
+pub mod hold;
 pub mod init;
 pub mod lanes;
 pub mod memory;

@@ -175,6 +175,17 @@ impl SourcePod {
         self.dumps.iter().try_for_each(|dump| dump.begin(&self.host, &self.pod.sandbox, veiled, import))
     }
 
+    /// Returns when all of them wait.
+    ///
+    /// # Errors
+    /// Why one does not.
+    pub async fn dumps_wait(&self) -> Result<(), Failure> {
+        for dump in &self.dumps {
+            dump.waits(&self.host).await?;
+        }
+        Ok(())
+    }
+
     /// Dumps all containers at once, each image sent while it is written.
     ///
     /// # Errors

@@ -202,15 +202,24 @@ impl Travel {
     ///
     /// # Errors
     /// When the target does not take the pages.
-    pub async fn once_more(&self, migration: &Migration, wishes: Wishes, report: impl Fn(Copied), step: impl Fn(Timer)) -> Result<(), Failure> {
+    pub async fn once_more(
+        &self,
+        migration: &Migration,
+        wishes: Wishes,
+        wanted: impl Fn() -> bool,
+        report: impl Fn(Copied),
+        step: impl Fn(Timer),
+    ) -> Result<(), Failure> {
         let mut before = Duration::MAX;
         for _ in 0..LAST_ROUNDS {
-            if self.lock().is_none() || self.hurried.load(Ordering::Relaxed) {
+            if self.lock().is_none() || self.hurried.load(Ordering::Relaxed) || !wanted() {
                 break;
             }
             let (next, forecast) = self.round(migration, wishes, &step).await?;
             report(self.copied(forecast));
-            if next == Next::TooLate || forecast.transfer <= ENOUGH || forecast.transfer > before / 4 * 3 {
+            let shorter = forecast.transfer > ENOUGH && forecast.transfer <= before / 4 * 3;
+            // What travels after the switch does not count, and where the look takes longer than what it finds no round makes that shorter.
+            if !shorter || forecast.look > forecast.transfer || matches!(next, Next::Stuck | Next::TooLate) || self.postponed.load(Ordering::Relaxed) {
                 break;
             }
             before = forecast.transfer;

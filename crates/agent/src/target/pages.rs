@@ -153,7 +153,7 @@ impl Pages {
             rows.sort_unstable_by_key(|row| (row.process, row.range.start));
         }
         let tables = store.tables(&ranges(&eager)).map_err(|error| lost(error.to_string()))?;
-        chain::apart(images, &lazy).and_then(|()| chain::apart(images, &awaited)).map_err(damaged)?;
+        chain::apart(images, &[&lazy, &awaited]).map_err(damaged)?;
         pager::write_table(&store_of(images), &rows).map_err(|error| internal("cannot write the pager's table", error))?;
         if eager.is_empty() {
             return Ok(());

@@ -129,7 +129,7 @@ pub fn read_list(directory: &Path, name: &str) -> Result<Option<ByProcess>, Prob
 /// When a page is in the images and in the list, a process has no images, a level does not hold what it lists, or a file cannot be written.
 pub fn link(directory: &Path, list: &ByProcess, levels: &[Level]) -> Result<(), Problem> {
     for (process, pages) in list {
-        add(directory, *process, pages, IN_PARENT)?;
+        add(directory, *process, pages)?;
     }
     // From above: each is `parent` of the one before it, the highest one of the images.
     let mut place = directory.to_path_buf();
@@ -201,28 +201,43 @@ pub fn keep_own(directory: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
-/// That no page of a list that a pager fills is in the images as well. The tables say nothing of those pages: CRIU gives all memory that can be left to a pager to it
+/// That no page which a pager fills is in two of the lists, or in the images as well. The tables say nothing of those pages: CRIU gives all memory that can be left to a pager to it
 /// (`vma_entry_can_be_lazy`), with or without an entry, and reads entries one by one. Verify the images before.
 ///
 /// # Errors
-/// When a page is in the images and in the list, or a process has no images.
-pub fn apart(directory: &Path, list: &ByProcess) -> Result<(), Problem> {
-    if list.is_empty() {
+/// When a page is in two places, or a process has no images.
+pub fn apart(directory: &Path, lists: &[&ByProcess]) -> Result<(), Problem> {
+    let mut all: BTreeMap<i32, Vec<Pages>> = BTreeMap::new();
+    for (process, pages) in lists.iter().copied().flatten() {
+        all.entry(*process).or_default().extend(pages);
+    }
+    if all.is_empty() {
         return Ok(());
     }
     let own = present(directory)?;
-    for (process, pages) in list {
+    for (process, mut pages) in all {
         let name = format!("pagemap-{process}.img");
-        let Some(own) = own.get(process) else { return Err(Problem::MissingImage { file: name }) };
-        let both = own.iter().find(|(start, end)| pages.get(pages.partition_point(|listed| listed.1 <= *start)).is_some_and(|listed| listed.0 < *end));
-        if let Some((start, _)) = both {
-            return Err(Problem::damaged(&name, format!("of the pages from {start:#x} on, some are in two places")));
-        }
+        pages.extend(own.get(&process).ok_or_else(|| Problem::MissingImage { file: name.clone() })?);
+        pages.sort_unstable();
+        in_one_place(&name, pages.iter().copied())?;
     }
     Ok(())
 }
 
-fn add(directory: &Path, process: i32, pages: &[Pages], flags: u64) -> Result<(), Problem> {
+/// Of a table, in order of addresses.
+fn in_one_place(name: &str, pages: impl Iterator<Item = Pages>) -> Result<(), Problem> {
+    let mut end = 0;
+    for (start, next) in pages {
+        if start < end {
+            return Err(Problem::damaged(name, format!("the page at {start:#x} is in two places")));
+        }
+        end = next;
+    }
+    Ok(())
+}
+
+/// Pages of the levels below.
+fn add(directory: &Path, process: i32, pages: &[Pages]) -> Result<(), Problem> {
     let name = format!("pagemap-{process}.img");
     if !directory.join(&name).exists() {
         return Err(Problem::MissingImage { file: name });
@@ -231,7 +246,7 @@ fn add(directory: &Path, process: i32, pages: &[Pages], flags: u64) -> Result<()
     if entries.iter().any(|entry| number(&entry.message, 4).unwrap_or(PRESENT) & IN_PARENT != 0) {
         return Err(Problem::damaged(&name, "it needs the images of an earlier dump"));
     }
-    entries.extend(pages.iter().map(|pages| entry(*pages, flags)));
+    entries.extend(pages.iter().map(|pages| entry(*pages, IN_PARENT)));
     write(&directory.join(&name), &head, entries, &name)
 }
 
@@ -289,9 +304,7 @@ fn number(message: &[u8], wanted: u64) -> Option<u64> {
 /// Writes a table in order of addresses; what was there goes.
 fn write(path: &Path, head: &[u8], mut entries: Vec<Entry>, name: &str) -> Result<(), Problem> {
     entries.sort_by_key(|entry| entry.pages);
-    if let Some(pair) = entries.windows(2).find(|pair| pair[0].pages.1 > pair[1].pages.0) {
-        return Err(Problem::damaged(name, format!("the page at {:#x} is in two places", pair[1].pages.0)));
-    }
+    in_one_place(name, entries.iter().map(|entry| entry.pages))?;
     let mut bytes: Vec<u8> = MAGIC.iter().flat_map(|word| word.to_le_bytes()).collect();
     let messages = std::iter::once(head).chain(entries.iter().map(|entry| entry.message.as_slice()));
     for message in messages {
@@ -401,7 +414,7 @@ mod tests {
     #[test]
     fn pages_of_the_images_and_of_the_pager_are_apart() {
         let directory = images(&[(0x3000, 0x5000), (0x9000, 0xa000)]);
-        let with = |process, pages: &[Pages]| apart(directory.path(), &ByProcess::from([(process, pages.to_vec())]));
+        let with = |process, pages: &[Pages]| apart(directory.path(), &[&ByProcess::from([(process, pages.to_vec())])]);
         for pages in [&[][..], &[(0x1000, 0x3000), (0x5000, 0x9000)], &[(0xa000, 0xb000)], &[(0x1000, 0x2000)]] {
             with(7, pages).unwrap();
         }
@@ -409,7 +422,10 @@ mod tests {
             assert!(with(7, pages).is_err(), "{pages:?}");
         }
         assert!(with(8, &[]).is_err());
-        apart(directory.path(), &ByProcess::new()).unwrap();
+        apart(directory.path(), &[&ByProcess::new()]).unwrap();
+        let list = |start, end| ByProcess::from([(7, vec![(start, end)])]);
+        apart(directory.path(), &[&list(0x1000, 0x2000), &list(0x2000, 0x3000)]).unwrap();
+        assert!(apart(directory.path(), &[&list(0x1000, 0x3000), &list(0x2000, 0x3000)]).is_err());
     }
 
     #[test]

@@ -51,6 +51,13 @@ fn source<'a>(container: &'a Container, freezer: &'a Path, rootfs: &'a Path) -> 
     Source { spec: &container.spec, pid: container.pid, proc: Path::new("/proc"), freezer, rootfs }
 }
 
+/// The command line of a dump.
+fn arguments(plan: &Plan, images: &Path, work: &Path) -> Vec<String> {
+    let mut words = ["dump", "--tree", &plan.pid().to_string(), "--images-dir", &images.to_string_lossy()].map(str::to_owned).to_vec();
+    words.extend(plan.options(work));
+    words
+}
+
 /// Dumps a frozen container.
 pub fn dump(pod: &Pod, container: &Container) -> Result<Dumped> {
     dump_with(pod, container, &[])
@@ -62,7 +69,7 @@ pub fn dump_with(pod: &Pod, container: &Container, more: &[&str]) -> Result<Dump
     let plan = plan(container)?;
     descriptors::write(&images, &descriptors::of(Path::new("/proc"), container.pid)?)?;
     let mut criu = vec!["criu".to_owned()];
-    criu.extend(plan.args(&images, &work));
+    criu.extend(arguments(&plan, &images, &work));
     criu.extend(more.iter().map(|word| (*word).to_owned()));
     let mut words = pod.join();
     words.extend(shield::command(&criu));
@@ -113,7 +120,7 @@ pub fn killed_dump(pod: &Pod, container: &Container, after: Duration) -> Result<
     let (images, work) = directories(container, "killed")?;
     let mut words = pod.join();
     words.push("criu".into());
-    words.extend(plan(container)?.args(&images, &work));
+    words.extend(arguments(&plan(container)?, &images, &work));
     let mut criu = Command::new(&words[0])
         .args(&words[1..])
         .env_clear()

@@ -13,8 +13,8 @@
 //! - What pins pages and writes into them later (O_DIRECT, io_uring, RDMA) is not seen: [`crate::hazard`] is asked before and after each scan.
 //! - Another program in the process (execve), or another process of that number: nothing of what was known holds.
 //!
-//! - Of what was written it is asked afterwards whether it is the process's own: to know that, the kernel must look at each page's own record. What becomes of a page between the two
-//!   questions is written again.
+//! Of what was written it is asked afterwards whether it is the process's own: to know that, the kernel must look at each page's own record. A page that becomes another between the two
+//! questions counts as written once more; one that goes is missed by nobody, since in the end only what is there counts.
 //!
 //! It costs the tracked process some 40 ms for each GiB.
 

@@ -66,8 +66,9 @@ pub(super) async fn prepare(
     pod.begin_dumps(wishes.import)?;
     let (anchors, kept) = anchors(node, migration, &pod).await?;
     pod.open(&mut handoff, migration, anchors, &kept, wishes.bandwidth).await?;
+    pod.dumps_wait().await?;
     step(timer);
-    pod.memory.once_more(migration, wishes, report, step).await?;
+    pod.memory.once_more(migration, wishes, || !session.machine().finished(), report, step).await?;
     godwit_fault::point("agent.source.opened").await.map_err(|error| internal("stopped", error))?;
     Ok((pod, handoff))
 }

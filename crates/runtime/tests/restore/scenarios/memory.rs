@@ -176,7 +176,7 @@ pub fn memory_is_filled_while_it_runs(world: &World) {
     let (lazy, eager) = chain::split(&moved.images, moved.list.clone()).unwrap();
     assert!(eager.is_empty() && lazy.len() == 2);
     chain::keep_own(&moved.images).unwrap();
-    chain::apart(&moved.images, &lazy).unwrap();
+    chain::apart(&moved.images, &[&lazy]).unwrap();
     pager::write_table(&moved.store, &moved.pages.rows(&ranges(&lazy)).unwrap()).unwrap();
     let (_pod, container, time) = arrives(world, &moved, "filled", Some(moved.store.clone()));
     let log = fs::read_to_string(Path::new(godwit_runtime::protocol::CONTAINERS).join("filled/attempt-1/work/pager.log")).unwrap_or_default();
@@ -206,7 +206,7 @@ pub fn a_pager_that_dies_takes_the_container_along(world: &World) {
     let Some(moved) = move_source("dying") else { return };
     let (lazy, _) = chain::split(&moved.images, moved.list.clone()).unwrap();
     chain::keep_own(&moved.images).unwrap();
-    chain::apart(&moved.images, &lazy).unwrap();
+    chain::apart(&moved.images, &[&lazy]).unwrap();
     // The table speaks of pages that the file does not have: as if the store had been damaged since.
     let mut rows = moved.pages.rows(&ranges(&lazy)).unwrap();
     if let Some(row) = rows.last_mut() {
