@@ -57,7 +57,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// The road itself, from what a user sees first to what should never happen: a pod moves, or goes on where it was. `make test` runs it.
-const ROAD: [Scenario; 27] = [
+const ROAD: [Scenario; 28] = [
     instruments::SCENARIO,
     bare_pod::SCENARIO,
     redis::SCENARIO,
@@ -81,6 +81,7 @@ const ROAD: [Scenario; 27] = [
     bad_streams::SCENARIO,
     agents_crash::FAIL,
     agents_crash::CRASH,
+    agents_crash::OUTLIVED,
     controller_crash::SCENARIO,
     unfit_targets::SCENARIO,
     uninstall::SCENARIO,
