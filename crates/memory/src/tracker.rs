@@ -84,6 +84,13 @@ pub struct Last {
     pub left: Vec<Range>,
 }
 
+impl Last {
+    /// The hidden mappings, in order, and of each whether it is one of the unguarded.
+    pub fn veiled(&self) -> impl Iterator<Item = (Range, bool)> {
+        self.hidden.iter().map(|range| (*range, self.unguarded.binary_search(range).is_ok()))
+    }
+}
+
 /// The time at which a process was started, in clock ticks since boot: with the number it names a process for ever.
 ///
 /// # Errors

@@ -177,12 +177,7 @@ impl Memory {
         let hidden: Vec<Hidden> = processes()
             .filter_map(|(pid, process)| Some((u64::try_from(*pid).ok()?, process.last.as_ref()?)))
             .flat_map(|(pid, last)| {
-                last.hidden.iter().map(move |range| Hidden {
-                    pid,
-                    start: range.start,
-                    end: range.end,
-                    unguarded: last.unguarded.binary_search(range).is_ok().into(),
-                })
+                last.veiled().map(move |(range, unguarded)| Hidden { pid, start: range.start, end: range.end, unguarded: unguarded.into() })
             })
             .collect();
         write(path, &encode(&hidden))

@@ -101,12 +101,8 @@ fn move_source(id: &str) -> Option<Moved> {
     let hidden: Vec<Hidden> = lasts
         .iter()
         .flat_map(|(pid, last)| {
-            last.hidden.iter().map(|range| Hidden {
-                pid: u64::try_from(*pid).unwrap(),
-                start: range.start,
-                end: range.end,
-                unguarded: last.unguarded.binary_search(range).is_ok().into(),
-            })
+            let pid = u64::try_from(*pid).unwrap();
+            last.veiled().map(move |(range, unguarded)| Hidden { pid, start: range.start, end: range.end, unguarded: unguarded.into() })
         })
         .collect();
     let table = images.with_extension("veil");
