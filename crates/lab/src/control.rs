@@ -69,12 +69,8 @@ pub struct Reply {
 
 /// Asks the PID 1 whose process id on this machine is `pid`.
 pub fn ask(pid: i32, request: &Request) -> Result<Vec<ServiceState>> {
-    ask_at(&Path::new("/proc").join(pid.to_string()).join(format!("root{SOCKET}")), request)
-}
-
-/// Asks the PID 1 that listens there.
-pub fn ask_at(path: &Path, request: &Request) -> Result<Vec<ServiceState>> {
-    let stream = UnixStream::connect(path).with_context(|| format!("{} does not answer", path.display()))?;
+    let path = Path::new("/proc").join(pid.to_string()).join(format!("root{SOCKET}"));
+    let stream = UnixStream::connect(&path).with_context(|| format!("{} does not answer", path.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     let mut line = serde_json::to_string(request)?;
     line.push('\n');

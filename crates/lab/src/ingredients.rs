@@ -16,7 +16,7 @@ use crate::vm::{disks, kernel, tools};
 
 /// Packages of the nodes' root.
 const NODE_PACKAGES: &str = "ca-certificates,criu,libcriu2,crun,runc,conmon,containerd,containernetworking-plugins,\
-nftables,iptables,iproute2,procps,etcd-server,conntrack,bird2,kmod,skopeo,socat,util-linux,podman,python3-minimal";
+nftables,iptables,iproute2,procps,systemd,dbus,etcd-server,conntrack,bird2,kmod,skopeo,socat,util-linux,podman,python3-minimal";
 
 /// Packages of the workload image.
 const APP_PACKAGES: &str = "ca-certificates,redis-server,redis-tools,python3,procps,iproute2,nftables,netcat-openbsd,curl";

@@ -87,7 +87,7 @@ pub fn settle(name: &str) -> Result<()> {
 }
 
 /// Keeps services and answers at the control socket. Never returns unless the socket cannot be made.
-pub fn supervise(supervisor: Supervisor) -> Result<()> {
+fn supervise(supervisor: Supervisor) -> Result<()> {
     fs::create_dir_all(FOLDER)?;
     let listener = UnixListener::bind(SOCKET).context("no control socket")?;
     let supervisor = Arc::new(supervisor);
@@ -198,13 +198,8 @@ fn mount_cgroups(target: &Path, cgroups: &Cgroups) -> Result<()> {
         }
         return Ok(());
     }
-    mount_unified(target)
-}
-
-/// Mounts the v2 tree, all its controllers handed down.
-pub fn mount_unified(target: &Path) -> Result<()> {
-    on("cgroup2", target, MsFlags::empty(), "")?;
-    // A cgroup that delegates may hold no process: PID 1 moves to a leaf.
+    on("cgroup2", target, none, "")?;
+    // A cgroup that hands its controllers down may hold no process: PID 1 moves to a leaf.
     let leaf = target.join("init");
     fs::create_dir_all(&leaf)?;
     fs::write(leaf.join("cgroup.procs"), "0")?;

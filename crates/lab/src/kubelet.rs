@@ -53,7 +53,7 @@ pub fn prepare(settings: &Settings, topology: &Topology, node: &Node, authority:
     spec.write("/etc/hosts", 0o644, hosts)?;
     spec.write("/etc/hostname", 0o644, format!("{}\n", node.name))?;
     spec.write("/etc/machine-id", 0o444, machine_id(node))?;
-    if !has_sys_resource()? {
+    if lacks_resource(node)? {
         let library = prlimit_library(settings);
         let bytes = fs::read(&library).with_context(|| format!("{} is unreadable", library.display()))?;
         spec.write("/usr/lib/godwit-lab/prlimit.so", 0o755, bytes)?;
@@ -109,12 +109,15 @@ pub fn start(node: &Node, machine: &Machine) -> Result<()> {
     })
 }
 
-/// Whether root here has CAP_SYS_RESOURCE (bit 24, capabilities(7)).
-pub fn has_sys_resource() -> Result<bool> {
+/// Whether root on a node lacks CAP_SYS_RESOURCE (bit 24, capabilities(7)), as it does where this machine's does.
+pub fn lacks_resource(node: &Node) -> Result<bool> {
+    if node.vm.is_some() {
+        return Ok(false);
+    }
     let status = fs::read_to_string("/proc/self/status")?;
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).context("/proc/self/status tells no capabilities")?;
     let bits = u64::from_str_radix(effective.trim(), 16)?;
-    Ok(bits & (1 << 24) != 0)
+    Ok(bits & (1 << 24) == 0)
 }
 
 fn machine_id(node: &Node) -> String {
@@ -126,7 +129,7 @@ fn kubelet_config(node: &Node) -> serde_json::Value {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "containerRuntimeEndpoint": format!("unix://{}", node.runtime.socket()),
-        "cgroupDriver": "cgroupfs",
+        "cgroupDriver": node.cgroup_driver(),
         "failCgroupV1": false,
         "failSwapOn": false,
         "authentication": {

@@ -6,7 +6,7 @@
 //!      ◀── pid ───────┘ (ends)
 //!
 //!   up ──spawn──▶ vm-start           joins cgroups godwit-lab/<name> and the switch's network (see crate::vm)
-//!                     └──spawn──▶ virtiofsd, qemu ── kernel, first root ──▶ vm-init = PID 1 in there, and its door
+//!                     └──spawn──▶ virtiofsd, qemu ── kernel, first root ──▶ vm-init, then systemd = PID 1 in there, and its door
 //!      ◀── pid of qemu ─┘ (ends)
 //! ```
 //! A machine that is off keeps its folder; started again it has booted anew: another boot id, an empty /run.

@@ -5,7 +5,7 @@ use anyhow::{Result, anyhow};
 
 use crate::client::wait_until;
 use crate::images::PAUSE;
-use crate::kubelet::has_sys_resource;
+use crate::kubelet::lacks_resource;
 use crate::machine::{Bind, Machine, MachineSpec, Program};
 use crate::settings::Settings;
 use crate::topology::{Node, Runtime};
@@ -15,13 +15,13 @@ pub fn prepare(settings: &Settings, node: &Node, spec: &mut MachineSpec) -> Resu
     match node.runtime {
         Runtime::Containerd => {
             spec.write("/etc/containerd/conf.d/.keep", 0o644, "")?;
-            spec.write("/etc/containerd/config.toml", 0o644, containerd_config(!has_sys_resource()?))
+            spec.write("/etc/containerd/config.toml", 0o644, containerd_config(node.systemd(), lacks_resource(node)?))
         }
         Runtime::Crio => {
             let folder = settings.crio.as_ref().ok_or_else(|| anyhow!("GODWIT_CRIO names no folder with crio and pinns, but {} wants CRI-O", node.name))?;
             spec.binds.push(Bind { source: folder.clone(), target: "/opt/crio/bin".into(), read_only: true });
             spec.write("/etc/crio/crio.conf.d/.keep", 0o644, "")?;
-            spec.write("/etc/crio/crio.conf", 0o644, crio_config())?;
+            spec.write("/etc/crio/crio.conf", 0o644, crio_config(node.cgroup_driver()))?;
             let policy = r#"{"default":[{"type":"insecureAcceptAnything"}]}"#;
             spec.write("/etc/containers/policy.json", 0o644, policy)?;
             let registries = "unqualified-search-registries = []\nshort-name-mode = \"disabled\"\n";
@@ -51,7 +51,7 @@ pub fn wait(node: &Node, machine: &Machine) -> Result<()> {
     wait_until(seconds, &format!("{} does not answer; see its log", node.runtime.name()), || machine.listens(node.runtime.socket()))
 }
 
-fn containerd_config(restrict_oom_score: bool) -> String {
+fn containerd_config(systemd: bool, restrict_oom_score: bool) -> String {
     format!(
         r#"version = 3
 imports = ["/etc/containerd/conf.d/*.toml"]
@@ -68,15 +68,18 @@ imports = ["/etc/containerd/conf.d/*.toml"]
     default_runtime_name = "runc"
     [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+        SystemdCgroup = {systemd}
     [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.crun]
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.crun.options]
         BinaryName = "/usr/bin/crun"
+        SystemdCgroup = {systemd}
 "#
     )
 }
 
-fn crio_config() -> String {
+fn crio_config(cgroup_manager: &str) -> String {
     format!(
         r#"[crio]
 root = "/var/lib/containers/storage"
@@ -91,7 +94,7 @@ listen = "/run/crio/crio.sock"
 
 [crio.runtime]
 default_runtime = "runc"
-cgroup_manager = "cgroupfs"
+cgroup_manager = "{cgroup_manager}"
 conmon_cgroup = "pod"
 pinns_path = "/opt/crio/bin/pinns"
 seccomp_profile = ""

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
@@ -144,8 +144,20 @@ fn signal(pid: i32, signal: Signal) {
 /// Services whose work is part of what is measured, and those they start: they run as on any node.
 const MEASURED: [&str; 2] = ["containerd", "crio"];
 
+/// What a service has in its environment.
+pub fn environment(name: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let always = [("PATH", "/opt/godwit-lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root")];
+    // Go collects less often: memory is there, and the processors are few.
+    always.into_iter().chain((!MEASURED.contains(&name)).then_some(("GOGC", "400")))
+}
+
+/// Where a service's output goes.
+pub fn log(name: &str) -> PathBuf {
+    Path::new("/var/log/godwit-lab").join(format!("{name}.log"))
+}
+
 fn log_of(name: &str) -> Result<File> {
-    let path = Path::new("/var/log/godwit-lab").join(format!("{name}.log"));
+    let path = log(name);
     OpenOptions::new().create(true).append(true).open(&path).with_context(|| format!("log {} cannot be opened", path.display()))
 }
 
@@ -158,12 +170,7 @@ fn spawn(service: &Service) -> Result<i32> {
     }
     let log = log_of(&service.name)?;
     let mut command = Command::new(program);
-    command.args(arguments).env_clear();
-    command.env("PATH", "/opt/godwit-lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/root");
-    if !MEASURED.contains(&service.name.as_str()) {
-        // Go collects less often: memory is there, and the processors are few.
-        command.env("GOGC", "400");
-    }
+    command.args(arguments).env_clear().envs(environment(&service.name));
     let child =
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0).spawn().with_context(|| format!("{program} cannot be started"))?;
     Ok(i32::try_from(child.id())?)

@@ -94,6 +94,16 @@ impl Node {
     pub fn address(&self) -> String {
         format!("10.88.{}.1", self.number)
     }
+
+    /// Whether its PID 1 is systemd, which makes all cgroups there.
+    pub fn systemd(&self) -> bool {
+        self.vm.is_some()
+    }
+
+    /// Who makes its pods' cgroups, as the kubelet and CRI-O call it.
+    pub fn cgroup_driver(&self) -> &'static str {
+        if self.systemd() { "systemd" } else { "cgroupfs" }
+    }
 }
 
 /// All nodes of a lab, and what joins their pods.

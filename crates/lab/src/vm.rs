@@ -8,10 +8,10 @@
 //!   │             tap sw<n> in the switch's br0│── up0 ── cni0 ──────│ 10.88.<n>.1: kubelet, pods, the door       │
 //!   │ virtiofsd   share/     (bound together)  │── /run/godwit-lab/share: program, upper, logs, images, modules   │
 //!   └──────────────────────────────────────────┘                     └────────────────────────────────────────────┘
-//!   godwit-lab ── TCP, in the switch's network ── door ── /run/godwit-lab/init.sock ── PID 1 (the supervisor of every machine)
+//!   godwit-lab ── TCP, in the switch's network ── door ── PID 1 (systemd), which keeps the services as units
 //! ```
-//! Inside it is a node like any other: the same root, the same PID 1, the same services. What is different is how one gets at it: there is no
-//! `/proc/<pid>/root`, so files, services and commands go through the [`door`].
+//! Inside it is a node like a server: the same root and services as in every node, but kept by systemd, which also makes the pods' cgroups (the kubelet's and the
+//! runtimes' cgroup driver is `systemd`). There is no `/proc/<pid>/root` to it, so files, services and commands go through the [`door`].
 
 pub mod disks;
 pub mod door;
@@ -20,3 +20,4 @@ pub mod host;
 pub mod initrd;
 pub mod kernel;
 pub mod tools;
+mod units;

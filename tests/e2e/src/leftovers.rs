@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Prints a line for each thing that could be left.
 const LOOK: &str = r#"
 awk '{print "mount " $5}' /proc/1/mountinfo
-find /sys/fs/cgroup -type d -path '*kubepods/*' ! -name besteffort ! -name burstable -printf 'cgroup %p\n' 2>/dev/null || true
+find /sys/fs/cgroup -type d -path '*kubepods*/*' ! -name '*besteffort' ! -name '*burstable' ! -name '*besteffort.slice' ! -name '*burstable.slice' -printf 'cgroup %p\n' 2>/dev/null || true
 nft list tables | sed 's/^/nft node /'
 ip -o link show type vxlan | awk '{print "link node " $2}'
 { ip rule; ip -6 rule; } 2>/dev/null | grep -v -E 'lookup (local|main|default)' | sed 's/^/rule node /' || true

@@ -18,7 +18,9 @@ const MORE: f64 = 0.1;
 fn kills(case: &Case, pod: &str) -> Result<u64> {
     let object = case.pod(pod)?;
     let uid = object["metadata"]["uid"].as_str().context("no uid")?;
-    let look = format!("find /sys/fs/cgroup -path '*kubepods*/pod{uid}/memory.events' -exec awk '$1 == \"oom_kill\" {{print $2}}' '{{}}' +");
+    // By the cgroup drivers cgroupfs and systemd.
+    let (plain, slice) = (format!("*kubepods*/pod{uid}/memory.events"), format!("*kubepods*-pod{}.slice/memory.events", uid.replace('-', "_")));
+    let look = format!("find /sys/fs/cgroup \\( -path '{plain}' -o -path '{slice}' \\) -exec awk '$1 == \"oom_kill\" {{print $2}}' '{{}}' +");
     let counts = case.lab.script_on_node(pods::node(&object), &look)?;
     Ok(counts.lines().filter_map(|count| count.trim().parse::<u64>().ok()).sum())
 }

@@ -16,6 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -25,14 +26,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
+use super::units::Units;
 use crate::control::{self, Request, ServiceState};
 use crate::namespaces;
 use crate::vm::guest::SHARE;
 
 /// Where a virtual machine listens.
 pub const PORT: u16 = 7010;
-/// The door's name among the services.
-pub const SERVICE: &str = "door";
 /// How long a call other than a command may take: everything is about ten times slower in there.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a connection may take.
@@ -61,7 +61,7 @@ pub struct Key {
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Call {
-    /// Of PID 1.
+    /// Of the services.
     Ask(Request),
     /// The content of a file.
     Read(PathBuf),
@@ -240,11 +240,12 @@ fn read_frame(stream: &mut impl Read) -> Result<Option<(u8, Vec<u8>)>> {
 /// Serves calls. Never returns unless it cannot listen.
 pub fn serve(address: Ipv4Addr, token: &str) -> Result<()> {
     let listener = TcpListener::bind((address, PORT)).with_context(|| format!("{address}:{PORT} cannot be listened on"))?;
+    let units = Arc::new(Units::default());
     for stream in listener.incoming() {
-        let token = token.to_owned();
+        let (token, units) = (token.to_owned(), Arc::clone(&units));
         match stream {
             Ok(stream) => drop(thread::spawn(move || {
-                if let Err(error) = answer(stream, &token) {
+                if let Err(error) = answer(stream, &token, &units) {
                     eprintln!("door: {error:#}");
                 }
             })),
@@ -254,7 +255,7 @@ pub fn serve(address: Ipv4Addr, token: &str) -> Result<()> {
     Ok(())
 }
 
-fn answer(mut stream: TcpStream, token: &str) -> Result<()> {
+fn answer(mut stream: TcpStream, token: &str, units: &Units) -> Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(stream.try_clone()?);
@@ -266,7 +267,7 @@ fn answer(mut stream: TcpStream, token: &str) -> Result<()> {
         return say(&Answer::Failed("the token is another machine's, or of another start of this one".to_owned()));
     }
     let result = match letter.call {
-        Call::Ask(request) => control::ask_at(Path::new(control::SOCKET), &request).map(Answer::Services),
+        Call::Ask(request) => units.handle(request).map(Answer::Services),
         Call::Read(path) => content(&path).map(|content| Answer::Content(content.map(|content| STANDARD.encode(content)))),
         Call::Write(path, mode, text) => {
             STANDARD.decode(text).map_err(Into::into).and_then(|bytes| control::write_file(&path, mode, &bytes)).map(|()| Answer::Done)
@@ -388,7 +389,7 @@ mod tests {
     fn call(token: &str, call: Call) -> (TcpStream, Answer) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        thread::spawn(move || answer(listener.accept().unwrap().0, "right"));
+        thread::spawn(move || answer(listener.accept().unwrap().0, "right", &Units::default()));
         send(TcpStream::connect(address).unwrap(), token, call).unwrap()
     }
 
@@ -447,7 +448,7 @@ mod tests {
     fn who_has_no_token_stays_out() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        thread::spawn(move || answer(listener.accept().unwrap().0, "right"));
+        thread::spawn(move || answer(listener.accept().unwrap().0, "right", &Units::default()));
         let refused = send(TcpStream::connect(address).unwrap(), "wrong", Call::Read("/etc/passwd".into())).unwrap_err();
         assert!(refused.to_string().contains("token"), "{refused}");
     }

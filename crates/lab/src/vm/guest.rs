@@ -1,46 +1,38 @@
-//! The inside of a virtual machine: its PID 1, started by the script of the first root (see [`super::initrd`]), and its door.
+//! The inside of a virtual machine: what the script of the first root starts (see [`super::initrd`]), and its door.
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::MsFlags;
-use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::door;
-use crate::control::{Request, Service};
-use crate::init::{bind, mount_unified, on, propagation, settle, supervise};
+use super::{door, units};
+use crate::init::{bind, on, propagation, settle};
 use crate::machine::MachineSpec;
-use crate::supervisor::Supervisor;
 
 /// Where the shared folder is mounted.
 pub const SHARE: &str = "/run/godwit-lab/share";
 /// Where the node's disk is mounted.
 const DISK: &str = "/run/godwit-lab/disk";
-/// As many files as systemd lets a service open.
-const FILES: u64 = 524_288;
+/// PID 1 of a server.
+const SYSTEMD: &str = "/usr/lib/systemd/systemd";
 
 fn spec() -> Result<MachineSpec> {
     MachineSpec::read(&Path::new(SHARE).join("spec.json"))
 }
 
-/// PID 1 of a virtual machine. Never returns unless the set-up fails; then the machine stops.
+/// The first program of a virtual machine: sets up what the lab's nodes have of their own, and becomes systemd. Never returns unless that fails; then the machine stops.
 pub fn vm_init() -> Result<()> {
     let spec = spec()?;
     mounts(&spec).context("mounts")?;
-    let files = Rlimit { current: Some(FILES), maximum: Some(FILES) };
-    setrlimit(Resource::Nofile, files).context("the limit of open files cannot be raised")?;
     network(&spec).context("network")?;
     settle(&spec.name)?;
-    let supervisor = Supervisor::default();
-    supervisor.handle(Request::Start(Service {
-        name: door::SERVICE.to_owned(),
-        argv: vec![format!("{SHARE}/program"), "vm-door".to_owned()],
-        after: Vec::new(),
-    }))?;
-    supervise(supervisor)
+    units::prepare()?;
+    let error = Command::new(SYSTEMD).arg(format!("--unit={}", units::TARGET)).env_clear().exec();
+    Err(error).context("systemd cannot be started")
 }
 
 /// The door: see its module.
@@ -73,8 +65,7 @@ fn mounts(spec: &MachineSpec) -> Result<()> {
     for folder in spec.data() {
         mount(&Path::new(DISK).join("lib").join(folder.target.file_name().unwrap_or_default()), &folder.target, false)?;
     }
-    propagation(MsFlags::MS_SHARED)?;
-    mount_unified(Path::new("/sys/fs/cgroup"))
+    propagation(MsFlags::MS_SHARED)
 }
 
 fn network(spec: &MachineSpec) -> Result<()> {
