@@ -22,10 +22,11 @@ pub async fn check(node: &Node, fix: bool) -> CheckReply {
         checks.push(Check::bad(AREA, "fix", State::Failed, format!("{error:#}"), "look at the agent's log on this node"));
     }
     let facts = facts::gather(&node.host).await;
-    checks.extend(check::all(&node.host, &node.cri, &facts).await);
-    if node.no_handler.is_empty() {
+    let wanted = node.no_handler.is_empty();
+    checks.extend(check::all(&node.host, &node.cri, &facts, wanted).await);
+    if wanted {
         checks.push(handler(node.cri.handlers().await.ok().as_deref()));
-        checks.extend(install::files(&node.host, node.cri.kind()).into_iter().map(|(name, found)| file(name, found)));
+        checks.extend(install::files(&node.host, &node.cri).await.into_iter().map(|(name, found)| file(name, found)));
     } else {
         checks.push(Check::ok(AREA, "runtime handler", "none, as the installation wants it"));
     }

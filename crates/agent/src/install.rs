@@ -51,19 +51,32 @@ const PATIENCE: Duration = Duration::from_secs(40);
 pub struct DropIn {
     /// Its file on the node.
     pub path: &'static str,
-    content: String,
     /// The process that reads it when it starts.
     pub process: &'static str,
 }
 
-/// The handler as a runtime wants it described.
+/// Where a runtime wants its handlers described.
 #[must_use]
 pub fn drop_in(kind: Kind) -> DropIn {
     match kind {
-        Kind::Containerd => DropIn {
-            path: "/etc/containerd/conf.d/godwit.toml",
-            content: format!(
-                r#"# Written by Godwit's agent: the runtime handler of pods that arrive by migration.
+        Kind::Containerd => DropIn { path: "/etc/containerd/conf.d/godwit.toml", process: "containerd" },
+        Kind::CriO => DropIn { path: "/etc/crio/crio.conf.d/50-godwit.conf", process: "crio" },
+    }
+}
+
+/// The handler as the runtime wants it described. CRI-O has one cgroup driver for all handlers; to containerd each handler says its own, and the kubelet's is that of the default
+/// one: with another one containers would lie outside their pod's cgroup.
+async fn content(client: &cri::Client) -> anyhow::Result<String> {
+    Ok(match client.kind() {
+        Kind::Containerd => containerd(client.systemd_cgroups().await.context("containerd does not say who makes its cgroups")?),
+        Kind::CriO => crio(),
+    })
+}
+
+fn containerd(systemd: bool) -> String {
+    let driver = if systemd { "    SystemdCgroup = true\n" } else { "" };
+    format!(
+        r#"# Written by Godwit's agent: the runtime handler of pods that arrive by migration.
 version = 3
 
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{RUNTIME_HANDLER}]
@@ -72,23 +85,19 @@ version = 3
 
   [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{RUNTIME_HANDLER}.options]
     BinaryName = '{ON_NODE}'
-"#
-            ),
-            process: "containerd",
-        },
-        Kind::CriO => DropIn {
-            path: "/etc/crio/crio.conf.d/50-godwit.conf",
-            content: format!(
-                r#"# Written by Godwit's agent: the runtime handler of pods that arrive by migration.
+{driver}"#
+    )
+}
+
+fn crio() -> String {
+    format!(
+        r#"# Written by Godwit's agent: the runtime handler of pods that arrive by migration.
 [crio.runtime.runtimes.{RUNTIME_HANDLER}]
 runtime_path = "{ON_NODE}"
 runtime_type = "oci"
 runtime_root = "/run/runc"
 "#
-            ),
-            process: "crio",
-        },
-    }
+    )
 }
 
 /// Has CRI-O pull from the agent's own registry on this node by plain HTTP (containers-registries.conf.d(5)).
@@ -113,7 +122,7 @@ pub async fn install(host: &Host, handler: bool) -> anyhow::Result<cri::Client> 
         return Ok(client);
     }
     let drop_in = drop_in(client.kind());
-    let changed = write_if_other(&host.path(drop_in.path), drop_in.content.as_bytes(), 0o644)?;
+    let changed = write_if_other(&host.path(drop_in.path), content(&client).await?.as_bytes(), 0o644)?;
     if !changed && knows_handler(&client).await && !older_than(host, drop_in.process, &host.path(drop_in.path)) {
         return Ok(client);
     }
@@ -168,16 +177,17 @@ pub enum Found {
 }
 
 /// Our files on the node, as they are.
-#[must_use]
-pub fn files(host: &Host, kind: Kind) -> Vec<(&'static str, Found)> {
+pub async fn files(host: &Host, client: &cri::Client) -> Vec<(&'static str, Found)> {
     let found = |path: &Path, wanted: Option<&[u8]>| match (fs::read(host.path(path)), wanted) {
         (Ok(there), Some(wanted)) if there == wanted => Found::AsIs,
         (Ok(_), _) => Found::Other,
         (Err(_), _) => Found::Missing,
     };
-    let drop_in = drop_in(kind);
     let wrapper = fs::read(IN_IMAGE).ok();
-    vec![("wrapper", found(Path::new(ON_NODE), wrapper.as_deref())), ("drop-in", found(Path::new(drop_in.path), Some(drop_in.content.as_bytes())))]
+    // What it should be is not known where the runtime does not answer.
+    let content = content(client).await.ok();
+    let drop_in = Path::new(drop_in(client.kind()).path);
+    vec![("wrapper", found(Path::new(ON_NODE), wrapper.as_deref())), ("drop-in", found(drop_in, content.as_deref().map(str::as_bytes)))]
 }
 
 fn find(host: &Host, program: &str) -> Option<PathBuf> {
@@ -293,4 +303,15 @@ fn oldest(host: &Host, process: &str) -> Option<(i32, u64)> {
         (comm.trim_end() == process).then_some((pid, started))
     });
     processes.min_by_key(|(_, started)| *started)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_handler_makes_cgroups_as_the_others_do() {
+        assert!(containerd(true).ends_with("    BinaryName = '/opt/godwit/bin/godwit-runtime'\n    SystemdCgroup = true\n"));
+        assert!(containerd(false).ends_with("    BinaryName = '/opt/godwit/bin/godwit-runtime'\n"));
+    }
 }

@@ -14,8 +14,9 @@ use tower::service_fn;
 use super::v1::image_service_client::ImageServiceClient;
 use super::v1::runtime_service_client::RuntimeServiceClient;
 use super::v1::{
-    ContainerFilter, ContainerState, ContainerStatusRequest, ContainerStatusResponse, ImageSpec, ImageStatusRequest, ListContainersRequest,
-    ListPodSandboxRequest, PodSandbox, PodSandboxFilter, PodSandboxState, PodSandboxStatusRequest, RemoveImageRequest, StatusRequest, VersionRequest,
+    CgroupDriver, ContainerFilter, ContainerState, ContainerStatusRequest, ContainerStatusResponse, ImageSpec, ImageStatusRequest, ListContainersRequest,
+    ListPodSandboxRequest, PodSandbox, PodSandboxFilter, PodSandboxState, PodSandboxStatusRequest, RemoveImageRequest, RuntimeConfigRequest, StatusRequest,
+    VersionRequest,
 };
 use super::{Container, Error, LABEL_POD_UID, Sandbox, v1};
 use crate::Host;
@@ -130,6 +131,15 @@ impl Client {
     pub async fn handlers(&self) -> Result<Vec<String>, Error> {
         let reply = self.calls.clone().status(StatusRequest { verbose: false }).await.map_err(failed("Status"))?.into_inner();
         Ok(reply.runtime_handlers.into_iter().map(|handler| handler.name).collect())
+    }
+
+    /// Whether systemd makes the containers' cgroups, as the runtime tells the kubelet by `RuntimeConfig` (KEP-4033).
+    ///
+    /// # Errors
+    /// The runtime failed, or does not tell.
+    pub async fn systemd_cgroups(&self) -> Result<bool, Error> {
+        let reply = self.calls.clone().runtime_config(RuntimeConfigRequest {}).await.map_err(failed("RuntimeConfig"))?.into_inner();
+        Ok(reply.linux.is_some_and(|linux| linux.cgroup_driver() == CgroupDriver::Systemd))
     }
 
     /// UIDs of the pods that are being started: no container of theirs runs yet, or one is created and does not. A pod whose image cannot be pulled, or whose
