@@ -44,6 +44,9 @@ pub enum Error {
     /// The process has ended, or has become another program.
     #[error("process {0} has ended or executed another program")]
     Gone(i32),
+    /// This program tracks the process already, and the kernel knows no second tracking beside that.
+    #[error("process {0} is still tracked for an earlier migration, which is just being given up")]
+    Busy(i32),
     /// A system call failed.
     #[error("{what}: {source}")]
     Call {

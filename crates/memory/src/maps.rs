@@ -55,8 +55,13 @@ impl Mapping {
 /// # Errors
 /// `NotFound` (or ESRCH) when the process has ended.
 pub fn of(pid: i32) -> io::Result<Vec<Mapping>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    text.lines().map(|line| parse(line).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("maps of {pid}: {line}")))).collect()
+    let maps = text(&format!("/proc/{pid}/maps"))?;
+    maps.lines().map(|line| parse(line).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("maps of {pid}: {line}")))).collect()
+}
+
+/// A text of `/proc`. Names in it (of mapped files, of threads) need not be UTF-8.
+pub(crate) fn text(path: &str) -> io::Result<String> {
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A line of `maps`, or the first one of a mapping in `smaps`.
@@ -111,14 +116,54 @@ pub(crate) fn flagged(smaps: &str) -> impl Iterator<Item = (Mapping, &str)> {
 /// When the process has ended.
 pub fn droppable(pid: i32) -> io::Result<Vec<Range>> {
     // A process that runs may change its mappings between two looks.
-    let text = crate::flags::smaps(pid).or_else(|_| fs::read_to_string(format!("/proc/{pid}/smaps")))?;
-    Ok(flagged(&text).filter(|(_, words)| words.split_whitespace().any(|flag| flag == "dp")).map(|(mapping, _)| mapping.range).collect())
+    droppable_at_once(pid).or_else(|_| text(&format!("/proc/{pid}/smaps")).map(|smaps| droppable_in(&smaps)))
+}
+
+/// The same of a process that stands still, and without a walk through its page tables.
+///
+/// # Errors
+/// When this kernel cannot tell it so.
+pub(crate) fn droppable_at_once(pid: i32) -> io::Result<Vec<Range>> {
+    crate::flags::smaps(pid).map(|smaps| droppable_in(&smaps))
+}
+
+fn droppable_in(smaps: &str) -> Vec<Range> {
+    flagged(smaps).filter(|(_, words)| words.split_whitespace().any(|flag| flag == "dp")).map(|(mapping, _)| mapping.range).collect()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::ffi::OsStr;
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::ffi::OsStrExt;
+    use std::process::{Command, Stdio};
+
     use super::*;
+
+    /// Maps the file that is named to it, and rests.
+    const MAPPING: &str = "import mmap, os, sys\n\
+        file = open(os.fsencode(sys.argv[1]), 'rb')\n\
+        memory = mmap.mmap(file.fileno(), 4096, prot=mmap.PROT_READ)\n\
+        print('ready', flush=True)\n\
+        sys.stdin.read()\n";
+
+    #[test]
+    fn names_need_not_be_text() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(OsStr::from_bytes(b"m\xfcll"));
+        fs::write(&path, [1u8; 4096]).unwrap();
+        let mut child = Command::new("python3").args(["-c", MAPPING]).arg(&path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said.trim(), "ready");
+        let pid = child.id().cast_signed();
+        let maps = of(pid).unwrap();
+        assert!(maps.iter().any(|mapping| mapping.name.ends_with("/m\u{fffd}ll")));
+        droppable(pid).unwrap();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
 
     #[test]
     fn lines_are_understood() {

@@ -41,6 +41,8 @@ pub enum Mode {
     Unregistered,
     /// As fast as `Written`: pages that are there and were not written since they were protected.
     Kept,
+    /// As `Kept`, also of mappings that are not registered.
+    Marked,
 }
 
 /// Pages of one kind.
@@ -111,16 +113,16 @@ impl Support {
             flags: match mode {
                 Mode::Written | Mode::Everything => WP_MATCHING | CHECK_WPASYNC,
                 Mode::Look | Mode::Kept => CHECK_WPASYNC,
-                Mode::Unregistered => 0,
+                Mode::Unregistered | Mode::Marked => 0,
             },
             start: range.start,
             end: range.end,
-            category_mask: if matches!(mode, Mode::Written | Mode::Kept) { WRITTEN } else { 0 },
-            category_inverted: if mode == Mode::Kept { WRITTEN } else { 0 },
+            category_mask: if matches!(mode, Mode::Written | Mode::Kept | Mode::Marked) { WRITTEN } else { 0 },
+            category_inverted: if matches!(mode, Mode::Kept | Mode::Marked) { WRITTEN } else { 0 },
             // Without this mask the scan leaves markers in entries where no page is. SWAPPED includes pages that are just being moved.
             category_anyof_mask: PRESENT | SWAPPED,
             return_mask: match mode {
-                Mode::Written | Mode::Kept => WRITTEN,
+                Mode::Written | Mode::Kept | Mode::Marked => WRITTEN,
                 _ => WRITTEN | FILE | PRESENT | SWAPPED | PFNZERO | if self.guard { GUARD } else { 0 },
             },
             ..ScanArgument::default()
@@ -256,6 +258,11 @@ pub fn register(uffd: BorrowedFd<'_>, range: Range) -> io::Result<()> {
     sys::uffd_register(uffd, range.start, range.len())
 }
 
+/// Takes that back, and the marks of what was protected with it.
+pub fn unregister(uffd: BorrowedFd<'_>, range: Range) -> io::Result<()> {
+    sys::uffd_unregister(uffd, range.start, range.len())
+}
+
 /// The memory that is probed.
 #[allow(unsafe_code)]
 mod patch {
@@ -328,7 +335,7 @@ mod tests {
             let at = patch.range.start + page * PAGE;
             patch::write(Range { start: at, end: at + PAGE });
         }
-        for mode in [Mode::Look, Mode::Unregistered, Mode::Kept, Mode::Written] {
+        for mode in [Mode::Look, Mode::Unregistered, Mode::Kept, Mode::Marked, Mode::Written] {
             let (mut at, mut there, mut written) = (patch.range.start, 0, 0);
             support
                 .scan(&pagemap, patch.range, mode, |found| {
@@ -340,7 +347,7 @@ mod tests {
                 .unwrap();
             let expected = match mode {
                 Mode::Written => (pages / 2, pages / 2),
-                Mode::Kept => (pages / 2, 0),
+                Mode::Kept | Mode::Marked => (pages / 2, 0),
                 _ => (pages, pages / 2),
             };
             assert_eq!((there, written), expected, "{mode:?}");

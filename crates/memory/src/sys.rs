@@ -41,6 +41,8 @@ const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
 const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
 /// `_IOWR(0xaa, 0x00, struct uffdio_register)`.
 const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+/// `_IOR(0xaa, 0x01, struct uffdio_range)`.
+const UFFDIO_UNREGISTER: libc::c_ulong = 0x8010_aa01;
 const UFFD_API: u64 = 0xaa;
 const UFFD_FEATURES: u64 = 1 | 1 << 12 | 1 << 13 | 1 << 15; // PAGEFAULT_FLAG_WP, WP_HUGETLBFS_SHMEM, WP_UNPOPULATED, WP_ASYNC
 const REGISTER_MODE_WP: u64 = 1 << 1;
@@ -79,6 +81,13 @@ pub fn uffd_register(uffd: BorrowedFd<'_>, start: u64, length: u64) -> io::Resul
     let mut argument = [start, length, REGISTER_MODE_WP, 0];
     // SAFETY: uffdio_register is four u64 (range, mode, ioctls); the array lives for the time of the call.
     check(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_REGISTER, argument.as_mut_ptr()) }).map(drop)
+}
+
+/// UFFDIO_UNREGISTER: what is protected in there is so no longer, nor marked as such.
+pub fn uffd_unregister(uffd: BorrowedFd<'_>, start: u64, length: u64) -> io::Result<()> {
+    let mut argument = [start, length];
+    // SAFETY: uffdio_range is two u64; the array lives for the time of the call.
+    check(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_UNREGISTER, argument.as_mut_ptr()) }).map(drop)
 }
 
 /// A userfaultfd of the calling process.

@@ -8,7 +8,7 @@
 mod digests;
 mod protection;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 
 use protection::Protection;
@@ -58,7 +58,7 @@ pub struct Tracker {
     /// What the other side has.
     pub index: Index,
     droppable: Vec<Range>,
-    /// Mappings that were there, and could be droppable, when it was looked which of them are.
+    /// Mappings that were there, and could be droppable, when it was looked which of them are. In order.
     small: Vec<Range>,
     way: Way,
 }
@@ -96,7 +96,7 @@ impl Last {
 /// # Errors
 /// When it has ended.
 pub fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let stat = maps::text(&format!("/proc/{pid}/stat"))?;
     stat.rsplit_once(')')
         .and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok())
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time in stat"))
@@ -160,6 +160,12 @@ impl Tracker {
     /// When the process is gone or must not be tracked any longer.
     pub fn last(&mut self) -> Result<Last, Error> {
         let mappings = self.check()?;
+        // Made since the last round: for what takes long there is no time now.
+        if self.has_new(&mappings)
+            && let Ok(droppable) = maps::droppable_at_once(self.pid)
+        {
+            self.droppable = droppable;
+        }
         let droppable = &self.droppable;
         let plain: Vec<&Mapping> = mappings.iter().filter(|mapping| mapping.is_plain() && !droppable.iter().any(|range| range.meets(&mapping.range))).collect();
         let mut last = match &self.way {
@@ -176,12 +182,16 @@ impl Tracker {
 
     /// Looks which mappings are droppable, if there are new ones that could be: it takes long, and there is no time for it when the process stands still.
     fn find_droppable(&mut self, mappings: &[Mapping]) -> Result<(), Error> {
-        let small: Vec<Range> = mappings.iter().filter(|mapping| mapping.may_be_droppable()).map(|mapping| mapping.range).collect();
-        if small.iter().any(|range| !self.small.contains(range)) {
+        if self.has_new(mappings) {
             self.droppable = maps::droppable(self.pid).map_err(|_| Error::Gone(self.pid))?;
         }
-        self.small = small;
+        self.small = small(mappings).collect();
         Ok(())
+    }
+
+    /// Whether something could be droppable that was not there when it was looked what is.
+    fn has_new(&self, mappings: &[Mapping]) -> bool {
+        small(mappings).any(|range| self.small.binary_search(&range).is_err())
     }
 
     /// That it is still the same process and that nothing in it writes past the tracking; its mappings.
@@ -192,6 +202,11 @@ impl Tracker {
         }
         hazard::of(self.pid, &mappings, self.tracking()).map_or(Ok(mappings), |why| Err(Error::Unsupported(why)))
     }
+}
+
+/// What could be droppable, in order.
+fn small(mappings: &[Mapping]) -> impl Iterator<Item = Range> {
+    mappings.iter().filter(|mapping| mapping.may_be_droppable()).map(|mapping| mapping.range)
 }
 
 /// Opened anew each time: it belongs to the program that runs now.

@@ -52,9 +52,18 @@ pub struct Found {
 struct Tracked {
     name: String,
     cgroup: Cgroup,
+    family: Family,
     processes: BTreeMap<i32, Process>,
     /// Processes that cannot be tracked, by number and start.
     foreign: BTreeMap<i32, u64>,
+}
+
+/// Whether processes of a container may share memory.
+struct Family {
+    cgroup: Cgroup,
+    /// As they were listed last.
+    pids: Vec<i32>,
+    shares: bool,
 }
 
 struct Process {
@@ -70,7 +79,7 @@ impl Memory {
     /// # Errors
     /// Why memory cannot travel while this pod runs.
     pub fn attach(containers: Vec<(String, Cgroup)>, digests: bool) -> Result<Self, Error> {
-        let containers = containers.into_iter().map(|(name, cgroup)| Tracked { name, cgroup, processes: BTreeMap::new(), foreign: BTreeMap::new() }).collect();
+        let containers = containers.into_iter().map(|(name, cgroup)| Tracked::new(name, cgroup)).collect();
         if let Err(error) = flags::probe() {
             tracing::info!(%error, "CRIU reads smaps in the freeze, which takes tens of milliseconds for each GiB");
         }
@@ -100,7 +109,7 @@ impl Memory {
                 match changed {
                     Ok(ranges) => {
                         found.changed += bytes(&ranges);
-                        if !send(&tracked.name, process, &ranges, out)? {
+                        if !send(&tracked.name, process, &ranges, &mut || tracked.family.shares(), out)? {
                             ended.push(*pid);
                         }
                     }
@@ -154,9 +163,11 @@ impl Memory {
     /// When a piece could not be sent.
     pub fn send_late(&mut self, out: Out<'_>) -> Result<(), Error> {
         for tracked in &mut self.containers {
+            // Nothing is forked any more.
+            let shares = tracked.family.shares();
             for process in tracked.processes.values_mut() {
                 let changed = process.last.as_ref().map(|last| last.changed.clone()).unwrap_or_default();
-                send(&tracked.name, process, &changed, out)?;
+                send(&tracked.name, process, &changed, &mut || shares, out)?;
             }
         }
         Ok(())
@@ -243,7 +254,24 @@ impl Memory {
     }
 }
 
+impl Family {
+    /// As it is now.
+    fn shares(&mut self) -> bool {
+        match self.cgroup.pids() {
+            Ok(pids) if pids == self.pids => {}
+            Ok(pids) => (self.shares, self.pids) = (read::may_share(&pids), pids),
+            Err(_) => self.shares = true,
+        }
+        self.shares
+    }
+}
+
 impl Tracked {
+    fn new(name: String, cgroup: Cgroup) -> Self {
+        let family = Family { cgroup: cgroup.clone(), pids: Vec::new(), shares: false };
+        Self { name, cgroup, family, processes: BTreeMap::new(), foreign: BTreeMap::new() }
+    }
+
     /// Takes in processes that have come and lets go of those that are others now.
     fn look(&mut self, digests: bool) -> Result<(), Error> {
         let pids = self.cgroup.pids().map_err(|error| Error::Unsupported(format!("cannot list the processes of container {}: {error}", self.name)))?;
@@ -253,12 +281,15 @@ impl Tracked {
             if self.processes.contains_key(&pid) || self.foreign.get(&pid) == Some(&started) {
                 continue;
             }
-            let Some(inside) = inside(pid) else { continue };
+            let Some(number) = inside(pid) else { continue };
             match Tracker::attach(pid, digests.then_some(Tracking::Digests)) {
                 Ok(tracker) => {
-                    self.processes.insert(pid, Process { inside, tracker, last: None });
+                    self.processes.insert(pid, Process { inside: number, tracker, last: None });
                 }
-                Err(Error::Unsupported(why)) => return Err(Error::Unsupported(why)),
+                Err(error @ (Error::Unsupported(_) | Error::Busy(_))) => return Err(error),
+                Err(Error::Gone(_)) if inside(pid).is_some() => {
+                    tracing::warn!(container = self.name, pid, "this process cannot be looked at; until it can, its memory is left to CRIU");
+                }
                 Err(Error::Gone(_)) => {}
                 Err(error) => {
                     let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
@@ -271,11 +302,11 @@ impl Tracked {
     }
 }
 
-/// Sends pages; `false` when the process has gone meanwhile.
-fn send(container: &str, process: &mut Process, ranges: &[Range], out: Out<'_>) -> Result<bool, Error> {
+/// Sends pages, of which others may share some while it is said so; `false` when the process has gone meanwhile.
+fn send(container: &str, process: &mut Process, ranges: &[Range], shares: &mut dyn FnMut() -> bool, out: Out<'_>) -> Result<bool, Error> {
     let (pid, inside) = (process.tracker.pid, process.inside);
     let mut unsent = None;
-    let read = read::pages(pid, ranges, &mut process.tracker.index, |piece| {
+    let read = read::shared_pages(pid, ranges, &mut process.tracker.index, shares, |piece| {
         let ranges = convert::page_words(&piece.ranges);
         let chunk =
             PageChunk { migration: None, container: container.to_owned(), process: inside, ranges, data: piece.data.into(), fresh: false, packed: false };
@@ -304,7 +335,9 @@ fn pairs(ranges: &[Range]) -> Vec<chain::Pages> {
 
 /// The number of a process inside its container; `None` for what has no memory (it has ended).
 pub(super) fn inside(pid: i32) -> Option<i32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
+    // The name of a process is whatever it likes.
+    let status = String::from_utf8_lossy(&status);
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
     field("VmSize:")?;
     field("NSpid:")?.split_whitespace().last()?.parse().ok()

@@ -40,6 +40,9 @@ const SHARE: u32 = 4;
 const LAST_ROUNDS: usize = 3;
 /// What the memory that is left may take in the freeze if it is not worth another of these.
 const ENOUGH: Duration = Duration::from_millis(10);
+/// How long a migration that was given up may take to let go of the pod, and how often one that comes after it looks.
+const GIVEN_UP: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What the user wants.
 #[derive(Clone, Copy, Debug, Default)]
@@ -136,23 +139,20 @@ impl Travel {
     /// Sends memory on the lanes, round by round, until what is left fits, or does not get less. A pod that cannot be tracked is left to CRIU: that is no failure.
     ///
     /// # Errors
-    /// When the target does not take the pages, or the switch is `wanted` no more.
+    /// When the target does not take the pages, the switch is `wanted` no more, or the pod is rather to stay where it is than to stand still for its memory.
     pub async fn run(
         &self,
         lanes: Lanes,
         migration: &Migration,
         wishes: Wishes,
-        wanted: impl Fn() -> bool,
+        wanted: impl Fn() -> bool + Clone + Send + 'static,
         report: impl Fn(Copied),
         step: impl Fn(Timer),
     ) -> Result<(), Failure> {
         if !wishes.pre_copy {
             return Ok(());
         }
-        let containers = self.containers.clone();
-        let attached =
-            crate::task::spawn_blocking(move || Memory::attach(containers, wishes.digests)).await.map_err(|error| internal("tracking ended early", error))?;
-        match attached {
+        match self.attach(wishes.digests, wanted.clone()).await? {
             Ok(memory) => {
                 *self.lock() = Some(memory);
                 if let Err(why) = lanes.begin(migration).await {
@@ -161,6 +161,9 @@ impl Travel {
                 }
                 let _ = self.lanes.set(lanes);
             }
+            // That passes in a moment, and a long freeze would not be worth it.
+            Err(error @ Error::Busy(_)) => return Err(internal("memory does not travel yet", error)),
+            Err(error) if wishes.give_up => return Err(untracked(error)),
             Err(error) => {
                 tracing::warn!(%error, "memory does not travel while the pod runs");
                 return Ok(());
@@ -168,9 +171,9 @@ impl Travel {
         }
         loop {
             if !wanted() {
-                return Err(internal("stopped", "the switch is not wanted any more"));
+                return Err(stopped());
             }
-            let (next, forecast) = self.round(migration, wishes, &step).await?;
+            let (next, forecast) = self.round(migration, wishes, wanted.clone(), &step).await?;
             godwit_fault::point("agent.source.round").await.map_err(|error| internal("stopped", error))?;
             report(self.copied(forecast));
             let postponed = match wishes.late {
@@ -198,15 +201,28 @@ impl Travel {
         }
     }
 
+    /// Begins to track the pod. A migration before this one that has just been given up may still hold it for a moment: that is waited for.
+    async fn attach(&self, digests: bool, wanted: impl Fn() -> bool + Send) -> Result<Result<Memory, Error>, Failure> {
+        let end = Instant::now() + GIVEN_UP;
+        loop {
+            let containers = self.containers.clone();
+            let attached = crate::task::spawn_blocking(move || Memory::attach(containers, digests)).await;
+            match attached.map_err(|error| internal("tracking ended early", error))? {
+                Err(Error::Busy(_)) if wanted() && Instant::now() < end => tokio::time::sleep(PAUSE).await,
+                attached => return Ok(attached),
+            }
+        }
+    }
+
     /// Once more, right before the freeze, if there is time: what has changed while the freeze was prepared, and so on as long as that makes the freeze noticeably shorter.
     ///
     /// # Errors
-    /// When the target does not take the pages.
+    /// As [`Travel::run`].
     pub async fn once_more(
         &self,
         migration: &Migration,
         wishes: Wishes,
-        wanted: impl Fn() -> bool,
+        wanted: impl Fn() -> bool + Clone + Send + 'static,
         report: impl Fn(Copied),
         step: impl Fn(Timer),
     ) -> Result<(), Failure> {
@@ -215,7 +231,7 @@ impl Travel {
             if self.lock().is_none() || self.hurried.load(Ordering::Relaxed) || !wanted() {
                 break;
             }
-            let (next, forecast) = self.round(migration, wishes, &step).await?;
+            let (next, forecast) = self.round(migration, wishes, wanted.clone(), &step).await?;
             report(self.copied(forecast));
             let shorter = forecast.transfer > ENOUGH && forecast.transfer <= before / 4 * 3;
             // What travels after the switch does not count, and where the look takes longer than what it finds no round makes that shorter.
@@ -227,10 +243,16 @@ impl Travel {
         Ok(())
     }
 
-    async fn round(&self, migration: &Migration, wishes: Wishes, step: &impl Fn(Timer)) -> Result<(Next, Forecast), Failure> {
+    async fn round(
+        &self,
+        migration: &Migration,
+        wishes: Wishes,
+        wanted: impl Fn() -> bool + Clone + Send + 'static,
+        step: &impl Fn(Timer),
+    ) -> Result<(Next, Forecast), Failure> {
         let (start, timer) = (Instant::now(), Timer::start("source", "round"));
-        let Some((found, sent)) = self.send(migration, What::Round, wishes.bandwidth).await? else {
-            return Ok((Next::Converged, Forecast::default()));
+        let Some((found, sent)) = self.send(migration, What::Round, wishes.bandwidth, wanted).await? else {
+            return if wishes.give_up { Err(untracked("it can be tracked no longer")) } else { Ok((Next::Converged, Forecast::default())) };
         };
         let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
         rounds.push(Round { changed: found.changed, sent: sent.bytes, looked: found.looked, took: start.elapsed() });
@@ -292,7 +314,8 @@ impl Travel {
             told.send_replace(Some(Ok(())));
             return;
         }
-        let sent = self.send(migration, What::Late, 0).await;
+        // Who takes it back meanwhile ends this from outside.
+        let sent = self.send(migration, What::Late, 0, || true).await;
         let outcome = match sent {
             Ok(Some((_, sent))) => {
                 tracing::info!(sent = sent.bytes, wire = sent.wire, "late pages");
@@ -331,10 +354,15 @@ impl Travel {
         self.lock().is_some()
     }
 
-    /// Ends the tracking, on a thread of its own: the kernel walks all page tables.
+    /// Ends the tracking, on a thread of its own: the kernel walks all page tables. May be repeated.
     pub fn release(&self) {
         let held = self.memory.clone();
-        std::thread::spawn(move || held.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let taken = move || held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if std::thread::Builder::new().name("release".into()).spawn(taken).is_err() {
+            // Where no thread can be had, this one does it.
+            let taken = self.lock().take();
+            drop(taken);
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Memory>> {
@@ -345,16 +373,25 @@ impl Travel {
         self.lanes.get().map_or(0, Lanes::width)
     }
 
-    /// Reads pages and sends them. `None`: the pod cannot be tracked any longer, and is not.
-    async fn send(&self, migration: &Migration, what: What, bandwidth: u64) -> Result<Option<(Found, Carried)>, Failure> {
+    /// Reads pages and sends them, as long as that is `wanted`: asked before each piece. `None`: the pod cannot be tracked any longer, and is not.
+    async fn send(
+        &self,
+        migration: &Migration,
+        what: What,
+        bandwidth: u64,
+        wanted: impl Fn() -> bool + Clone + Send + 'static,
+    ) -> Result<Option<(Found, Carried)>, Failure> {
         let lanes = self.lanes.get().ok_or_else(|| internal("memory does not travel", "it was never begun"))?;
         let (queue, pieces) = mpsc::sync_channel::<PageChunk>(QUEUE);
-        let held = self.memory.clone();
+        let (held, goes_on) = (self.memory.clone(), wanted.clone());
         let reading = crate::task::spawn_blocking(move || {
             let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
             let memory = held.as_mut()?;
             let mut given = 0;
             let mut out = |piece: PageChunk| {
+                if !goes_on() {
+                    return Err(io::Error::other("the switch is not wanted any more"));
+                }
                 given += 1;
                 queue.send(piece).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
             };
@@ -368,6 +405,9 @@ impl Travel {
             Some(outcome.map(|found| (found, given)))
         });
         let (carried, read) = tokio::join!(lanes.carry(migration, pieces, self.sent.clone(), bandwidth), reading);
+        if !wanted() {
+            return Err(stopped());
+        }
         let Some(read) = read.map_err(|error| internal("reading memory ended early", error))? else { return Ok(None) };
         if let Err(Error::Unsupported(why)) = &read {
             tracing::warn!(why, "memory does not travel while the pod runs any longer");
@@ -384,6 +424,19 @@ impl Travel {
     }
 }
 
+fn stopped() -> Failure {
+    internal("stopped", "the switch is not wanted any more")
+}
+
+/// For who does not want a pod to stand still for all of its memory.
+fn untracked(why: impl std::fmt::Display) -> Failure {
+    failure(
+        "NotConverging",
+        format!("the pod's memory cannot travel while it runs, and in the freeze it would be all of it: {why}"),
+        "look at the log of the source's agent, or let it take what it takes (--if-not-converging longer-freeze)",
+    )
+}
+
 fn not_converging(forecast: &Forecast) -> Failure {
     let mebibytes = |bytes: u64| bytes >> 20;
     failure(
@@ -397,4 +450,29 @@ fn not_converging(forecast: &Forecast) -> Failure {
         ),
         "move it when it is less busy, allow a longer freeze (--freeze-budget), or let it take what it takes (--if-not-converging longer-freeze)",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use godwit_rpc::v1::handoff_client::HandoffClient;
+    use tonic::transport::Endpoint;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pod_whose_memory_cannot_travel_stays_if_that_is_wished() {
+        // Nobody is called: there is nothing to track.
+        let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        for give_up in [true, false] {
+            let travel = Travel::new(Vec::new(), Arc::default());
+            let lanes = Lanes::new(HandoffClient::new(channel.clone()), || Err(internal("no", "more")), 1, Compression::Never).unwrap();
+            let wishes = Wishes { pre_copy: true, give_up, ..Wishes::default() };
+            let outcome = travel.run(lanes, &Migration::default(), wishes, || true, |_| {}, |_| {}).await;
+            assert_eq!(outcome.map_err(|why| why.reason), if give_up { Err("NotConverging".to_owned()) } else { Ok(()) });
+            travel.release();
+            travel.release();
+            assert!(!travel.travels());
+        }
+    }
 }

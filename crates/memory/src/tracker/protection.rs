@@ -4,6 +4,7 @@
 //! - Whole ranges are registered, never a single mapping ([`maps::between`]).
 //! - They are registered once, before anything is known. A mapping that mremap moves to the side of another may take that one's registration away, and what was protected
 //!   stays marked as such while it is written. Registered again, it would pass for unchanged. So what is not registered in the end is CRIU's: it is new, or it was moved.
+//!   The marks outlive the tracking: one that begins takes away what an earlier one of the same process has left.
 //! - A scan that meets an unregistered mapping (EPERM) has protected what lies before it and lost its answer: what was to be scanned is taken again, written or not, as
 //!   soon as it can be looked at.
 //! - Only entries with a page (present or swapped) are matched and so protected.
@@ -21,6 +22,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::libc;
 
@@ -29,7 +31,7 @@ use crate::Error;
 use crate::index::{Index, Known};
 use crate::maps::{self, Mapping};
 use crate::range::{Range, common, joined, push, subtract};
-use crate::scan::{Answer, HUGE, Mode, NEAR, Pages, Support, neighbours, register};
+use crate::scan::{Answer, HUGE, Mode, NEAR, Pages, Support, neighbours, register, unregister};
 
 /// How often a scan is repeated because mappings come and go meanwhile.
 const AGAIN: usize = 2;
@@ -39,6 +41,9 @@ const LEAST: u64 = 128 << 20;
 /// Threads that look at one mapping at most.
 const MOST: usize = 4;
 
+/// Processes that this program tracks. One that is not among them and has a userfaultfd registered has somebody else's.
+static TRACKED: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+
 /// See the module. Dropped, it ends, and so it does when the process that holds it ends.
 #[derive(Debug)]
 pub struct Protection {
@@ -47,6 +52,32 @@ pub struct Protection {
     support: Support,
     /// Where the answer of a scan was lost: what is there counts as written until it was looked at as a whole. In order.
     lost: Vec<Range>,
+    /// Behind the userfaultfd, which is closed before.
+    _entry: Entry,
+}
+
+/// That a process is among the [`TRACKED`].
+#[derive(Debug)]
+struct Entry(i32);
+
+impl Entry {
+    fn all() -> MutexGuard<'static, Vec<i32>> {
+        TRACKED.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn of(pid: i32) -> Self {
+        Self::all().push(pid);
+        Self(pid)
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut all = Self::all();
+        if let Some(at) = all.iter().position(|pid| *pid == self.0) {
+            all.swap_remove(at);
+        }
+    }
 }
 
 impl Protection {
@@ -58,9 +89,46 @@ impl Protection {
         #[cfg(not(target_arch = "x86_64"))]
         let uffd: OwnedFd = return Err(Error::Unsupported("memory can be write-protected from outside on x86-64 only yet".into()));
         crate::sys::uffd_api(uffd.as_fd()).map_err(Error::call("asynchronous write protection"))?;
-        let protection = Self { pid, uffd, support, lost: Vec::new() };
-        protection.register(mappings, droppable)?;
+        register_all(pid, &uffd, mappings, droppable)?;
+        let protection = Self { pid, uffd, support, lost: Vec::new(), _entry: Entry::of(pid) };
+        protection.clear(mappings, droppable)?;
         Ok(protection)
+    }
+
+    /// Takes away what an earlier tracking has left where a mapping had lost its registration: a page that is marked, and writable all the same, would be written without anybody noticing.
+    /// With the registration of a range its marks end. Nothing has been protected yet that could be lost by that.
+    fn clear(&self, mappings: &[Mapping], droppable: &mut Vec<Range>) -> Result<(), Error> {
+        let marked = self.marked(mappings)?;
+        if marked.is_empty() {
+            return Ok(());
+        }
+        for range in maps::between(mappings, droppable) {
+            if marked.iter().any(|pages| pages.meets(&range)) {
+                unregister(self.uffd.as_fd(), range).map_err(Error::call(format!("UFFDIO_UNREGISTER in process {}", self.pid)))?;
+            }
+        }
+        register_all(self.pid, &self.uffd, mappings, droppable)
+    }
+
+    /// Pages of the process's own that are marked as protected. Guards may be, too: the kernel never takes that mark away, and does not need to.
+    fn marked(&self, mappings: &[Mapping]) -> Result<Vec<Range>, Error> {
+        let pagemap = super::pagemap(self.pid)?;
+        let (mut marked, mut own) = (Vec::new(), Vec::new());
+        let looked = |looked: io::Result<()>| match looked {
+            Err(error) if !may_be_repeated(&error) => Err(Error::call(format!("PAGEMAP_SCAN of process {}", self.pid))(error)),
+            // What has gone meanwhile has no marks.
+            _ => Ok(()),
+        };
+        // Those, too, that do not travel now, but might later: they are made readable, or they grow.
+        for mapping in mappings.iter().filter(|mapping| mapping.is_plain()) {
+            looked(self.support.scan(&pagemap, mapping.range, Mode::Marked, |pages| push(&mut marked, pages.range)))?;
+        }
+        looked(self.support.scan_all(&pagemap, &marked, Mode::Unregistered, |pages| {
+            if pages.own && !pages.written {
+                own.push(pages.range);
+            }
+        }))?;
+        Ok(own)
     }
 
     /// Pages that were written since the last call, in order; they are protected again.
@@ -198,35 +266,36 @@ impl Protection {
         self.support.scan_all(pagemap, &rest, Mode::Look, |pages| found.push(pages))?;
         Ok(subtract(&known, &rest))
     }
+}
 
-    fn register(&self, mappings: &[Mapping], droppable: &mut Vec<Range>) -> Result<(), Error> {
-        for range in maps::between(mappings, droppable) {
-            match self.try_register(range, mappings) {
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                    // Something in there cannot be registered.
-                    *droppable = maps::droppable(self.pid).map_err(|_| Error::Gone(self.pid))?;
-                    for range in maps::between(mappings, droppable) {
-                        self.try_register(range, mappings).map_err(Error::call(format!("UFFDIO_REGISTER in process {}", self.pid)))?;
-                    }
-                    return Ok(());
-                }
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Err(Error::Gone(self.pid)),
-                other => other.map_err(Error::call(format!("UFFDIO_REGISTER in process {}", self.pid)))?,
-            }
+/// Registers everything. `droppable` is renewed if the kernel does not want to register something.
+fn register_all(pid: i32, uffd: &OwnedFd, mappings: &[Mapping], droppable: &mut Vec<Range>) -> Result<(), Error> {
+    let registered = match try_register(uffd, mappings, droppable) {
+        // Something in there cannot be registered.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            *droppable = maps::droppable(pid).map_err(|_| Error::Gone(pid))?;
+            try_register(uffd, mappings, droppable)
         }
-        Ok(())
-    }
+        other => other,
+    };
+    registered.map_err(|error| match error.raw_os_error() {
+        Some(libc::ESRCH) => Error::Gone(pid),
+        Some(libc::EBUSY) if Entry::all().contains(&pid) => Error::Busy(pid),
+        Some(libc::EBUSY) => Error::call(format!("another program has a userfaultfd of process {pid}: UFFDIO_REGISTER"))(error),
+        _ => Error::call(format!("UFFDIO_REGISTER in process {pid}"))(error),
+    })
+}
 
-    fn try_register(&self, range: Range, mappings: &[Mapping]) -> io::Result<()> {
-        match register(self.uffd.as_fd(), range) {
+fn try_register(uffd: &OwnedFd, mappings: &[Mapping], droppable: &[Range]) -> io::Result<()> {
+    for range in maps::between(mappings, droppable) {
+        match register(uffd.as_fd(), range) {
             // Nothing is mapped there.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOMEM)) && !mappings.iter().any(|mapping| mapping.range.meets(&range)) => {
-                Ok(())
-            }
-            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => Ok(()),
-            other => other,
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && !mappings.iter().any(|mapping| mapping.range.meets(&range)) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {}
+            other => other?,
         }
     }
+    Ok(())
 }
 
 fn threads() -> usize {

@@ -60,7 +60,9 @@ pub(super) async fn prepare(
     report(Copied { bytes: pod.sent.load(Ordering::Relaxed), total: pod.total, ..Copied::default() });
     let timer = Timer::start(ROLE, "memory");
     let lanes = Lanes::new(handoff.clone(), dial, wishes.connections, wishes.compression)?;
-    pod.memory.run(lanes, migration, wishes, || !session.machine().finished(), report, step).await?;
+    let asked = session.clone();
+    let wanted = move || !asked.machine().finished();
+    pod.memory.run(lanes, migration, wishes, wanted.clone(), report, step).await?;
     step(timer);
     let timer = Timer::start(ROLE, "prime");
     pod.begin_dumps(wishes.import)?;
@@ -68,7 +70,7 @@ pub(super) async fn prepare(
     pod.open(&mut handoff, migration, anchors, &kept, wishes.bandwidth).await?;
     pod.dumps_wait().await?;
     step(timer);
-    pod.memory.once_more(migration, wishes, || !session.machine().finished(), report, step).await?;
+    pod.memory.once_more(migration, wishes, wanted, report, step).await?;
     godwit_fault::point("agent.source.opened").await.map_err(|error| internal("stopped", error))?;
     Ok((pod, handoff))
 }
