@@ -106,7 +106,7 @@ fn device(container: &Container, process: &Process, fd: &Fd, path: &str, found: 
         }
     }
     found.block_process(
-        "Device",
+        "DeviceOpen",
         container,
         process,
         format!("fd {} is the device {path} ({major}:{minor})", fd.fd),

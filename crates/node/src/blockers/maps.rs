@@ -25,7 +25,7 @@ pub(super) fn inspect(container: &Container, process: &Process, projected: &[Pat
             found.block_process(reason, container, process, format!("it has {object} mapped"), remedy);
         } else if name == "[uprobes]" {
             found.block_process(
-                "Uprobes",
+                "UprobesAttached",
                 container,
                 process,
                 "it is being probed by uprobes",
@@ -37,7 +37,7 @@ pub(super) fn inspect(container: &Container, process: &Process, projected: &[Pat
             found.warn(format!("{} uses huge pages; the target node needs as many free ones", who(container, process)));
         } else if path.starts_with("/dev") && path != Path::new("/dev/zero") && !path.starts_with("/dev/shm") {
             found.block_process(
-                "Device",
+                "DeviceOpen",
                 container,
                 process,
                 format!("it has the device {} mapped", path.display()),

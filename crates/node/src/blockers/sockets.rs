@@ -14,6 +14,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 use rustix::net::netlink::SocketAddrNetlink;
@@ -26,6 +27,10 @@ use crate::process::{self, Connections, FdKind, Process, Protocol, directory};
 
 /// What CRIU dumps (`dump_socket`, `can_dump_ipproto`), as the kernel names them; unix sockets are `UNIX` or `UNIX-STREAM`.
 const DUMPABLE: [&str; 11] = ["TCP", "TCPv6", "UDP", "UDPv6", "UDP-Lite", "UDPLITEv6", "RAW", "RAWv6", "PING", "PINGv6", "NETLINK"];
+
+/// How often a connection to somebody else is looked at once more, and after which time.
+const LOOKS: u32 = 2;
+const BETWEEN: Duration = Duration::from_millis(20);
 
 pub(super) fn inspect(subject: &Subject<'_>, views: &[View<'_>], found: &mut Collector) {
     for view in views {
@@ -91,9 +96,19 @@ fn peers(view: &View<'_>, views: &[View<'_>], unix: &BTreeMap<u64, (&Process, i3
         let has = |other: &&View<'_>| other.processes.iter().flat_map(|process| &process.fds).any(|fd| fd.kind == FdKind::Socket { inode });
         views.iter().find(has).map(|other| other.container.name.as_str())
     };
-    for (inode, (process, fd)) in unix {
-        // A peer without an inode has not been accepted yet, or is closed.
-        let Some(peer) = pairs.get(inode).copied().filter(|peer| *peer != 0 && !unix.contains_key(peer)) else { continue };
+    let mut strange: BTreeMap<u64, u64> = unix.keys().filter_map(|inode| Some((*inode, stranger(&pairs, *inode, |peer| unix.contains_key(&peer))?))).collect();
+    // Programs connect and close all the time, and what was seen first is of another moment than what was seen last: only what stays is meant.
+    for _ in 0..LOOKS {
+        if strange.is_empty() {
+            return;
+        }
+        thread::sleep(BETWEEN);
+        let own: BTreeSet<u64> = view.members().iter().flat_map(|process| sockets_of(process.pid)).collect();
+        let Ok(pairs) = unix_pairs(directory(view.container.pid).join("ns/net")) else { break };
+        strange.retain(|inode, _| own.contains(inode) && stranger(&pairs, *inode, |peer| own.contains(&peer)).is_some());
+    }
+    for (inode, peer) in strange {
+        let Some((process, fd)) = unix.get(&inode) else { continue };
         let other = open_elsewhere(peer).map_or_else(
             || "a process outside the pod".to_owned(),
             |name| if name == view.container.name { "a kubectl exec session".to_owned() } else { format!("container {name}") },
@@ -106,6 +121,17 @@ fn peers(view: &View<'_>, views: &[View<'_>], unix: &BTreeMap<u64, (&Process, i3
             "A unix socket can move only together with both its ends, in one container. Close the connection, or use TCP.",
         );
     }
+}
+
+/// The peer of a socket, if it is not one's `own`. A peer without an inode has not been accepted yet, or is closed.
+fn stranger(pairs: &BTreeMap<u64, u64>, inode: u64, own: impl Fn(u64) -> bool) -> Option<u64> {
+    pairs.get(&inode).copied().filter(|peer| *peer != 0 && !own(*peer))
+}
+
+/// Inodes of the sockets that a process has open now.
+fn sockets_of(pid: i32) -> Vec<u64> {
+    let links = std::fs::read_dir(directory(pid).join("fd")).into_iter().flatten().flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
 }
 
 /// Inode of each unix socket of a network namespace and its peer's.
@@ -122,7 +148,7 @@ fn ask() -> io::Result<BTreeMap<u64, u64>> {
     const DONE: u16 = 3;
     const ERROR: u16 = 2;
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
-    rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(std::time::Duration::from_secs(5)))?;
+    rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(Duration::from_secs(5)))?;
     // struct nlmsghdr {length, SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, sequence, pid}, struct unix_diag_req {family, protocol, pad, states, inode, UDIAG_SHOW_PEER, cookie}
     let mut request = Vec::with_capacity(40);
     request.extend_from_slice(&40_u32.to_ne_bytes());

@@ -69,13 +69,13 @@ impl Check {
     }
 }
 
-/// Looks at everything. Touches nothing.
-pub async fn all(host: &Host, client: &Client, facts: &Facts) -> Vec<Check> {
+/// Looks at everything. Touches nothing. `handler`: the node is to have Godwit's runtime handler.
+pub async fn all(host: &Host, client: &Client, facts: &Facts, handler: bool) -> Vec<Check> {
     let mut checks = kernel::all(&facts.kernel);
     let (criu, oci, network) = tokio::join!(criu::all(host, facts.criu.as_deref()), oci::all(host), network::all());
     checks.extend(criu);
     checks.extend(oci);
-    checks.extend(runtime::all(host, client));
+    checks.extend(runtime::all(host, client, handler));
     checks.extend(network);
     checks.push(network::cni(host));
     checks.extend(room::all(host, facts));

@@ -33,7 +33,7 @@ fn runc(said: Option<&str>) -> Check {
 fn crun(said: Option<&str>) -> Check {
     match (said, said.and_then(version)) {
         (None, _) => Check::ok(AREA, "crun", "not installed, not needed"),
-        (Some(said), Some(there)) if there >= (1, 4) => Check::ok(AREA, "crun", said),
+        (Some(said), Some(there)) if there >= (1, 21) => Check::ok(AREA, "crun", said),
         (Some(said), _) => {
             Check::bad(AREA, "crun", State::Warning, format!("{said}: not tried with Godwit"), "install crun 1.21 or later, or run pods under runc")
         }

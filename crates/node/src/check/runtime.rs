@@ -9,13 +9,18 @@ use crate::cri::{Client, Kind};
 
 const AREA: &str = "runtime";
 
-/// All of it.
-pub fn all(host: &Host, client: &Client) -> Vec<Check> {
+/// All of it; what is about our drop-in only with a `handler`, for which there is one.
+pub fn all(host: &Host, client: &Client, handler: bool) -> Vec<Check> {
     let said = format!("{} {}", client.runtime_name(), client.runtime_version());
-    match client.kind() {
-        Kind::Containerd => vec![containerd(&said), imports(fs::read_to_string(host.path("/etc/containerd/config.toml")).ok().as_deref())],
-        Kind::CriO => vec![Check::ok(AREA, "version", said), order(&files(host, "/etc/crio/crio.conf.d"))],
-    }
+    let itself = match client.kind() {
+        Kind::Containerd => containerd(&said),
+        Kind::CriO => Check::ok(AREA, "version", said),
+    };
+    let drop_in = handler.then(|| match client.kind() {
+        Kind::Containerd => imports(fs::read_to_string(host.path("/etc/containerd/config.toml")).ok().as_deref()),
+        Kind::CriO => order(&files(host, "/etc/crio/crio.conf.d")),
+    });
+    std::iter::once(itself).chain(drop_in).collect()
 }
 
 fn containerd(said: &str) -> Check {
