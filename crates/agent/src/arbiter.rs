@@ -12,7 +12,7 @@ use kube::{
 use serde_json::json;
 
 /// How long one call to the API server may take before its reply counts as lost.
-const CALL: Duration = Duration::from_secs(5);
+pub const CALL: Duration = Duration::from_secs(5);
 
 /// Access to one Handover.
 #[derive(Clone)]

@@ -97,6 +97,11 @@ struct Arguments {
     registries: checkpoint::registries::Registries,
 }
 
+/// How long the certificate is waited for before anything else is begun.
+const SIGNED_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);
+/// Between two attempts to label the node.
+const ANNOUNCE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Threads for the agent's tasks: on a node with a single CPU too, one that digests a stream must not keep the others from answering.
 const MIN_WORKERS: usize = 2;
 
@@ -121,7 +126,10 @@ async fn run() -> anyhow::Result<()> {
     let kube = godwit_rpc::api_server::client().await.context("no API server")?;
     let cri = install::install(&host, arguments.live).await.context("cannot install what pods need on this node")?;
     install::images(&host, &cri, arguments.import).context("cannot have the runtime pull from the agent")?;
-    let credentials = certificates::obtain(kube.clone(), &arguments.namespace, Identity::Agent(arguments.node_name.clone())).await;
+    let credentials = certificates::placeholder(&Identity::Agent(arguments.node_name.clone())).context("cannot make a key")?;
+    let mut signed = tokio::spawn(certificates::obtain(kube.clone(), arguments.namespace.clone(), credentials.clone()));
+    // It comes at once where a controller runs. What has been decided about pods of this node does not wait for one.
+    let is_signed = tokio::time::timeout(SIGNED_WITHIN, &mut signed).await.is_ok();
     let journal = journal::Journal::open(host.path(&arguments.journal)).context("cannot open the journal")?;
     let no_anchor = anchor::probe::why_not();
     if !no_anchor.is_empty() {
@@ -184,11 +192,18 @@ async fn run() -> anyhow::Result<()> {
     tokio::spawn(node.clone().sweep_mirrors());
     let busy = registry.clone();
     tokio::spawn(heap::give_back(move || busy.is_busy()));
-    announce(&node).await.context("cannot label the node")?;
-    let listener = port.listen(BACKLOG).context("cannot listen")?;
-    tracing::info!(node = node.name, runtime = node.cri.runtime_name(), "serving");
+    // What waits at the node's socket is answered meanwhile: a pod that has been decided about needs no API server to run.
+    let serving = async {
+        if !is_signed {
+            signed.await.context("nobody asks for a certificate any more")?;
+        }
+        announce(&node).await;
+        let listener = port.listen(BACKLOG).context("cannot listen")?;
+        tracing::info!(node = node.name, runtime = node.cri.runtime_name(), "serving");
+        serve(listener).await.context("the server ended")
+    };
     let outcome = tokio::select! {
-        outcome = serve(listener) => outcome.context("the server ended"),
+        outcome = serving => outcome,
         outcome = socket => outcome.context("the node's socket ended"),
         _ = tokio::signal::ctrl_c() => Ok(()),
         () = terminated() => match uninstall::is_wanted(&node, &arguments.namespace).await {
@@ -216,11 +231,14 @@ fn reserve(address: std::net::SocketAddr) -> std::io::Result<tokio::net::TcpSock
     Ok(socket)
 }
 
-/// Says on the node object that pods can come here and leave.
-async fn announce(node: &node::Node) -> Result<(), kube::Error> {
+/// Says on the node object that pods can come here and leave; returns when that is said.
+async fn announce(node: &node::Node) {
     let nodes: Api<KubeNode> = Api::all(node.kube.clone());
     let patch = serde_json::json!({"metadata": {"labels": {names::NODE_LABEL_READY: "ready"}}});
-    nodes.patch_metadata(&node.name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(|_| ())
+    while let Err(error) = nodes.patch_metadata(&node.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        tracing::warn!(%error, "the node cannot be labelled; trying again");
+        tokio::time::sleep(ANNOUNCE).await;
+    }
 }
 
 async fn terminated() {

@@ -175,7 +175,7 @@ pub enum MemoryStrategy {
 /// What becomes of a pod's connections when its address changes.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 pub enum Network {
-    /// The best of the others that both nodes can do.
+    /// Anchor if both nodes can have one, else Close.
     #[default]
     Auto,
     /// The target gets the source's address.
@@ -214,7 +214,8 @@ pub enum Phase {
     Succeeded,
     /// Taken back: the pod runs on the source node as before.
     RolledBack,
-    /// Never begun: nothing was touched. A finished dry run ends as Succeeded. Or, with post-copy only: the pod was lost after the switch (`PodLost`).
+    /// Never begun: nothing was touched. A finished dry run ends as Succeeded. Or the pod was lost: with its node before it had moved (`SourceNodeGone`), with post-copy after the switch
+    /// (`PodLost`).
     Failed,
 }
 
@@ -275,7 +276,7 @@ pub struct PodMigrationStatus {
     /// Why it did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// Standard conditions: `Planned`, `Prepared`, `Committed`, `Complete`; with post-copy `MemoryComplete`.
+    /// Standard conditions: `Planned`, `Prepared`, `Committed`, `Ready`, `Complete`, and after a while `Healthy`; with post-copy `MemoryComplete`; `Retired`, false, if the source could not be retired at once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// When the controller took it up.
@@ -310,7 +311,7 @@ impl PodMigrationStatus {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanSummary {
-    /// `Live`.
+    /// `Live` or `Checkpoint`; empty when neither is possible.
     pub engine: String,
     /// `PreCopy`, `PostCopy` or `StopAndCopy`.
     pub memory: String,

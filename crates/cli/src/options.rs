@@ -15,7 +15,8 @@ const CODES: &str = "Exit codes:
   4  the cluster cannot be reached, or Godwit is not installed there
   5  the cluster refused: not allowed, or no such migration
   6  interrupted while waiting; the migration goes on
-  7  lost: after a switch with post-copy the old pod was lost before all of its memory had come
+  7  lost: the old pod's node was taken out of the cluster before the pod had moved, or after a switch with
+     post-copy the old pod was lost before all of its memory had come
 
 Examples:
   kubectl migrate web-0 --to node-b            move a pod and watch
@@ -221,7 +222,7 @@ pub struct Pod {
     /// What makes the pod anew on its new node
     #[arg(long, value_name = "WHAT", value_enum)]
     pub engine: Option<Engine>,
-    /// When memory travels: auto, stop-and-copy or pre-copy
+    /// When memory travels: auto, stop-and-copy, pre-copy or post-copy
     #[arg(long, value_name = "WHEN", value_enum)]
     pub memory: Option<Memory>,
     /// For how long the pod may stand still, as a wish, in milliseconds: memory travels ahead until what is left fits
@@ -409,7 +410,7 @@ pub enum Colour {
 /// What becomes of the pod's connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Network {
-    /// The best that both nodes can do
+    /// An anchor if both nodes can have one, else close
     #[default]
     Auto,
     /// The old address moves into the new pod, on a network segment that both nodes share

@@ -154,6 +154,9 @@ fn settling(status: &PodMigrationStatus) -> String {
 
 fn switch(status: &PodMigrationStatus) -> String {
     if let Some(freeze) = &status.freeze {
+        if is_node_gone(status) {
+            return "ended with the node of the old pod".into();
+        }
         if freeze.total_ms == 0 {
             return "ended before the freeze".into();
         }
@@ -221,9 +224,25 @@ impl End {
     }
 }
 
-/// Whether the pod was lost after its switch. That can only be with post-copy.
+fn failed_as(status: &PodMigrationStatus, reason: &str) -> bool {
+    status.failure.as_ref().is_some_and(|failure| failure.reason == reason)
+}
+
+/// Whether the pod was lost: with its node before it had moved, or after its switch, which can only be with post-copy.
 fn is_lost(status: &PodMigrationStatus) -> bool {
-    status.failure.as_ref().is_some_and(|failure| failure.reason == "PodLost")
+    is_node_gone(status) || failed_as(status, "PodLost")
+}
+
+/// Whether the node of the old pod was taken out of the cluster, and the old pod with it.
+#[must_use]
+pub fn is_node_gone(status: &PodMigrationStatus) -> bool {
+    failed_as(status, "SourceNodeGone")
+}
+
+/// Whether the old pod was deleted while it was to move: nobody may say that it runs.
+#[must_use]
+pub fn is_deleted(status: &PodMigrationStatus) -> bool {
+    failed_as(status, "PodDeleted")
 }
 
 /// How it ended, if it has.
@@ -244,7 +263,12 @@ pub fn end(object: &PodMigration) -> Option<End> {
 pub fn last(object: &PodMigration) -> Option<String> {
     let status = object.status.clone().unwrap_or_default();
     let pod = &object.spec.pod_name;
-    let at = status.source_node.as_deref().map(|node| format!(" runs on {node}, as before")).unwrap_or_default();
+    let source = status.source_node.clone().unwrap_or_default();
+    let at = match source.as_str() {
+        _ if is_deleted(&status) => " was deleted".to_owned(),
+        "" => String::new(),
+        node => format!(" runs on {node}, as before"),
+    };
     let freeze = status.freeze.clone().unwrap_or_default().total_ms;
     let failure = status.failure.clone().unwrap_or_default();
     Some(match end(object)? {
@@ -256,6 +280,7 @@ pub fn last(object: &PodMigration) -> Option<String> {
         }
         End::TakenBack if freeze == 0 => format!("✘ taken back: {pod}{at}. It did not stand still. {}", why(&failure)),
         End::TakenBack => format!("✘ taken back: {pod}{at}. It stood still for {freeze} ms. {}", why(&failure)),
+        End::Lost if is_node_gone(&status) => format!("✘ lost: {pod} was on {source}, which is gone. {}", why(&failure)),
         End::Lost => format!("✘ lost: {pod} had been switched to {}. {}", status.target_node.clone().unwrap_or_default(), why(&failure)),
         End::Failed if object.spec.dry_run => format!("✘ {pod} cannot be moved. {}", why(&failure)),
         End::Failed => format!("✘ not moved: {pod}{at}. Nothing was touched. {}", why(&failure)),
@@ -359,6 +384,29 @@ mod tests {
             last(&object).unwrap(),
             "✘ taken back: web-0 runs on node-a, as before. It stood still for 140 ms. Why: node-b went away (StreamBroken).  What to do: Try again."
         );
+    }
+
+    #[test]
+    fn of_one_that_was_deleted_nobody_says_that_it_runs() {
+        let deleted = |phase: &str| {
+            migration(json!({"phase": phase, "sourceNode": "node-a", "targetNode": "node-b", "targetPod": "web-0-m1", "freeze": null,
+                "failure": {"reason": "PodDeleted", "message": "pod web-0 was deleted", "remedy": "Nothing."}}))
+        };
+        let why = "Why: pod web-0 was deleted (PodDeleted).  What to do: Nothing.";
+        assert_eq!(last(&deleted("RolledBack")).unwrap(), format!("✘ taken back: web-0 was deleted. It did not stand still. {why}"));
+        assert_eq!(last(&deleted("Failed")).unwrap(), format!("✘ not moved: web-0 was deleted. Nothing was touched. {why}"));
+    }
+
+    #[test]
+    fn one_whose_node_is_gone_is_lost() {
+        let object = migration(json!({
+            "phase": "Failed", "sourceNode": "node-a", "targetNode": "node-b", "targetPod": "web-0-m1", "plan": plan(),
+            "freeze": {"totalMs": 0, "dumpMs": 0, "deltaMs": 0, "restoreMs": 0, "verifyMs": 0, "commitMs": 0},
+            "failure": {"reason": "SourceNodeGone", "message": "node node-a is gone", "remedy": "Make another."},
+        }));
+        assert_eq!(end(&object).unwrap().code(), 7);
+        assert_eq!(lines(&object).last().unwrap().text, "ended with the node of the old pod");
+        assert_eq!(last(&object).unwrap(), "✘ lost: web-0 was on node-a, which is gone. Why: node node-a is gone (SourceNodeGone).  What to do: Make another.");
     }
 
     #[test]

@@ -25,7 +25,9 @@ where
         return Ok(Action::requeue(left));
     }
     match api.delete(name, &DeleteParams::default()).await {
-        Err(kube::Error::Api(status)) if !status.is_not_found() => Err(kube::Error::Api(status).into()),
-        _ => Ok(Action::await_change()),
+        Ok(_) => Ok(Action::await_change()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Action::await_change()),
+        // An API server that is away has deleted nothing: who asked is asked again.
+        Err(error) => Err(error.into()),
     }
 }

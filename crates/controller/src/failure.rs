@@ -31,6 +31,19 @@ pub fn pod_deleted(pod: &str) -> Failure {
     new("PodDeleted", format!("pod {pod} was deleted while it was to move"), "Nothing to do: the deletion takes its course.")
 }
 
+/// The reason of [`source_node_gone`].
+pub const SOURCE_NODE_GONE: &str = "SourceNodeGone";
+
+/// The source went away with its node before it had moved.
+#[must_use]
+pub fn source_node_gone(pod: &str, node: &str) -> Failure {
+    new(
+        SOURCE_NODE_GONE,
+        format!("node {node} was taken out of the cluster, and pod {pod} with it; nothing of the pod has run at the target"),
+        "Its owner makes another pod; make one without an owner anew, or restore a checkpoint of it.",
+    )
+}
+
 /// Somebody else is at it.
 #[must_use]
 pub fn already_migrating(pod: &str, other: &str) -> Failure {

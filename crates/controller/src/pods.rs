@@ -70,9 +70,19 @@ pub fn has_been(pod: &Pod, condition: &str, long: Duration) -> bool {
     since.is_some_and(|since| Timestamp::now().duration_since(since.0).unsigned_abs() >= long)
 }
 
-/// What the scheduler says when it finds no place.
+/// Whether it runs no more and never will: what it was has ended, or it was evicted.
+#[must_use]
+pub fn has_ended(pod: &Pod) -> bool {
+    matches!(phase(pod), "Failed" | "Succeeded")
+}
+
+/// What the scheduler says when it finds no place. A pod for which it makes room by preemption has a place, as soon as that is free.
 #[must_use]
 pub fn unschedulable(pod: &Pod) -> Option<Failure> {
+    let nominated = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+    if nominated.is_some_and(|node| !node.is_empty()) {
+        return None;
+    }
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let no = conditions.iter().find(|one| one.type_ == "PodScheduled" && one.status == "False" && one.reason.as_deref() == Some("Unschedulable"))?;
     Some(failure::node_full(no.message.as_deref().unwrap_or("no reason given")))
@@ -85,7 +95,7 @@ pub fn hopeless(pod: &Pod) -> Option<Failure> {
     if pod.metadata.deletion_timestamp.is_some() {
         return Some(failure::target_gone(&name, "was deleted by somebody else"));
     }
-    if matches!(phase(pod), "Failed" | "Succeeded") {
+    if has_ended(pod) {
         let status = pod.status.as_ref();
         let why = status.and_then(|status| status.message.as_deref().or(status.reason.as_deref())).unwrap_or("no reason given");
         return Some(failure::target_cannot_start(&name, why));
@@ -181,6 +191,21 @@ mod tests {
         assert_eq!(failure.reason, "NodeFull");
         assert!(failure.message.contains("Insufficient memory"));
         assert_eq!(unschedulable(&running("1")), None);
+    }
+
+    #[test]
+    fn a_pod_for_which_others_are_preempted_has_a_place() {
+        let mut full = pod(json!({"metadata": {"name": "t"}, "status": {"nominatedNodeName": "node-b", "conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "preemption is under way"}]}}));
+        assert_eq!(unschedulable(&full), None);
+        full.status.as_mut().unwrap().nominated_node_name = Some(String::new());
+        assert_eq!(unschedulable(&full).unwrap().reason, "NodeFull");
+    }
+
+    #[test]
+    fn an_evicted_pod_has_ended_one_that_is_deleted_has_not_yet() {
+        let phase = |phase: &str| pod(json!({"metadata": {"name": "t", "deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": phase}}));
+        assert_eq!(["Pending", "Running", "Unknown", "Failed", "Succeeded"].map(|name| has_ended(&phase(name))), [false, false, false, true, true]);
     }
 
     #[test]

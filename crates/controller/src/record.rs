@@ -197,6 +197,11 @@ impl Record {
     }
 }
 
+/// Who takes its steps, in the timeline.
+const CONTROLLER: &str = "controller";
+/// No step of the controller's takes so long, in microseconds.
+const LONG: i64 = 24 * 3600 * 1_000_000;
+
 /// A step of the controller that is being taken.
 pub struct Stopwatch {
     step: Step,
@@ -208,7 +213,7 @@ impl Stopwatch {
     #[must_use]
     pub fn start(phase: Phase, name: &str) -> Self {
         let start_us = Timestamp::now().as_microsecond();
-        Self { step: Step { phase, step: name.into(), who: "controller".into(), start_us, ..Step::default() }, began: tokio::time::Instant::now() }
+        Self { step: Step { phase, step: name.into(), who: CONTROLLER.into(), start_us, ..Step::default() }, began: tokio::time::Instant::now() }
     }
 
     /// Ends it.
@@ -218,9 +223,11 @@ impl Stopwatch {
     }
 }
 
-/// Keeps the record small: of too many steps the shortest go.
+/// Keeps the record small: of too many steps the shortest go, the controller's own before those of the agents, which tell where a freeze went. (A controller that cannot reach an agent takes the
+/// same step again and again, and each takes long.)
 fn bound(steps: &mut Vec<Step>) {
-    let durations: Vec<i64> = steps.iter().map(|step| step.duration_us).collect();
+    let own = |step: &Step| step.who == CONTROLLER;
+    let durations: Vec<i64> = steps.iter().map(|step| if own(step) { step.duration_us } else { step.duration_us.saturating_add(LONG) }).collect();
     let keep = timeline::worth_keeping(&durations);
     let mut index = 0;
     steps.retain(|_| {
@@ -292,6 +299,15 @@ mod tests {
         assert_eq!((status.conditions.len(), &status.conditions[0].last_transition_time), (1, &long_ago));
         condition(&mut status, "Planned", true, "Planned", "");
         assert_ne!(status.conditions[0].last_transition_time, long_ago);
+    }
+
+    #[test]
+    fn what_the_agents_did_outlives_what_the_controller_tried() {
+        let step = |who: &str, duration_us| Step { phase: Phase::Switching, step: "s".into(), who: who.into(), duration_us, ..Step::default() };
+        let mut steps = vec![step("source", 40), step("target", 5)];
+        steps.extend((0..400).map(|_| step(CONTROLLER, 5_000_000)));
+        bound(&mut steps);
+        assert_eq!((steps.len(), steps[0].who.as_str(), steps[1].who.as_str()), (timeline::LIMIT, "source", "target"));
     }
 
     #[test]

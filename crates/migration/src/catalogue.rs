@@ -102,6 +102,7 @@ pub const ENTRIES: &[Entry] = &[
         "A container uses a device (GPU, FPGA, SR-IOV, …), whose state cannot be taken out.",
         "Move the work, not the pod: start a new one and drain this one.",
     ),
+    plan("DeviceOpen", "A process has a device open or mapped (GPU, FUSE, TUN, KVM, RDMA, …), which stays with its node.", "Run the program without it."),
     plan("EtcHostsMount", "A volume is mounted over /etc/hosts, which belongs to the kubelet.", "Use hostAliases in the pod's spec."),
     plan(
         "FileWatch",
@@ -207,10 +208,19 @@ pub const ENTRIES: &[Entry] = &[
     plan("SystemVIpc", "The pod has System V shared memory, semaphores or queues.", "Use POSIX IPC; leftovers of ended programs can be removed with ipcrm."),
     plan("Terminal", "A container has a terminal or an open standard input.", "Run it without tty and stdin."),
     plan("TracedProcess", "A debugger or strace has hold of a process; CRIU needs that place.", "Detach it."),
-    plan("UnixSocketToElsewhere", "A unix socket is connected to a process outside the pod.", "Close the connection, or move the pod while it is closed."),
+    plan(
+        "UnixSocketToElsewhere",
+        "A unix socket is connected to a process outside its container: in another container of the pod, in a kubectl exec session, or on the node.",
+        "Close the connection, move the pod while it is closed, or use TCP.",
+    ),
     plan("UnsupportedDescriptor", "A process holds a kernel object that CRIU cannot save.", "Start the program without the feature that uses it."),
     plan("UnsupportedMapping", "A process has a kernel object mapped that CRIU cannot save.", "Start the program without the feature that uses it."),
     plan("UnsupportedSocket", "A process has a socket of a protocol that CRIU cannot save.", "Start the program without it."),
+    plan(
+        "UprobesAttached",
+        "A tracer of the node has set probes in a process (uprobes), which CRIU does not save.",
+        "Detach it: perf, bpftrace, or an agent that watches programs by eBPF.",
+    ),
     plan("UserNamespace", "The pod has a user namespace (hostUsers: false).", "Pods with user namespaces cannot be moved yet."),
     plan("VolumeKind", "A volume is of a kind that is not known to be on both nodes.", "Use a claim with access mode ReadWriteMany."),
     plan("VolumeNotShared", "A volume can be on one node only.", "Use a claim with access mode ReadWriteMany."),
@@ -262,6 +272,11 @@ pub const ENTRIES: &[Entry] = &[
         "The Handover object was removed while the pod moved.",
         "Use `kubectl migrate cancel`; never delete Handovers or their finalizers.",
     ),
+    switch(
+        "KeeperGone",
+        "A container of the new pod was killed before it ran: somebody deleted the new pod, or its shim ended.",
+        "Look at the kubelet's and the runtime's log on the target node; try again.",
+    ),
     switch("KeeperStuck", "A keeper did not start its restore in time.", "Look at the runtime's log on the target node."),
     switch(
         "KubeletGaveUp",
@@ -278,7 +293,7 @@ pub const ENTRIES: &[Entry] = &[
     switch("NodeRebooted", "A node was rebooted during the switch.", "Try again when the pod runs."),
     switch(
         "NotConverging",
-        "The pod changes its memory as fast as it travels, and the migration was told to give up then.",
+        "The pod changes its memory as fast as it travels, or it cannot travel while the pod runs, and the migration was told to give up then.",
         "Move it when it is less busy, allow a longer freeze (--freeze-budget), or let it take what it takes (--if-not-converging longer-freeze).",
     ),
     switch("NotGone", "The target is not known to run yet, so the source is not emptied.", "Try again."),
@@ -317,6 +332,11 @@ pub const ENTRIES: &[Entry] = &[
         "SegmentBlocked",
         "Nobody answers for the pod's address on the network of the new pod: it is another segment, or lets no foreign hardware address through.",
         "Move the pod another way: --network anchor.",
+    ),
+    switch(
+        "SourceNodeGone",
+        "The old pod's node was taken out of the cluster before the pod had moved, and the old pod with it. Nothing of the pod has run at the target.",
+        "Its owner makes another pod; make one without an owner anew, or restore a checkpoint of it.",
     ),
     switch("SourceNotSealed", "The source could not confirm that it is sealed.", "Look at the source kubelet's log; try again."),
     switch(

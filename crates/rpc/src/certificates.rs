@@ -23,7 +23,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
 
-use crate::authority;
+use crate::authority::{self, Authority};
 use crate::credentials::{self, Credentials, Material};
 use crate::identity::Identity;
 
@@ -62,18 +62,22 @@ pub enum Error {
     Credentials(#[from] credentials::Error),
 }
 
-/// Asks until there are credentials for `identity`, then keeps them fresh in the background for the life of the process. `namespace` is that of Godwit's
+/// Credentials for `identity` that nobody trusts and that trust nobody, for the time until [`obtain`] has got others in their place.
+///
+/// # Errors
+/// [`Error`] when no key can be made.
+pub fn placeholder(identity: &Identity) -> Result<Arc<Credentials>, Error> {
+    Ok(Arc::new(Credentials::new(&Authority::create()?.issue(identity)?)?))
+}
+
+/// Asks until `credentials` have been replaced by signed ones of the same identity, then keeps them fresh in the background for the life of the process. `namespace` is that of Godwit's
 /// own pods, where the ConfigMap of the CA is. Failures are logged and tried again; it returns when it has succeeded.
-pub async fn obtain(client: Client, namespace: &str, identity: Identity) -> Arc<Credentials> {
-    let namespace = namespace.to_owned();
-    let credentials = loop {
-        match attempt(&client, &namespace, &identity).await.and_then(|material| Ok(Credentials::new(&material)?)) {
-            Ok(credentials) => break Arc::new(credentials),
-            Err(error) => wait_after(&error).await,
-        }
-    };
+pub async fn obtain(client: Client, namespace: String, credentials: Arc<Credentials>) {
+    let identity = credentials.identity();
+    while let Err(error) = attempt(&client, &namespace, &identity).await.and_then(|material| Ok(credentials.replace(&material)?)) {
+        wait_after(&error).await;
+    }
     tokio::spawn(renew(client, namespace, identity, Arc::downgrade(&credentials)));
-    credentials
 }
 
 /// Asks once.

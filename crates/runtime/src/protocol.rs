@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 pub const SOCKET: &str = "/run/godwit/agent.sock";
 /// One directory for each container that a keeper holds or held, named by the container's id.
 pub const CONTAINERS: &str = "/run/godwit/containers";
-/// One empty file for each target pod, named by its UID, made (and fsynced) by the agent before the gate opens. From then on `create` of a container of that
-/// pod starts the image afresh. Survives reboots.
+/// One empty file for each target pod, named by its UID, made (and fsynced) by the agent as soon as something of the pod has run, not before the gate opens
+/// (`godwit_migration::handover`, rule 3). From then on `create` of a container of that pod starts the image afresh. Survives reboots.
 pub const CONSUMED: &str = "/var/lib/godwit/consumed";
 
 /// A question.

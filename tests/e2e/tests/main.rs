@@ -45,6 +45,7 @@ mod rivals;
 mod same_address;
 mod strangers;
 mod survivors;
+mod target_killed;
 mod there_and_back;
 mod timeline;
 mod trace;
@@ -57,7 +58,7 @@ use std::process::ExitCode;
 use godwit_e2e::Scenario;
 
 /// The road itself, from what a user sees first to what should never happen: a pod moves, or goes on where it was. `make test` runs it.
-const ROAD: [Scenario; 28] = [
+const ROAD: [Scenario; 29] = [
     instruments::SCENARIO,
     bare_pod::SCENARIO,
     redis::SCENARIO,
@@ -78,6 +79,7 @@ const ROAD: [Scenario; 28] = [
     cancel::SCENARIO,
     rivals::SCENARIO,
     pod_deleted::SCENARIO,
+    target_killed::SCENARIO,
     bad_streams::SCENARIO,
     agents_crash::FAIL,
     agents_crash::CRASH,

@@ -285,13 +285,14 @@ impl Agent for Control {
 
     async fn forget(&self, request: Request<v1::ForgetRequest>) -> Result<Response<v1::ForgetReply>, Status> {
         admit(&request)?;
-        let migration = named(request.into_inner().migration)?;
-        let was_source = self.registry.source(&migration).is_some();
+        let request = request.into_inner();
+        let migration = named(request.migration)?;
         let forgotten = self.registry.forget(&migration).await.map_err(|error| Status::internal(error.to_string()))?;
         if !forgotten {
             return Err(Status::failed_precondition("the hand-over has not ended on this node"));
         }
-        if was_source {
+        // Asked again after a failure, the source knows the migration no more.
+        if self.registry.node.name == migration.source_node || request.source_gone {
             let arbiter = Arbiter::new(self.registry.node.kube.clone(), &migration);
             arbiter.remove().await.map_err(|error| Status::unavailable(format!("the Handover cannot be removed: {error}")))?;
         }

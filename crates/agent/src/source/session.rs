@@ -117,6 +117,7 @@ impl Session {
             handoff: None,
             dump: None,
             api_call: 0,
+            api_since: None,
             sealed_reply: None,
             frozen_at: None,
             stood_still: None,

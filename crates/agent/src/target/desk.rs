@@ -6,7 +6,10 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -83,6 +86,8 @@ pub const CREATE: &str = "create";
 pub struct Seat {
     orders: watch::Sender<Orders>,
     seen: watch::Sender<Seen>,
+    /// Its gate was opened, or may have been by an agent before this one.
+    opened: AtomicBool,
     /// What is under way on the other side, between an answer and the next question.
     doing: Mutex<Option<Timer>>,
     steps: Notes,
@@ -92,7 +97,14 @@ pub struct Seat {
 
 impl Seat {
     fn new() -> Self {
-        Self { orders: watch::Sender::default(), seen: watch::Sender::default(), doing: Mutex::default(), steps: Notes::default(), waiting: OnceLock::new() }
+        Self {
+            orders: watch::Sender::default(),
+            seen: watch::Sender::default(),
+            opened: AtomicBool::default(),
+            doing: Mutex::default(),
+            steps: Notes::default(),
+            waiting: OnceLock::new(),
+        }
     }
 
     /// The runtime itself restores the container: this is where its CRIU waits.
@@ -104,6 +116,17 @@ impl Seat {
     #[must_use]
     pub fn import(&self) -> Option<&Waiting> {
         self.waiting.get()
+    }
+
+    /// Its gate is opened, or may have been by an agent before this one.
+    pub fn open(&self) {
+        self.opened.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether its gate may have been opened. An order is not enough for that: whoever waited there may have gone before.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.opened.load(Ordering::SeqCst)
     }
 
     /// What was under way has ended with a question or an answer, and this begins. After a restart of the agent nobody knows when something began: then it is
@@ -193,10 +216,14 @@ impl Desk {
 
     /// Whoever asked this has gone before it was answered.
     pub fn left(&self, request: &Request) {
-        if let Request::Keeper { container } = request
-            && let Some(seat) = self.known(container)
-        {
-            seat.seen.send_modify(|seen| seen.keeper = false);
+        let (container, unsee): (_, fn(&mut Seen)) = match request {
+            Request::Keeper { container } => (container, |seen| seen.keeper = false),
+            Request::Images { container } => (container, |seen| seen.images = false),
+            Request::Gate { container, .. } => (container, |seen| seen.gate = None),
+            _ => return,
+        };
+        if let Some(seat) = self.known(container) {
+            seat.seen.send_modify(unsee);
         }
     }
 
@@ -246,6 +273,9 @@ impl Desk {
                 seat.turn(Some("held"));
                 seat.seen.send_modify(|seen| seen.gate = Some(*init_pid));
                 let verdict = seat.wait(|orders| orders.gate.clone()).await;
+                if verdict == Verdict::Go {
+                    seat.open();
+                }
                 seat.go_on(&verdict, "resume");
                 verdict.into()
             }
@@ -291,11 +321,25 @@ mod tests {
         seat.order(|orders| (orders.images, orders.gate) = (Some(Verdict::Go), Some(Verdict::Go)));
         desk.answer(&Request::Images { container: container() }).await;
         assert_eq!(names(), [wrapper("runc-restore")]);
+        assert!(!seat.is_open(), "nobody has asked at the gate");
         desk.answer(&Request::Gate { container: container(), init_pid: 5 }).await;
         assert_eq!(names(), [wrapper("criu-restore"), wrapper("held")]);
+        assert!(seat.is_open());
         seat.order(|orders| orders.noted.resumed = Some(5));
         desk.answer(&Request::Resumed { container: container(), init_pid: 5 }).await;
         assert_eq!(names(), [wrapper("resume")]);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_the_gate_is_seen_there_no_more() {
+        let desk = Desk::new();
+        let seat = desk.seat("c");
+        let question = Request::Gate { container: "c".into(), init_pid: 5 };
+        seat.order(|orders| orders.gate = Some(Verdict::Go));
+        desk.answer(&question).await;
+        assert_eq!(seat.watch().borrow().gate, Some(5));
+        desk.left(&question);
+        assert_eq!(*seat.watch().borrow(), Seen::default());
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ pub mod deaths;
 pub mod desk;
 pub mod files;
 pub mod filling;
+mod lost;
 pub mod mounts;
 pub mod pages;
 pub mod pod;

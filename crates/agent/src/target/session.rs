@@ -176,6 +176,7 @@ impl Session {
             pod: None,
             shapes: Vec::new(),
             api_call: 0,
+            api_since: None,
             peer_reply: None,
             relay: Relay::new(ROLE),
             restoring_since: None,

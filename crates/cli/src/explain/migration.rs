@@ -9,7 +9,7 @@ use super::Explanation;
 use crate::matrix;
 use crate::text::precise;
 use crate::timeline::Timeline;
-use crate::view::{End, end};
+use crate::view::{End, end, is_deleted, is_node_gone};
 
 /// An event as far as it is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub fn explain(object: &PodMigration, events: &[Happened]) -> Explanation {
     );
     let mut facts = Vec::new();
     match status.phase {
+        Phase::RolledBack | Phase::Failed if is_deleted(&status) => facts.push("the pod was deleted before it had moved".to_owned()),
+        Phase::Failed if is_node_gone(&status) => facts.push("the pod was lost with its node before it had moved: it runs nowhere".to_owned()),
         Phase::RolledBack => facts.push("the pod was taken back: it runs where it was, as before".to_owned()),
         Phase::Failed if end(object) == Some(End::Lost) => facts.push("the pod had been switched, and was lost before all of its memory had come".to_owned()),
         Phase::Failed => facts.push("nothing was touched: the pod runs where it was, it has not stood still".to_owned()),
@@ -118,6 +120,19 @@ mod tests {
         let said = explain(&migration(json!({"phase": "Succeeded", "sourceNode": "node-a"})), &[]);
         assert_eq!((said.reason.as_str(), said.code()), ("", 0));
         assert!(said.text()[1].starts_with('✔'));
+    }
+
+    #[test]
+    fn one_that_was_deleted_or_lost_with_its_node() {
+        for (phase, reason, fact) in [
+            ("RolledBack", "PodDeleted", "the pod was deleted before it had moved"),
+            ("Failed", "PodDeleted", "the pod was deleted before it had moved"),
+            ("Failed", "SourceNodeGone", "the pod was lost with its node before it had moved: it runs nowhere"),
+        ] {
+            let said = explain(&migration(json!({"phase": phase, "failure": {"reason": reason, "message": "m", "remedy": "r"}})), &[]);
+            assert!(said.known);
+            assert_eq!(said.facts, [fact]);
+        }
     }
 
     #[test]

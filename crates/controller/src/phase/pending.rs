@@ -8,7 +8,7 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use godwit_api::PodMigration;
-use godwit_api::migration::Phase;
+use godwit_api::migration::{Phase, PodMigrationStatus};
 
 use crate::context::Context;
 use crate::error::Error;
@@ -19,6 +19,9 @@ use crate::{failure, pods};
 /// How often a queued migration looks again.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// The reason of a migration that waits for others.
+const QUEUED: &str = "Queued";
+
 /// See the module.
 ///
 /// # Errors
@@ -26,6 +29,16 @@ const LOOK: Duration = Duration::from_secs(1);
 pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> {
     if let Some(why) = context.interrupted(record) {
         return super::fail(context, record, why).await;
+    }
+    // While it waits, what the watch has seen tells whether there may be room: a long queue does not ask for everything again and again.
+    if is_queued(&record.status()) {
+        let pod = context.pods(record).get_opt(record.pod()).await?;
+        let nodes = [pod.as_ref().and_then(pods::node), record.object().spec.target_node.as_deref()];
+        let seen = context.seen.state();
+        let full = |node: &str| in_flight(seen.iter().map(AsRef::as_ref), node) >= context.limit;
+        if pod.is_some() && nodes.into_iter().flatten().any(full) {
+            return Ok(Next::After(LOOK));
+        }
     }
     // One at a time, over a list that no cache has touched: of two migrations of one pod the second sees the first.
     let _turn = context.admission.lock().await;
@@ -40,10 +53,9 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
     }
     let source = pod.as_ref().and_then(pods::node).map(str::to_owned);
     let target = record.object().spec.target_node.clone();
-    let busy = [&source, &target].into_iter().flatten().find(|node| in_flight(&all, node) >= context.limit);
-    if let Some(node) = busy {
+    if let Some(node) = busy(record.object(), &all, [&source, &target], context.limit) {
         let message = format!("{} migrations from or to node {node} are in flight, at most {} may be", in_flight(&all, node), context.limit);
-        record.write(|status| condition(status, "Planned", false, "Queued", &message)).await?;
+        record.write(|status| condition(status, "Planned", false, QUEUED, &message)).await?;
         return Ok(Next::After(LOOK));
     }
 
@@ -93,8 +105,21 @@ fn leaving(other: &PodMigration) -> bool {
     phase(other) == Phase::Pending && (other.spec.cancel || other.status.as_ref().is_some_and(|status| status.failure.is_some()))
 }
 
+/// The first of these nodes that has no hand free. A plan alone needs none.
+fn busy<'a>(own: &PodMigration, all: &[PodMigration], nodes: [&'a Option<String>; 2], limit: usize) -> Option<&'a String> {
+    if own.spec.dry_run {
+        return None;
+    }
+    nodes.into_iter().flatten().find(|node| in_flight(all, node) >= limit)
+}
+
+/// Whether it has been told to wait.
+fn is_queued(status: &PodMigrationStatus) -> bool {
+    status.conditions.iter().any(|condition| condition.type_ == "Planned" && condition.reason == QUEUED)
+}
+
 /// Migrations in flight from or to `node`.
-fn in_flight(all: &[PodMigration], node: &str) -> usize {
+fn in_flight<'a>(all: impl IntoIterator<Item = &'a PodMigration>, node: &str) -> usize {
     let moving = |other: &&PodMigration| {
         let phase = phase(other);
         let status = other.status.as_ref();
@@ -104,7 +129,7 @@ fn in_flight(all: &[PodMigration], node: &str) -> usize {
             && !other.spec.dry_run
             && (at(status.and_then(|status| status.source_node.as_ref())) || at(status.and_then(|status| status.target_node.as_ref())))
     };
-    all.iter().filter(moving).count()
+    all.into_iter().filter(moving).count()
 }
 
 fn phase(object: &PodMigration) -> Phase {
@@ -163,5 +188,17 @@ mod tests {
     fn both_ends_count() {
         let all = [migration("x", 1, Some("Copying"), "p", None), migration("y", 2, Some("Failed"), "q", None), migration("z", 3, Some("Pending"), "r", None)];
         assert_eq!([in_flight(&all, "a"), in_flight(&all, "b"), in_flight(&all, "c")], [1, 1, 0]);
+    }
+
+    #[test]
+    fn a_plan_does_not_wait_for_busy_nodes() {
+        let (full, free) = (Some("b".to_owned()), Some("c".to_owned()));
+        let all = [migration("x", 1, Some("Copying"), "p", None)];
+        let mut own = migration("z", 2, None, "r", None);
+        assert_eq!(busy(&own, &all, [&free, &full], 1), full.as_ref());
+        assert_eq!(busy(&own, &all, [&free, &full], 2), None);
+        assert_eq!(busy(&own, &all, [&free, &None], 1), None);
+        own.spec.dry_run = true;
+        assert_eq!(busy(&own, &all, [&free, &full], 1), None);
     }
 }

@@ -8,14 +8,18 @@
 //!
 //! With post-copy the target takes the source's place first, and the source is deleted and retired when all memory is at the target ([`super::filling`]).
 //!
+//! A target that has ended (evicted, or done) or is gone takes no place: the source is deleted, and its owner, if it has one, makes another pod. So it is with one that is being deleted, but
+//! while that still ends it is given what it needs of the source.
+//!
 //! While connections live on through the source's address ([`super::anchored`]), it stays: without its labels, so that no Service and no owner knows it, and
 //! without its processes.
 
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use godwit_api::migration::{Anchor, Phase};
@@ -49,34 +53,38 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
     let (pods, status) = (context.pods(record), record.status());
     let (source_uid, target_uid) = (status.source_pod_uid.unwrap_or_default(), status.target_pod_uid.unwrap_or_default());
     let name = status.target_pod.unwrap_or_default();
-    let target = record.step("look", pods.get_opt(&name)).await?.filter(|pod| pod.uid().as_deref() == Some(target_uid.as_str()));
-    let adoption = target.as_ref().and_then(owner::kept);
+    let found = record.step("look", pods.get_opt(&name)).await?.filter(|pod| pod.uid().as_deref() == Some(target_uid.as_str()));
+    let target = found.as_ref().filter(|pod| !pods::has_ended(pod));
+    let adoption = target.and_then(owner::kept);
 
-    if let Some(target) = &target {
+    if let Some(target) = target {
         live(context, record, target).await?;
         context.point("controller.settling.live").await?;
     }
-    if let (Some(target), Some(_)) = (&target, &adoption) {
+    if let (Some(target), Some(_)) = (target, &adoption) {
         // Its Service leads to the source until then: connections may still be made.
         is_ready(context, record, target).await?;
     }
     let (fills, mut lost) = (filling::is_wanted(record), None);
-    if let Some(target) = &target
-        && fills
-    {
+    if fills && found.is_some() {
         // The target needs the source until then, and nobody else may use it.
-        let shared = anchored::share(context, record, target, adoption.as_ref()).await;
+        let shared = match target {
+            Some(target) => anchored::share(context, record, target, adoption.as_ref()).await.map(drop),
+            None => Ok(()),
+        };
+        // Of one that has ended, too: it may have been lost.
         lost = filling::run(context, record).await?;
         if lost.is_none() {
             shared?;
         }
     }
-    if lost.is_none()
-        && let (Some(target), Some(anchor)) = (&target, anchored::look(context, record).await?.filter(|anchor| anchor.connections > 0))
+    if let Some(target) = target
+        && lost.is_none()
+        && let Some(anchor) = anchored::look(context, record).await?.filter(|anchor| anchor.connections > 0)
     {
         return anchored::begin(context, record, target, adoption.as_ref(), anchor).await;
     }
-    match (&target, adoption) {
+    match (target, adoption) {
         (Some(target), Some(adoption)) if !fills => hand_to_owner(context, record, target, &adoption, &source_uid).await?,
         _ => record.step("delete-source", delete(context, record, record.pod(), &source_uid, None)).await?,
     }
@@ -86,21 +94,24 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
     until_gone(context, record, &source_uid).await?;
     context.point("controller.settling.gone").await?;
 
-    let ready = match &target {
+    let ready = match target {
         None => false,
         Some(_) if lost.is_some() => false,
         Some(target) => is_ready(context, record, target).await?,
     };
-    if record.step("forget", forget(context, record)).await {
-        record.hold(false).await?;
-    }
-    match lost {
-        None => succeed(context, record, ready, None).await,
+    let forgotten = record.step("forget", forget(context, record)).await;
+    let next = match lost {
+        None => succeed(context, record, ready, None).await?,
         Some(why) => {
             record.write(|status| end(status, Phase::Failed, Some(&why))).await?;
-            Ok(Next::Again)
+            Next::Again
         }
+    };
+    // Not before the end is written: a record that is being deleted goes with its finalizer. If they have not forgotten yet, `finished` asks them again.
+    if forgotten {
+        record.hold(false).await?;
     }
+    Ok(next)
 }
 
 /// Waits a while until the target is Ready.
@@ -117,7 +128,7 @@ pub(super) async fn succeed(context: &Context, record: &mut Record, ready: bool,
         .write(|status| {
             status.anchor.clone_from(&anchor);
             end(status, Phase::Succeeded, None);
-            let message = if ready { "" } else { "the pod runs, but is not Ready: see its probes" };
+            let message = if ready { "" } else { "the pod that has moved is not Ready: see its probes and events" };
             condition(status, "Ready", ready, if ready { "Ready" } else { "NotReady" }, message);
         })
         .await?;
@@ -157,7 +168,8 @@ async fn live(context: &Context, record: &mut Record, target: &Pod) -> Result<()
 /// The ReplicaSet takes the target over and retires the source.
 async fn hand_to_owner(context: &Context, record: &mut Record, target: &Pod, adoption: &Adoption, source_uid: &str) -> Result<(), Error> {
     let pods = context.pods(record);
-    let source = pods.get_opt(record.pod()).await?.filter(|pod| pod.uid().as_deref() == Some(source_uid));
+    let of_source = |found: Option<Pod>| found.filter(|pod| pod.uid().as_deref() == Some(source_uid));
+    let source = of_source(pods.get_opt(record.pod()).await?);
     if source.is_some_and(|pod| pod.metadata.deletion_timestamp.is_none()) {
         last_to_keep(context, record, source_uid, false).await?;
     }
@@ -166,11 +178,11 @@ async fn hand_to_owner(context: &Context, record: &mut Record, target: &Pod, ado
     let name = target.name_any();
     let adopted = target.owner_references().iter().any(|owner| owner.uid == adoption.owner.uid);
     if !adopted {
-        // Adopted before it is Ready, the target would be the one to go.
+        // Adopted before it is Ready, the target would be the one to go, as long as the source counts as Ready. Where neither does (replicas that stand by) the cost decides.
         let wait = context.watch_pod(record, &name, |seen| seen.is_none_or(|pod| pods::is(pod, "Ready")).then_some(()));
         if let Ok(result) = record.step("ready", tokio::time::timeout(READY, wait)).await {
             result?;
-        } else {
+        } else if of_source(pods.get_opt(record.pod()).await?).is_some_and(|pod| pods::is(&pod, "Ready")) {
             record.write(|status| condition(status, "Ready", false, "NotReady", "the ReplicaSet takes the pod over when it is Ready: see its probes")).await?;
             return Err(Error::NotYet("the target pod is not Ready"));
         }
@@ -199,20 +211,31 @@ pub(super) async fn last_to_keep(context: &Context, record: &Record, source_uid:
     ignore_gone(context.pods(record).patch(record.pod(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop))
 }
 
-/// Labels and owner onto the target.
+/// Labels and owner onto the target; the labels alone when the owner is gone or has let go of the source. If another one selects by them, it takes the pod over by itself.
 ///
 /// # Errors
 /// When the API server does not answer.
 pub(super) async fn adopt(context: &Context, record: &Record, target: &Pod, adoption: &Adoption) -> Result<(), Error> {
-    let mut owners = target.owner_references().to_vec();
-    if owners.iter().all(|owner| owner.uid != adoption.owner.uid) {
-        owners.push(adoption.owner.clone());
-    }
-    let patch = json!({"metadata": {"uid": target.uid(), "labels": adoption.labels, "ownerReferences": owners}});
+    let sets: Api<ReplicaSet> = Api::namespaced(context.client.clone(), &record.namespace());
+    let set = sets.get_opt(&adoption.owner.name).await?;
+    let source_uid = record.status().source_pod_uid;
+    let source = context.pods(record).get_opt(record.pod()).await?.filter(|pod| pod.metadata.uid == source_uid);
+    let patch = if owner::still_owns(&adoption.owner, set.as_ref(), source.as_ref()) {
+        let mut owners = target.owner_references().to_vec();
+        if owners.iter().all(|owner| owner.uid != adoption.owner.uid) {
+            owners.push(adoption.owner.clone());
+        }
+        json!({"metadata": {"uid": target.uid(), "labels": adoption.labels, "ownerReferences": owners}})
+    } else {
+        // Owners that it has stay: after a restart of the controller it may have been taken over, and the source let go of for that.
+        tracing::warn!(pod = target.name_any(), owner = adoption.owner.name, "the ReplicaSet does not own the source any more: no owner for the target");
+        json!({"metadata": {"uid": target.uid(), "labels": adoption.labels}})
+    };
     ignore_gone(context.pods(record).patch(&target.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()))
 }
 
-fn is_going(pod: Option<&Pod>, uid: &str) -> bool {
+/// Whether the pod with this UID is gone, or being deleted.
+pub(super) fn is_going(pod: Option<&Pod>, uid: &str) -> bool {
     pod.is_none_or(|pod| pod.uid().as_deref() != Some(uid) || pod.metadata.deletion_timestamp.is_some())
 }
 
@@ -280,17 +303,19 @@ pub(super) async fn until_gone(context: &Context, record: &mut Record, uid: &str
 /// Both agents drop what they know. Whether both have.
 pub(super) async fn forget(context: &Context, record: &Record) -> bool {
     let Ok(migration) = context.migration(record).await else { return false };
-    let mut all = true;
+    let (mut all, mut source_gone) = (true, false);
     for node in [&migration.source_node, &migration.target_node] {
         if node.is_empty() {
             continue;
         }
+        let gone = source_gone;
         let call = context.agents.call(node, PATIENCE, |mut agent| {
-            let request = ForgetRequest { migration: Some(migration.clone()) };
+            let request = ForgetRequest { migration: Some(migration.clone()), source_gone: gone };
             async move { agent.forget(request).await }
         });
         match call.await {
-            Ok(_) | Err(crate::error::AgentError::NoNode(_)) => {}
+            Ok(_) => {}
+            Err(crate::error::AgentError::NoNode(_)) => source_gone |= *node == migration.source_node,
             Err(error) => {
                 tracing::warn!(node, cause = error.cause(), "not forgotten yet");
                 all = false;

@@ -5,6 +5,7 @@
 //!              ◀── steps, bytes, outcome ──
 //!              ── Cancel ──▶                    a wish; the outcome still comes through Switch
 //!              ── GET Handover ──▶ API server   only while the agent is away: Running and Aborted are final and tell the same
+//!              ── Undo ──▶ target agent         only when the source's node does not exist any more
 //! ```
 
 use std::time::Duration;
@@ -15,8 +16,9 @@ use tokio::time::Instant;
 
 use godwit_api::migration::{Compression, Failure, Freeze, NotConverging, Phase, Progress, Tracking};
 use godwit_api::{Handover, HandoverState};
-use godwit_rpc::v1::{self, CancelRequest, SwitchRequest, outcome, switch_event};
+use godwit_rpc::v1::{self, AwaitKeepersRequest, CancelRequest, SwitchRequest, outcome, switch_event};
 
+use super::{settling, undo};
 use crate::context::Context;
 use crate::error::{AgentError, Error};
 use crate::plan::memory::{POST_COPY, PRE_COPY};
@@ -62,6 +64,11 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
                     if let Some(ended) = ask_the_arbiter(context, record).await? {
                         break ended;
                     }
+                    if matches!(error, AgentError::NoNode(_))
+                        && let Some(ended) = without_source(context, record).await?
+                    {
+                        break ended;
+                    }
                 }
             }
             Err(error) => return Err(error),
@@ -81,6 +88,7 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
             context.event(record, false, "Committed", &format!("the pod runs at the target; it stood still for {} ms", freeze.total_ms)).await;
         }
         Ended::TakenBack(why, freeze) => {
+            let why = told(why, record.pod(), is_source_going(context, record).await?);
             record
                 .write(|status| {
                     status.failure = Some(why.clone());
@@ -221,15 +229,68 @@ async fn source_gone(context: &Context, record: &Record) -> Result<Option<Failur
     Ok((!stays).then(|| failure::pod_deleted(record.pod())))
 }
 
-/// What the Handover says, if it says something final about this migration.
-async fn ask_the_arbiter(context: &Context, record: &Record) -> Result<Option<Ended>, Error> {
+/// Whether the source pod's object is gone, or will be.
+async fn is_source_going(context: &Context, record: &Record) -> Result<bool, Error> {
+    let source = context.pods(record).get_opt(record.pod()).await?;
+    Ok(settling::is_going(source.as_ref(), &record.status().source_pod_uid.unwrap_or_default()))
+}
+
+/// Why it was taken back, for the user. Whatever the agents have met with: of a pod that was deleted meanwhile nobody is told that it runs.
+fn told(why: Failure, pod: &str, deleted: bool) -> Failure {
+    if deleted && why.reason != failure::SOURCE_NODE_GONE { Failure { log: why.log, ..failure::pod_deleted(pod) } } else { why }
+}
+
+/// What the Handover of this migration says, if there is one.
+async fn arbiter(context: &Context, record: &Record) -> Result<Option<HandoverState>, Error> {
     let handovers: Api<Handover> = Api::namespaced(context.client.clone(), &record.namespace());
     let uid = record.status().source_pod_uid.unwrap_or_default();
-    let Some(found) = handovers.get_opt(&uid).await? else { return Ok(None) };
-    if record.object().metadata.uid.as_deref() != Some(found.spec.migration_uid.as_str()) {
+    let found = handovers.get_opt(&uid).await?;
+    let own = found.filter(|found| record.object().metadata.uid.as_deref() == Some(found.spec.migration_uid.as_str()));
+    // Without a status the source owns the pod.
+    Ok(own.map(|own| own.status.map_or(HandoverState::Source, |status| status.state)))
+}
+
+/// The source's node was taken out of the cluster: nobody there will say how it ended. The target is told that nothing comes. It promises never to run the pod as long as the pod is not, and
+/// cannot become, its own; then the source's object is waited for, which Kubernetes takes away from a node that does not exist. Until then the node may come back with a pod that
+/// stands still, and a target that remembers its promise is what lets that go on.
+async fn without_source(context: &Context, record: &mut Record) -> Result<Option<Ended>, Error> {
+    undo::tell(context, record).await?;
+    if !never_runs(context, record).await? || !is_source_going(context, record).await? {
         return Ok(None);
     }
-    Ok(match found.status.map(|status| status.state) {
+    // Last, since it could change until the target had promised.
+    if !is_left_to_source(arbiter(context, record).await?) {
+        return Ok(None);
+    }
+    let node = record.status().source_node.unwrap_or_default();
+    Ok(Some(Ended::TakenBack(failure::source_node_gone(record.pod(), &node), Freeze::default())))
+}
+
+/// Whether the target has not got the pod, and the source has not taken it back.
+fn is_left_to_source(arbiter: Option<HandoverState>) -> bool {
+    matches!(arbiter, None | Some(HandoverState::Source))
+}
+
+/// Whether the target has promised never to run the pod. There is no other failure of its keepers.
+async fn never_runs(context: &Context, record: &Record) -> Result<bool, Error> {
+    let migration = context.migration(record).await?;
+    let node = migration.target_node.clone();
+    let asked = context.agents.call(&node, LOOK, |mut agent| {
+        let request = AwaitKeepersRequest { migration: Some(migration.clone()), wait_ms: 0 };
+        async move { agent.await_keepers(request).await }
+    });
+    match asked.await {
+        Ok(reply) => Ok(reply.failure.is_some()),
+        Err(error) => {
+            tracing::warn!(node, cause = error.cause(), "the target's agent cannot say whether it will run the pod");
+            Ok(false)
+        }
+    }
+}
+
+/// What the Handover says, if it says something final about this migration.
+async fn ask_the_arbiter(context: &Context, record: &Record) -> Result<Option<Ended>, Error> {
+    Ok(match arbiter(context, record).await? {
         Some(HandoverState::Running) => Some(Ended::Running(record.status().freeze.unwrap_or_default())),
         Some(HandoverState::Aborted) => {
             let why = failure::agent_unreachable(&record.status().source_node.unwrap_or_default(), "it took the switch back and went away before it said why");
@@ -288,5 +349,28 @@ impl Rate {
             self.before = Some((now, self.now.bytes));
         }
         (self.now != Progress::default()).then(|| self.now.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_pod_that_was_deleted_nobody_is_told_that_it_runs() {
+        let deleted = failure::pod_deleted("web-0");
+        assert_eq!(told(failure::cancelled(), "web-0", true), deleted);
+        assert_eq!(told(failure::cancelled(), "web-0", false), failure::cancelled());
+        let logged = Failure { log: "a line".into(), ..failure::cancelled() };
+        assert_eq!(told(logged, "web-0", true), Failure { log: "a line".into(), ..deleted });
+        let gone = failure::source_node_gone("web-0", "node-a");
+        assert_eq!(told(gone.clone(), "web-0", true), gone);
+    }
+
+    #[test]
+    fn what_the_target_has_got_is_not_given_up() {
+        use HandoverState::{Aborted, Running, Source, Target};
+        assert_eq!([None, Some(Source)].map(is_left_to_source), [true, true]);
+        assert_eq!([Target, Running, Aborted].map(|state| is_left_to_source(Some(state))), [false, false, false]);
     }
 }

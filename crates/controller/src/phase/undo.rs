@@ -1,18 +1,19 @@
 //! The way back. `status.failure` says why; the phase says how far it had come.
 //!
 //! From `Switching` this is reached only when the source's agent has said that the pod was taken back; before, nothing has begun. Either way the source
-//! runs, and what goes is the target pod with its keepers.
+//! runs, and what goes is the target pod with its keepers. Or the source is gone with its node, and the target has promised never to run the pod.
 
 use std::time::Duration;
 
 use kube::ResourceExt;
 
-use godwit_api::migration::Phase;
+use godwit_api::migration::{Failure, Phase};
 use godwit_rpc::v1::UndoRequest;
 
 use super::{preparing, settling};
 use crate::context::Context;
 use crate::error::Error;
+use crate::failure;
 use crate::reconcile::Next;
 use crate::record::{Record, end};
 
@@ -38,17 +39,24 @@ pub async fn run(context: &Context, record: &mut Record) -> Result<Next, Error> 
         context.point("controller.undo.pod-deleted").await?;
     }
     let began = status.phase >= Phase::Preparing && status.target_pod_uid.is_some();
-    if !began || settling::forget(context, record).await {
-        record.hold(false).await?;
-    }
+    let forgotten = !began || settling::forget(context, record).await;
     let Some(why) = status.failure else { return Ok(Next::Again) };
-    let last = if status.phase == Phase::Switching { Phase::RolledBack } else { Phase::Failed };
+    let last = ending(status.phase, &why);
     record.write(|status| end(status, last, Some(&why))).await?;
     let what = if last == Phase::RolledBack { "TakenBack" } else { "MigrationFailed" };
     let note = format!("{}: {}. {}", why.reason, why.message, why.remedy);
     context.event(record, true, what, &note).await;
     context.point("controller.undo.ended").await?;
+    // Not before the end is written: a record that is being deleted goes with its finalizer. If they have not forgotten yet, `finished` asks them again.
+    if forgotten {
+        record.hold(false).await?;
+    }
     Ok(Next::Again)
+}
+
+/// As what it ends, by how far it had come. A source that is gone with its node was not taken back.
+fn ending(phase: Phase, why: &Failure) -> Phase {
+    if phase == Phase::Switching && why.reason != failure::SOURCE_NODE_GONE { Phase::RolledBack } else { Phase::Failed }
 }
 
 /// Tells the target's agent that nothing comes any more. If it is away, it is told again before it is to forget: after a restart it knows only that it was prepared.
@@ -83,5 +91,18 @@ async fn remove(context: &Context, record: &mut Record, name: &str) -> Result<()
             tracing::warn!(pod = name, "the target pod is still terminating");
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_source_that_is_there_is_taken_back() {
+        let (cancelled, gone) = (failure::cancelled(), failure::source_node_gone("web-0", "node-a"));
+        assert_eq!(ending(Phase::Switching, &cancelled), Phase::RolledBack);
+        assert_eq!(ending(Phase::Copying, &cancelled), Phase::Failed);
+        assert_eq!(ending(Phase::Switching, &gone), Phase::Failed);
     }
 }

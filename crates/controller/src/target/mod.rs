@@ -3,7 +3,7 @@
 //! ```text
 //!   source pod (as it runs)                     target pod
 //!     name web-0                          ──▶     web-0-m1
-//!     labels                              ──▶     the same; below a ReplicaSet without those of its selector, which wait in an annotation
+//!     labels                              ──▶     the same; below a ReplicaSet without what its selector needs (of a Deployment's: pod-template-hash), which waits in an annotation
 //!     spec as admission and scheduler     ──▶     the same, less what they wrote: node name, priority, overhead, ephemeral containers
 //!       left it                                   + runtimeClassName godwit, host name, node affinity, readiness gate, patient probes
 //!                                                 (without Godwit's runtime handler: checkpoint images instead of that class, import.rs)

@@ -23,7 +23,7 @@ use tonic::transport::Channel;
 use super::{Command, Entry, Failure, ROLE, Session, begin};
 use crate::{
     anchor,
-    arbiter::Arbiter,
+    arbiter::{self, Arbiter},
     clock::{Relay, Timer},
     convert,
     failure::{failure, internal},
@@ -38,6 +38,11 @@ use crate::{
 
 /// Between two askings when nothing is heard.
 const RETRY: Duration = Duration::from_secs(1);
+/// Between two attempts of something that has to succeed, for so many of them.
+const AGAIN: Duration = Duration::from_millis(200);
+const SOON: u32 = 50;
+/// As many as it takes: a pod that is said to run must not stand still, or be cut off.
+const ALL: u32 = u32::MAX;
 
 /// How a worker begins.
 pub(super) enum Start {
@@ -57,6 +62,8 @@ pub(super) struct Worker {
     pub(super) handoff: Option<HandoffClient<Channel>>,
     pub(super) dump: Option<JoinHandle<()>>,
     pub(super) api_call: u64,
+    /// Since when its answer is awaited.
+    pub(super) api_since: Option<Instant>,
     pub(super) sealed_reply: Option<oneshot::Sender<Sealed>>,
     pub(super) frozen_at: Option<Instant>,
     pub(super) stood_still: Option<Duration>,
@@ -85,7 +92,10 @@ impl Worker {
         } {
             match command {
                 Command::Event(event) => self.feed(event).await,
-                Command::Api(call, event) if call == self.api_call => self.feed(event).await,
+                Command::Api(call, event) if call == self.api_call => {
+                    self.api_since = None;
+                    self.feed(event).await;
+                }
                 Command::Api(..) => {}
                 Command::AskSealed(reply) => {
                     self.sealed_reply = Some(reply);
@@ -151,13 +161,17 @@ impl Worker {
     }
 
     async fn feed(&mut self, event: Event) {
+        // An answer that is on its way is not given up for another question: where the API server is slow none would ever count.
+        let patient = matches!(event, Event::Retry) && self.api_since.is_some_and(|since| since.elapsed() <= arbiter::CALL);
         let effects = {
             let mut machine = self.session.machine.lock().unwrap_or_else(PoisonError::into_inner);
             tracing::debug!(?event, state = ?machine.state(), "source");
             machine.step(event)
         };
         for effect in effects {
-            self.execute(effect).await;
+            if !(patient && effect == Effect::ReadHandover) {
+                self.execute(effect).await;
+            }
         }
     }
 
@@ -181,7 +195,7 @@ impl Worker {
                 self.next_step("fence");
                 self.with_grip(|grip, node| grip.fence(&node.host)).await.unwrap_or_default();
             }
-            Effect::Unfence => self.must("take the fence away", |grip, node| grip.unfence(&node.host)).await,
+            Effect::Unfence => self.must("take the fence away", SOON, |grip, node| grip.unfence(&node.host)).await,
             Effect::ShutTraffic => self.shut_traffic().await,
             Effect::OpenTraffic => self.open_traffic().await,
             Effect::Freeze => self.freeze().await,
@@ -190,7 +204,7 @@ impl Worker {
             Effect::Thaw => self.thaw().await,
             Effect::Kill => {
                 self.end_network().await;
-                self.must("end the sealed pod", |grip, _| grip.kill()).await;
+                self.must("end the sealed pod", SOON, |grip, _| grip.kill()).await;
             }
             Effect::OfferToTarget => self.offer(),
             Effect::AskTarget { abandon } => self.ask(abandon),
@@ -224,6 +238,7 @@ impl Worker {
         Fut: Future<Output = Event> + Send + 'static,
     {
         self.api_call += 1;
+        self.api_since = Some(Instant::now());
         let (number, commands) = (self.api_call, self.session.commands.clone());
         let answer = call(self.arbiter.clone(), self.migration.clone());
         crate::task::spawn(async move {
@@ -236,14 +251,16 @@ impl Worker {
         crate::task::spawn_blocking(move || act(&grip, &node)).await.ok()
     }
 
-    /// Does something that has to succeed sooner or later.
-    async fn must(&self, what: &str, act: impl Fn(&Grip, &Node) -> Result<(), Failure> + Clone + Send + 'static) {
-        for attempt in 0..50 {
+    /// Does something that has to succeed sooner or later; after so many attempts what follows is done without it.
+    async fn must(&self, what: &str, attempts: u32, act: impl Fn(&Grip, &Node) -> Result<(), Failure> + Clone + Send + 'static) {
+        for attempt in 0..attempts {
             match self.with_grip(act.clone()).await {
-                None | Some(Ok(())) => return,
+                Some(Ok(())) => return,
+                None if self.grip.is_none() => return,
+                None => tracing::error!(attempt, "cannot {what}: it ended abnormally"),
                 Some(Err(why)) => tracing::warn!(reason = why.reason, message = why.message, attempt, "cannot {what}"),
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(if attempt < SOON { AGAIN } else { RETRY }).await;
         }
     }
 
@@ -257,12 +274,13 @@ impl Worker {
         self.end_step();
         self.point("shut-traffic").await;
         if *self.session.machine().state() == State::Gone {
-            self.must("shut the traffic gate", |grip, node| if node.anchors.resume(grip.uid())? { Ok(()) } else { shut_traffic(grip, node) }).await;
+            self.must("shut the traffic gate", SOON, |grip, node| if node.anchors.resume(grip.uid())? { Ok(()) } else { shut_traffic(grip, node) }).await;
         }
     }
 
     async fn open_traffic(&mut self) {
-        self.must("open the traffic gate", |grip, node| open_traffic(grip, node).and_then(|()| node.anchors.remove(grip.uid()))).await;
+        self.must("open the traffic gate", ALL, open_traffic).await;
+        self.must("take the anchor away", SOON, |grip, node| node.anchors.remove(grip.uid())).await;
     }
 
     async fn freeze(&mut self) {
@@ -383,7 +401,7 @@ impl Worker {
     async fn seal_pod(&mut self) {
         self.next_step("seal");
         self.point("dumped").await;
-        self.must("seal the pod", |grip, _| grip.seal()).await;
+        self.must("seal the pod", SOON, |grip, _| grip.seal()).await;
         let facts = self.look().await;
         self.point("sealed").await;
         self.end_step();
@@ -399,7 +417,7 @@ impl Worker {
             let _ = dump.await;
         }
         self.next_step("thaw");
-        self.must("thaw the pod", |grip, _| grip.thaw()).await;
+        self.must("thaw the pod", ALL, |grip, _| grip.thaw()).await;
         self.end_step();
         self.ran_again();
         if let Some(pod) = &self.pod {
@@ -511,6 +529,11 @@ impl Worker {
         let freeze = freeze_report(self.stood_still, &self.steps);
         if matches!(outcome, Outcome::TakenBack(_)) {
             self.node.take_back_anchor(&self.migration.source_pod_uid);
+            // Where nothing stood still yet, nothing was thawed, which would have done it.
+            if let Some(pod) = &self.pod {
+                pod.memory.release();
+                pod.end_dumps();
+            }
         }
         let result = match outcome {
             Outcome::Running => v1::outcome::Result::Running(v1::Running::default()),
@@ -544,7 +567,8 @@ fn open_traffic(grip: &Grip, node: &Node) -> Result<(), Failure> {
     match grip.gate(&node.host) {
         Ok(gate) => gate.last(Gate::open).map_err(|error| internal("cannot open the traffic gate", error)),
         // The sandbox is gone, and its rules with it.
-        Err(_) => Ok(()),
+        Err(_) if !node.host.path(grip.netns()).exists() => Ok(()),
+        Err(why) => Err(why),
     }
 }
 

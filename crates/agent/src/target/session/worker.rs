@@ -8,7 +8,7 @@ use std::{
 use godwit_api::HandoverState;
 use godwit_migration::handover::{
     PeerState, Sealed,
-    target::{Create, Effect, Event, State},
+    target::{Create, Effect, Event, Stage, State},
 };
 use godwit_rpc::v1::{self, ContainerShape, OpenRequest, RestoreEvent, restore_event};
 use godwit_runtime::protocol::Reply;
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Command, Entry, Failure, ROLE, Session};
 use crate::{
     anchor::mirrors::kept,
-    arbiter::Arbiter,
+    arbiter::{self, Arbiter},
     clock::Relay,
     convert,
     failure::{failure, internal},
@@ -27,6 +27,7 @@ use crate::{
         consumed,
         desk::{CREATE, Desk, KeeperOrder, Seen, Verdict},
         filling,
+        lost::{self, Held},
         pod::{self, TargetPod, restore_failure},
     },
 };
@@ -48,6 +49,8 @@ pub(super) struct Worker {
     pub(super) pod: Option<Arc<TargetPod>>,
     pub(super) shapes: Vec<ContainerShape>,
     pub(super) api_call: u64,
+    /// Since when its answer is awaited.
+    pub(super) api_since: Option<Instant>,
     pub(super) peer_reply: Option<oneshot::Sender<PeerState>>,
     pub(super) relay: Relay,
     pub(super) restoring_since: Option<Instant>,
@@ -59,6 +62,9 @@ impl Worker {
         match restarted {
             None => self.journal().await,
             Some(same_boot) => {
+                if matches!(self.session.machine().state(), State::Opening | State::Running | State::Done) {
+                    self.entry.keepers.iter().for_each(|(_, id)| self.desk.seat(id).open());
+                }
                 for (name, id) in self.entry.keepers.clone() {
                     self.follow(name, id);
                 }
@@ -105,12 +111,16 @@ impl Worker {
                     let why = failure("RestoreTimedOut", "CRIU did not finish the restore", "look at restore.log on the target node");
                     self.feed(Event::Undo(convert::to_migration(why))).await;
                 }
+                self.look_after().await;
                 self.feed(Event::Retry).await;
             }
             Command::Leave(_) => {}
             Command::Filled => self.tidy(),
             Command::Event(event) => self.feed(event).await,
-            Command::Api(call, event) if call == self.api_call => self.feed(event).await,
+            Command::Api(call, event) if call == self.api_call => {
+                self.api_since = None;
+                self.feed(event).await;
+            }
             Command::Api(..) => {}
             Command::Create { name, id, reply } => {
                 let answer = self.create(name, id).await;
@@ -178,6 +188,31 @@ impl Worker {
         });
     }
 
+    /// Tells the machine of containers that can come to run no more. While the target is being prepared the kubelet makes a new one in such a one's place; what the container
+    /// runtime itself restores has no keeper of its own.
+    async fn look_after(&mut self) {
+        let opening = match self.session.machine().state() {
+            State::Restoring | State::Verifying | State::Swapping | State::Owner => false,
+            State::Opening => true,
+            _ => return,
+        };
+        if !self.entry.imports.is_empty() {
+            return;
+        }
+        for (container, id) in self.entry.keepers.clone() {
+            let opened = opening && self.desk.seat(&id).is_open();
+            let over = matches!(self.session.machine().containers().get(&container), Some(Stage::Resumed | Stage::Failed { .. }));
+            if let (false, Held::Lost { ran }) = (over, lost::look(&self.node.host, &id, opened)) {
+                let why = failure(
+                    "KeeperGone",
+                    format!("container {container} of the new pod was killed before it ran"),
+                    "see whether somebody deleted the new pod; look at the kubelet's and the runtime's log on the target node",
+                );
+                self.feed(Event::RestoreFailed { container, ran, failure: convert::to_migration(why) }).await;
+            }
+        }
+    }
+
     async fn seen(&mut self, name: String, id: &str, seen: Seen) {
         if !self.entry.keepers.iter().any(|(_, known)| known == id) {
             return;
@@ -210,12 +245,16 @@ impl Worker {
             && noted.restored != seen.restored
             && *code != 0
         {
-            // Once the gate is open, neither a signal (128 + n) nor the keeper's own 125 (processes ran past the gate and were killed) proves anything.
-            let ran = seen.resumed.is_some() || *code >= 125;
+            // Once the gate was opened, a signal (128 + n) proves nothing; nor does ever the keeper's own 125 (processes ran past the gate and were killed).
+            let ran = seen.resumed.is_some() || *code == 125 || (*code > 125 && seat.is_open());
             let why = convert::to_migration(restore_failure(&name, *code, output));
             self.feed(Event::RestoreFailed { container: name.clone(), ran, failure: why }).await;
         }
+        let left_the_gate = noted.gate.is_some() && seen.gate.is_none() && seen.resumed.is_none();
         seat.order(|orders| orders.noted = seen);
+        if left_the_gate {
+            self.look_after().await;
+        }
     }
 
     async fn pod(&mut self) -> Result<Arc<TargetPod>, Failure> {
@@ -277,6 +316,11 @@ impl Worker {
             self.next_step("check");
             let checked = match self.point("restore").await {
                 Ok(()) => match self.pod().await {
+                    Ok(_) if !self.are_told() => Err(failure(
+                        "TargetNotReady",
+                        "a container of the new pod was started anew while the pod's memory was on its way",
+                        "look at the kubelet's log on the target node; try again",
+                    )),
                     Ok(pod) => pod.verify_images(&self.session.pages).await,
                     Err(why) => Err(why),
                 },
@@ -293,14 +337,28 @@ impl Worker {
         self.feed(Event::ImagesReady).await;
     }
 
+    /// Whether every keeper has been told what to restore: one that came after the target was opened has not, and would wait for it.
+    fn are_told(&self) -> bool {
+        self.entry.keepers.iter().all(|(_, id)| {
+            let mut told = false;
+            self.desk.seat(id).order(|orders| told = orders.keeper.is_some());
+            // After a restart of the agent the order is not there any more, but what the keeper began by it: its CRIU may wait for images, restore, or be at the gate.
+            told || lost::restores(&self.node.host, id)
+        })
+    }
+
     async fn feed(&mut self, event: Event) {
+        // An answer that is on its way is not given up for another question: where the API server is slow none would ever count.
+        let patient = matches!(event, Event::Retry) && self.api_since.is_some_and(|since| since.elapsed() <= arbiter::CALL);
         let effects = {
             let mut machine = self.session.machine.lock().unwrap_or_else(PoisonError::into_inner);
             tracing::debug!(?event, state = ?machine.state(), "target");
             machine.step(event)
         };
         for effect in effects {
-            self.execute(effect).await;
+            if !(patient && effect == Effect::ReadHandover) {
+                self.execute(effect).await;
+            }
         }
     }
 
@@ -385,6 +443,7 @@ impl Worker {
         Fut: Future<Output = Event> + Send + 'static,
     {
         self.api_call += 1;
+        self.api_since = Some(Instant::now());
         let (number, commands) = (self.api_call, self.session.commands.clone());
         let answer = call(self.arbiter.clone());
         crate::task::spawn(async move {
