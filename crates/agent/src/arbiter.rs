@@ -1,6 +1,6 @@
 //! The `Handover` object: read and swapped, never guessed. A reply that leaves a doubt is [`Written::Unknown`], which the protocol answers with an uncached read.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use godwit_api::{Handover, HandoverSpec, HandoverState, HandoverStatus, names};
 use godwit_migration::handover::{Owner, Read, Written};
@@ -12,7 +12,39 @@ use kube::{
 use serde_json::json;
 
 /// How long one call to the API server may take before its reply counts as lost.
-pub const CALL: Duration = Duration::from_secs(5);
+const CALL: Duration = Duration::from_secs(5);
+
+/// The calls of one worker: only the answer to the last one counts.
+#[derive(Default)]
+pub struct Calls {
+    last: u64,
+    /// Since when its answer is awaited.
+    since: Option<Instant>,
+}
+
+impl Calls {
+    /// A call begins; its number.
+    pub fn begin(&mut self) -> u64 {
+        self.since = Some(Instant::now());
+        self.last += 1;
+        self.last
+    }
+
+    /// An answer has come; whether it counts.
+    pub fn answered(&mut self, call: u64) -> bool {
+        let counts = call == self.last;
+        if counts {
+            self.since = None;
+        }
+        counts
+    }
+
+    /// Whether an answer is on its way. It is not given up for another question: where the API server is slow none would ever count.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.since.is_some_and(|since| since.elapsed() <= CALL)
+    }
+}
 
 /// Access to one Handover.
 #[derive(Clone)]

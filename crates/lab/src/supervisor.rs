@@ -129,7 +129,8 @@ impl Supervisor {
     }
 }
 
-fn find<'a>(kept: &'a mut BTreeMap<String, Kept>, name: &str) -> Result<&'a mut Kept> {
+/// One of the services.
+pub fn find<'a, K>(kept: &'a mut BTreeMap<String, K>, name: &str) -> Result<&'a mut K> {
     let names = kept.keys().cloned().collect::<Vec<_>>().join(", ");
     kept.get_mut(name).ok_or_else(|| anyhow!("no service {name:?} here; there are: {names}"))
 }

@@ -59,8 +59,8 @@ struct Tracked {
 }
 
 /// Whether processes of a container may share memory.
+#[derive(Default)]
 struct Family {
-    cgroup: Cgroup,
     /// As they were listed last.
     pids: Vec<i32>,
     shares: bool,
@@ -109,7 +109,7 @@ impl Memory {
                 match changed {
                     Ok(ranges) => {
                         found.changed += bytes(&ranges);
-                        if !send(&tracked.name, process, &ranges, &mut || tracked.family.shares(), out)? {
+                        if !send(&tracked.name, process, &ranges, &mut || tracked.family.shares(&tracked.cgroup), out)? {
                             ended.push(*pid);
                         }
                     }
@@ -164,7 +164,7 @@ impl Memory {
     pub fn send_late(&mut self, out: Out<'_>) -> Result<(), Error> {
         for tracked in &mut self.containers {
             // Nothing is forked any more.
-            let shares = tracked.family.shares();
+            let shares = tracked.family.shares(&tracked.cgroup);
             for process in tracked.processes.values_mut() {
                 let changed = process.last.as_ref().map(|last| last.changed.clone()).unwrap_or_default();
                 send(&tracked.name, process, &changed, &mut || shares, out)?;
@@ -256,8 +256,8 @@ impl Memory {
 
 impl Family {
     /// As it is now.
-    fn shares(&mut self) -> bool {
-        match self.cgroup.pids() {
+    fn shares(&mut self, cgroup: &Cgroup) -> bool {
+        match cgroup.pids() {
             Ok(pids) if pids == self.pids => {}
             Ok(pids) => (self.shares, self.pids) = (read::may_share(&pids), pids),
             Err(_) => self.shares = true,
@@ -268,8 +268,7 @@ impl Family {
 
 impl Tracked {
     fn new(name: String, cgroup: Cgroup) -> Self {
-        let family = Family { cgroup: cgroup.clone(), pids: Vec::new(), shares: false };
-        Self { name, cgroup, family, processes: BTreeMap::new(), foreign: BTreeMap::new() }
+        Self { name, cgroup, family: Family::default(), processes: BTreeMap::new(), foreign: BTreeMap::new() }
     }
 
     /// Takes in processes that have come and lets go of those that are others now.

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 use super::guest::SHARE;
 use crate::control::{Request, Service, ServiceState, write_file};
@@ -97,9 +97,9 @@ impl Units {
                     entry.start()?;
                 }
             }
-            Request::Restart(name) | Request::Resume(name) => find(&mut kept, &name)?.start()?,
+            Request::Restart(name) | Request::Resume(name) => supervisor::find(&mut kept, &name)?.start()?,
             Request::Stop(name) => {
-                find(&mut kept, &name)?.wanted = false;
+                supervisor::find(&mut kept, &name)?.wanted = false;
                 systemctl(&["--no-block", "stop", &file(&name)])?;
             }
             Request::Status => {}
@@ -119,11 +119,6 @@ impl Kept {
 
 fn file(name: &str) -> String {
     format!("{name}.service")
-}
-
-fn find<'a>(kept: &'a mut BTreeMap<String, Kept>, name: &str) -> Result<&'a mut Kept> {
-    let names = kept.keys().cloned().collect::<Vec<_>>().join(", ");
-    kept.get_mut(name).ok_or_else(|| anyhow!("no service {name:?} here; there are: {names}"))
 }
 
 fn systemctl(words: &[&str]) -> Result<String> {

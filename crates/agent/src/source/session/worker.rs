@@ -23,7 +23,7 @@ use tonic::transport::Channel;
 use super::{Command, Entry, Failure, ROLE, Session, begin};
 use crate::{
     anchor,
-    arbiter::{self, Arbiter},
+    arbiter::{Arbiter, Calls},
     clock::{Relay, Timer},
     convert,
     failure::{failure, internal},
@@ -61,9 +61,7 @@ pub(super) struct Worker {
     pub(super) pod: Option<Arc<SourcePod>>,
     pub(super) handoff: Option<HandoffClient<Channel>>,
     pub(super) dump: Option<JoinHandle<()>>,
-    pub(super) api_call: u64,
-    /// Since when its answer is awaited.
-    pub(super) api_since: Option<Instant>,
+    pub(super) calls: Calls,
     pub(super) sealed_reply: Option<oneshot::Sender<Sealed>>,
     pub(super) frozen_at: Option<Instant>,
     pub(super) stood_still: Option<Duration>,
@@ -92,11 +90,11 @@ impl Worker {
         } {
             match command {
                 Command::Event(event) => self.feed(event).await,
-                Command::Api(call, event) if call == self.api_call => {
-                    self.api_since = None;
-                    self.feed(event).await;
+                Command::Api(call, event) => {
+                    if self.calls.answered(call) {
+                        self.feed(event).await;
+                    }
                 }
-                Command::Api(..) => {}
                 Command::AskSealed(reply) => {
                     self.sealed_reply = Some(reply);
                     let timer = Timer::start(ROLE, "sealed");
@@ -161,8 +159,7 @@ impl Worker {
     }
 
     async fn feed(&mut self, event: Event) {
-        // An answer that is on its way is not given up for another question: where the API server is slow none would ever count.
-        let patient = matches!(event, Event::Retry) && self.api_since.is_some_and(|since| since.elapsed() <= arbiter::CALL);
+        let patient = matches!(event, Event::Retry) && self.calls.is_under_way();
         let effects = {
             let mut machine = self.session.machine.lock().unwrap_or_else(PoisonError::into_inner);
             tracing::debug!(?event, state = ?machine.state(), "source");
@@ -237,9 +234,7 @@ impl Worker {
         F: FnOnce(Arbiter, Migration) -> Fut,
         Fut: Future<Output = Event> + Send + 'static,
     {
-        self.api_call += 1;
-        self.api_since = Some(Instant::now());
-        let (number, commands) = (self.api_call, self.session.commands.clone());
+        let (number, commands) = (self.calls.begin(), self.session.commands.clone());
         let answer = call(self.arbiter.clone(), self.migration.clone());
         crate::task::spawn(async move {
             let _ = commands.send(Command::Api(number, answer.await));

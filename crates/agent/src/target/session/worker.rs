@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Command, Entry, Failure, ROLE, Session};
 use crate::{
     anchor::mirrors::kept,
-    arbiter::{self, Arbiter},
+    arbiter::{Arbiter, Calls},
     clock::Relay,
     convert,
     failure::{failure, internal},
@@ -48,9 +48,7 @@ pub(super) struct Worker {
     pub(super) waiting: watch::Sender<Vec<String>>,
     pub(super) pod: Option<Arc<TargetPod>>,
     pub(super) shapes: Vec<ContainerShape>,
-    pub(super) api_call: u64,
-    /// Since when its answer is awaited.
-    pub(super) api_since: Option<Instant>,
+    pub(super) calls: Calls,
     pub(super) peer_reply: Option<oneshot::Sender<PeerState>>,
     pub(super) relay: Relay,
     pub(super) restoring_since: Option<Instant>,
@@ -117,11 +115,11 @@ impl Worker {
             Command::Leave(_) => {}
             Command::Filled => self.tidy(),
             Command::Event(event) => self.feed(event).await,
-            Command::Api(call, event) if call == self.api_call => {
-                self.api_since = None;
-                self.feed(event).await;
+            Command::Api(call, event) => {
+                if self.calls.answered(call) {
+                    self.feed(event).await;
+                }
             }
-            Command::Api(..) => {}
             Command::Create { name, id, reply } => {
                 let answer = self.create(name, id).await;
                 let _ = reply.send(answer);
@@ -348,8 +346,7 @@ impl Worker {
     }
 
     async fn feed(&mut self, event: Event) {
-        // An answer that is on its way is not given up for another question: where the API server is slow none would ever count.
-        let patient = matches!(event, Event::Retry) && self.api_since.is_some_and(|since| since.elapsed() <= arbiter::CALL);
+        let patient = matches!(event, Event::Retry) && self.calls.is_under_way();
         let effects = {
             let mut machine = self.session.machine.lock().unwrap_or_else(PoisonError::into_inner);
             tracing::debug!(?event, state = ?machine.state(), "target");
@@ -442,9 +439,7 @@ impl Worker {
         F: FnOnce(Arbiter) -> Fut,
         Fut: Future<Output = Event> + Send + 'static,
     {
-        self.api_call += 1;
-        self.api_since = Some(Instant::now());
-        let (number, commands) = (self.api_call, self.session.commands.clone());
+        let (number, commands) = (self.calls.begin(), self.session.commands.clone());
         let answer = call(self.arbiter.clone());
         crate::task::spawn(async move {
             let _ = commands.send(Command::Api(number, answer.await));
